@@ -1,0 +1,20 @@
+"""Follow Your Pose: pose-guided text-to-video generation with pose-free videos (arXiv 2304.01186)."""
+
+from typing import Any
+
+__all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet"]
+
+_HOMES = {
+    "FollowYourPosePipeline": "followyourpose.pipeline",
+    "PoseEncoder": "followyourpose.models.pose_encoder",
+    "VideoUNet": "followyourpose.models.unet",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: `followyourpose --help` need not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,503 @@
+"""The video UNet of Follow Your Pose (arXiv 2304.01186): Stable Diffusion 1.x's UNet, inflated in time, led by pose.
+
+Modules carry diffusers' names for Stable Diffusion 1.x plus `attn_temp`, `norm_temp` and `conv_temporal`: weights load
+by name. A clip travels as "(b f) c h w"; only the layers that mix frames regroup it. With one frame, no pose features
+and the new layers at their start this is the image UNet.
+
+    b clips   f frames   c channels   h w latent height and width   l = h * w tokens   t text tokens   d text width
+"""
+
+import inspect
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
+TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
+
+
+class ClipGroupNorm(nn.GroupNorm):
+    """Group normalisation with statistics over all frames of a clip jointly: (b f) c h w -> the same."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        x = super().forward(x.contiguous())  # the copy pays: on a strided view the norm takes three times as long
+        return rearrange(x, "b c f h w -> (b f) c h w")
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; a subclass says what attends to what."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
+        self.heads = heads
+        self.backend = AttentionBackendName.NATIVE
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
+        return self.to_k(context), self.to_v(context)
+
+    def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (self.to_q(x), *keys_values))
+        x = dispatch_attention_fn(q, k, v, backend=self.backend)
+        return self.to_out[0](rearrange(x, "n l heads d -> n l (heads d)"))
+
+
+class CrossFrameAttention(Attention):
+    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper)."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        keys_values = self.keys_values(x)
+        if frames > 1:  # a single frame would only see itself twice, which softmax cannot tell from once
+            keys_values = tuple(self.first_and_previous(y, frames) for y in keys_values)
+        return self.attend(x, keys_values)
+
+    @staticmethod
+    def first_and_previous(y: Tensor, frames: int) -> Tensor:
+        """Puts beside each frame's place the tokens of the first and the previous frame: (b f) l c -> (b f) 2l c."""
+        y = rearrange(y, "(b f) l c -> b f l c", f=frames)
+        first = y[:, :1].expand_as(y)
+        previous = torch.cat([y[:, :1], y[:, :-1]], dim=1)
+        return rearrange(torch.cat([first, previous], dim=2), "b f l c -> (b f) l c")
+
+
+class TextAttention(Attention):
+    """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
+
+    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
+        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: nothing to repeat
+        return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
+
+
+class TemporalAttention(Attention):
+    """Each position attends to itself in all frames, earlier and later ones alike: (b f) l c -> the same."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        tokens = x.shape[1]
+        x = rearrange(x, "(b f) l c -> (b l) f c", f=frames)
+        return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
+
+
+class FrameConv(nn.Module):
+    """Convolution over three neighbouring frames, zero beyond the clip, no bias: (b, c, f, l) -> (b, c_out, f, l)."""
+
+    def __init__(self, c_in: int, c_out: int, std: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3) * std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.unsqueeze(-1), padding=(1, 0))
+
+
+class LowRankTemporalConv(nn.Module):
+    """up(down(x)) along the frames: (b f) l c -> the same; `up` starts at zero (stage 2 of the paper).
+
+    The rank is the requested one, or half the width where the width is less than that, as in the released weights.
+    """
+
+    def __init__(self, channels: int, rank: int):
+        super().__init__()
+        rank = rank if rank <= channels else channels // 2
+        self.down = FrameConv(channels, rank, std=1 / rank)
+        self.up = FrameConv(rank, channels, std=0)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        # Read as (b, c, f, l), tokens are an image in channels-last memory: a 3 x 1 kernel needs no transposition.
+        x = rearrange(x, "(b f) l c -> b c f l", f=frames)
+        return rearrange(self.up(self.down(x)), "b c f l -> (b f) l c")
+
+
+class TransformerBlock(nn.Module):
+    """Cross-frame attention, text attention, feed-forward, temporal attention, temporal convolution, each residual.
+
+    The last two are new in the video network and start as identities: their last layers start at zero.
+    """
+
+    def __init__(self, channels: int, text_channels: int, heads: int, temporal_rank: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = CrossFrameAttention(channels, channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = TextAttention(channels, text_channels, heads)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, activation_fn="geglu")
+        self.norm_temp = nn.LayerNorm(channels)
+        self.attn_temp = TemporalAttention(channels, channels, heads)
+        self.conv_temporal = LowRankTemporalConv(channels, temporal_rank)
+        nn.init.zeros_(self.attn_temp.to_out[0].weight)
+        nn.init.zeros_(self.attn_temp.to_out[0].bias)
+
+    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:  # (b f) l c
+        x = x + self.attn1(self.norm1(x), frames)
+        x = x + self.attn2(self.norm2(x), text, frames)
+        x = x + self.ff(self.norm3(x))
+        x = x + self.attn_temp(self.norm_temp(x), frames)
+        return x + self.conv_temporal(x, frames)
+
+
+class Transformer(nn.Module):
+    """One transformer block between two 1x1 convolutions, residual: (b f) c h w -> the same. Its norm is per frame."""
+
+    def __init__(self, channels: int, text_channels: int, heads: int, groups: int, temporal_rank: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # 1e-6 whatever norm_eps says: SD was trained so
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, text_channels, heads, temporal_rank)])
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def keys_values(self, text: Tensor) -> KeysValues:
+        """Projects text (b, t, d) for this layer: two of (b, t, c)."""
+        return self.transformer_blocks[0].attn2.keys_values(text)
+
+    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
+        tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
+        tokens = self.transformer_blocks[0](tokens, text, frames)
+        return x + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions per frame, the time (b, c) added between them, residual: (b f) c h w -> (b f) c_out h w."""
+
+    def __init__(self, c_in: int, c_out: int, time_channels: int, groups: int, eps: float):
+        super().__init__()
+        self.norm1 = ClipGroupNorm(groups, c_in, eps)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_channels, c_out)
+        self.norm2 = ClipGroupNorm(groups, c_out, eps)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x, frames)))
+        y = y + repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
+        y = self.conv2(F.silu(self.norm2(y, frames)))
+        return self.conv_shortcut(x) + y
+
+
+class Downsample(nn.Module):
+    """Halves height and width, rounding up: (b f) c h w -> (b f) c h/2 w/2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Takes the nearest neighbours at `size`, twice the height and width but for what `Downsample` rounded up."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class Block(nn.Module):
+    """Resnets, each followed by a transformer where the block has attention: one resolution on the way down or up."""
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[Transformer]):
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.attentions = nn.ModuleList(attentions)
+        self.gradient_checkpointing = False  # switched by enable_gradient_checkpointing(), which is non-reentrant
+
+    def run(self, layer: nn.Module, *args: Any) -> Tensor:
+        """Calls a layer; under gradient checkpointing its activations are computed again on the way back."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(layer, *args)
+        return layer(*args)
+
+    def layer(self, i: int, x: Tensor, time: Tensor, text: list[KeysValues], frames: int) -> Tensor:
+        """Runs resnet i and, where there is one, transformer i."""
+        x = self.run(self.resnets[i], x, time, frames)
+        return self.run(self.attentions[i], x, text[i], frames) if i < len(self.attentions) else x
+
+
+class DownBlock(Block):
+    """One resolution on the way down. The pose feature joins after the last layer, so the skip carries it too.
+
+    The released code says "after the second layer" and forgets the pose under gradient checkpointing: with its two
+    layers per block the place is the same, and here the sum stands outside of what is checkpointed.
+    """
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[Transformer], downsample: bool):
+        super().__init__(resnets, attentions)
+        self.downsamplers = nn.ModuleList([Downsample(resnets[-1].conv2.out_channels)] if downsample else [])
+
+    def forward(
+        self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, feature: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        skips = []
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, time, text, frames)
+            if feature is not None and i == len(self.resnets) - 1:
+                x = x + rearrange(feature, "b c f h w -> (b f) c h w")
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(Block):
+    """The lowest resolution: resnet, transformer, resnet."""
+
+    def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int) -> Tensor:
+        return self.layer(1, self.layer(0, x, time, text, frames), time, text, frames)
+
+
+class UpBlock(Block):
+    """One resolution on the way up. Takes its skips off the end of the list, and goes to the size of the next one."""
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[Transformer], upsample: bool):
+        super().__init__(resnets, attentions)
+        self.upsamplers = nn.ModuleList([Upsample(resnets[-1].conv2.out_channels)] if upsample else [])
+
+    def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, skips: list[Tensor]) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), time, text, frames)
+        for upsampler in self.upsamplers:
+            x = upsampler(x, skips[-1].shape[-2:])
+        return x
+
+
+class StrictLoading:
+    """Makes a diffusers model load only what fits: a missing or an extra weight is an error, not a warning."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """Loads a folder written by `save_pretrained`; arguments as for diffusers' `ModelMixin.from_pretrained`.
+
+        Raises:
+            ValueError: a weight is missing, extra or of another shape.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        for problem, names in info.items():
+            if names:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: {len(names)} {problem.replace('_', ' ')} for {cls.__name__}, "
+                    f"expected none; the first are {list(names)[:3]}"
+                )
+        return (model, info) if with_info else model
+
+
+class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Predicts a clip's noise from noisy latents, time, text and, where given, pose features.
+
+    The arguments are diffusers' for `UNet2DConditionModel`, so a Stable Diffusion 1.x `unet/config.json` can be read.
+    `attention_head_dim` is, as in Stable Diffusion 1.x, the NUMBER of heads, one for all levels or one per level.
+    `temporal_rank` is the rank of the temporal convolutions.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ResnetBlock", "Transformer"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | None = 64,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        down_block_types: Sequence[str] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        up_block_types: Sequence[str] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int = 768,
+        attention_head_dim: int | Sequence[int] = 8,
+        temporal_rank: int = 160,
+    ):
+        super().__init__()
+        channels, levels = list(block_out_channels), len(block_out_channels)
+        heads = [attention_head_dim] * levels if isinstance(attention_head_dim, int) else list(attention_head_dim)
+        down_attention = _has_attention("down_block_types", down_block_types, levels)
+        up_attention = _has_attention("up_block_types", up_block_types, levels)
+        if len(heads) != levels:
+            raise ValueError(f"attention_head_dim: got {heads}, expected one number or one per level ({levels})")
+        for key, value in (("layers_per_block", layers_per_block), ("cross_attention_dim", cross_attention_dim)):
+            if not isinstance(value, int):
+                raise ValueError(f"{key}: got {value!r}, expected one whole number for all blocks")
+        time_channels = 4 * channels[0]
+
+        def resnet(c_in: int, c_out: int) -> ResnetBlock:
+            return ResnetBlock(c_in, c_out, time_channels, norm_num_groups, norm_eps)
+
+        def transformers(count: int, level: int) -> list[Transformer]:
+            c = channels[level]
+            return [
+                Transformer(c, cross_attention_dim, heads[level], norm_num_groups, temporal_rank) for _ in range(count)
+            ]
+
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(channels[0], time_channels)
+
+        c, skips = channels[0], [channels[0]]  # width of the hidden state, widths of the skips stored so far
+        self.down_blocks = nn.ModuleList()
+        for level in range(levels):
+            resnets = [resnet(c if i == 0 else channels[level], channels[level]) for i in range(layers_per_block)]
+            attentions = transformers(layers_per_block * down_attention[level], level)
+            last, c = level == levels - 1, channels[level]
+            self.down_blocks.append(DownBlock(resnets, attentions, downsample=not last))
+            skips += [c] * (layers_per_block + (not last))
+
+        self.mid_block = MidBlock([resnet(c, c), resnet(c, c)], transformers(1, levels - 1))
+
+        self.up_blocks = nn.ModuleList()
+        for level in reversed(range(levels)):
+            resnets = []
+            for _ in range(layers_per_block + 1):
+                resnets.append(resnet(c + skips.pop(), channels[level]))
+                c = channels[level]
+            attentions = transformers((layers_per_block + 1) * up_attention[levels - 1 - level], level)
+            self.up_blocks.append(UpBlock(resnets, attentions, upsample=level > 0))
+
+        self.conv_norm_out = ClipGroupNorm(norm_num_groups, c, norm_eps)
+        self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], **kwargs: Any) -> Self:
+        """Builds the network from a diffusers UNet config.
+
+        Raises:
+            ValueError: the config asks for what this network does not have, e.g. that of Stable Diffusion 2 or SDXL.
+        """
+        theirs = dict(inspect.signature(UNet2DConditionModel.__init__).parameters)
+        for key in inspect.signature(cls.__init__).parameters:
+            theirs.pop(key, None)
+        # What is no setting here has, in Stable Diffusion 1.x, the value that diffusers has as its default.
+        for key in theirs.keys() & config.keys():
+            expected = theirs[key].default
+            if (config[key] or None) != (expected or None):
+                raise ValueError(f"{key}: got {config[key]!r}, expected {expected!r}, as Stable Diffusion 1.x has it")
+        return super().from_config({key: value for key, value in config.items() if key not in theirs}, **kwargs)
+
+    def set_attention_backend(self, backend: str, dtype: torch.dtype | None = None) -> None:
+        """Chooses what computes attention in this network, and only in this one: "native", "xformers", "flash", ...
+
+        It is tried at once, on the GPU where there is one, in `dtype`; None means the dtype of the weights (give the
+        other one when the network will run under autocast).
+
+        Raises:
+            ValueError: diffusers has no such backend, or it cannot run here.
+        """
+        names = [name.value for name in AttentionBackendName]
+        if backend not in names:
+            raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        device = "cuda" if torch.cuda.is_available() else self.device
+        for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
+            probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype or self.dtype)
+            try:
+                dispatch_attention_fn(probe, probe, probe, backend=AttentionBackendName(backend))
+            except (RuntimeError, ValueError, TypeError, AttributeError, NameError, ImportError) as error:
+                reason = error if torch.cuda.is_available() else "there is no CUDA device"
+                raise ValueError(
+                    f"attention backend: got {backend!r}, which does not run here with {c // heads} channels per head, "
+                    f"{probe.dtype}, on {device} (is its package installed?): {reason}"
+                ) from error
+        for attention in attentions:
+            attention.backend = AttentionBackendName(backend)
+
+    @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
+    def encode_text(self, text: Tensor) -> TextCache:
+        """Projects text (b, t, d) to every layer's keys and values, which `forward` takes in place of the text.
+
+        One prompt needs this once, not at every denoising step. It is as old as the weights: after a LoRA is loaded or
+        a weight is trained, project again.
+        """
+        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        return [[attention.keys_values(text) for attention in block.attentions] for block in blocks]
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int,
+        text: Tensor | TextCache,
+        features: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w).
+
+        Args:
+            latents: noisy latents (b, c, f, h, w).
+            timestep: () or (b,), one time per clip, shared by its frames.
+            text: (b, t, d), or what `encode_text` made of it; one text per clip, shared by its frames.
+            features: the pose encoder's, one (b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
+
+        Raises:
+            ValueError: shapes that do not fit the network or one another.
+        """
+        timestep = torch.as_tensor(timestep, device=latents.device)
+        self._check_shapes(latents, timestep, text, features)
+        b, _, frames, _, _ = latents.shape
+        levels = len(self.down_blocks)
+        text = self.encode_text(text) if isinstance(text, Tensor) else text
+        features = [None] * levels if features is None else features
+
+        # The sinusoid is made in fp32 whatever the weights are, as the released weights saw it.
+        width, flip, shift = self.config.block_out_channels[0], self.config.flip_sin_to_cos, self.config.freq_shift
+        time = get_timestep_embedding(timestep.expand(b), width, flip, shift)
+        time = self.time_embedding(time.to(latents.dtype))  # (b, 4 c_0)
+
+        x = self.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
+        skips = [x]
+        for block, keys_values, feature in zip(self.down_blocks, text[:levels], features, strict=True):
+            x, new_skips = block(x, time, keys_values, frames, feature)
+            skips += new_skips
+        x = self.mid_block(x, time, text[levels], frames)
+        for block, keys_values in zip(self.up_blocks, text[levels + 1 :], strict=True):
+            x = block(x, time, keys_values, frames, skips)
+        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
+        return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+
+    def _check_shapes(
+        self, latents: Tensor, timestep: Tensor, text: Tensor | TextCache, features: Sequence[Tensor] | None
+    ) -> None:
+        channels, levels, width = self.config.block_out_channels, len(self.down_blocks), self.config.cross_attention_dim
+        if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
+            raise ValueError(f"latents: got {tuple(latents.shape)}, expected (b, {self.config.in_channels}, f, h, w)")
+        b, _, f, h, w = latents.shape
+        if timestep.shape not in ((), (b,)):
+            raise ValueError(f"timestep: got {tuple(timestep.shape)}, expected () or ({b},)")
+        if isinstance(text, Tensor) and (text.ndim != 3 or (len(text), text.shape[2]) != (b, width)):
+            raise ValueError(f"text: got {tuple(text.shape)}, expected ({b}, t, {width})")
+        if features is None:
+            return
+        if h % 2 ** (levels - 1) or w % 2 ** (levels - 1):
+            raise ValueError(f"latents: got {h} x {w}, expected multiples of {2 ** (levels - 1)} when a pose is given")
+        expected = [(b, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
+        if [tuple(feature.shape) for feature in features] != expected:
+            raise ValueError(f"features: got {[tuple(x.shape) for x in features]}, expected {expected}")
+
+
+def _has_attention(key: str, block_types: Sequence[str], levels: int) -> list[bool]:
+    plain = {"down_block_types": "DownBlock2D", "up_block_types": "UpBlock2D"}[key]
+    if len(block_types) != levels or not set(block_types) <= {plain, f"CrossAttn{plain}"}:
+        raise ValueError(f"{key}: got {list(block_types)}, expected {levels} of {plain} or CrossAttn{plain}")
+    return [name != plain for name in block_types]

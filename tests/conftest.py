@@ -1,0 +1,92 @@
+"""What several test files share: tiny networks, and the reference numbers of the authors' released network."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from followyourpose.models.pose_encoder import PoseEncoder, identity_start
+from followyourpose.models.unet import VideoUNet
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Keys of diffusers' UNet2DConditionModel; two levels, so that every kind of block occurs once on the way down and up.
+TINY = {
+    "sample_size": 8,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 2,
+    "cross_attention_dim": 12,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of numbers computed with the authors' released network on small random weights."""
+    folder = Path(os.environ.get("FOLLOWYOURPOSE_GOLDENS", REPOSITORY.parent / "shared" / "goldens"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference numbers at {folder}; set FOLLOWYOURPOSE_GOLDENS to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_config(goldens: Path) -> dict[str, Any]:
+    """The diffusers UNet config of the reference network."""
+    return json.loads((goldens / "tiny_a_config.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def golden_weights(goldens: Path) -> dict[str, Tensor]:
+    """The reference network's weights in the released layout, fp32."""
+    return load_file(goldens / "tiny_a_weights.safetensors")
+
+
+@pytest.fixture
+def tiny_config() -> dict[str, Any]:
+    """A diffusers UNet config of two levels, 8 and 16 channels wide."""
+    return dict(TINY)
+
+
+@pytest.fixture
+def tiny_unet() -> VideoUNet:
+    """A video UNet of two levels in which every weight is random, so that no layer is an identity."""
+    return randomise(VideoUNet.from_config(TINY))
+
+
+@pytest.fixture
+def tiny_pose_encoder() -> PoseEncoder:
+    """A pose encoder for `tiny_unet` (VAE factor 8) whose features are not zero."""
+    torch.manual_seed(1)
+    pose_encoder = PoseEncoder(block_out_channels=TINY["block_out_channels"])
+    identity_start(pose_encoder)
+    return pose_encoder
+
+
+@pytest.fixture
+def clip() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Gives random latents (b, 4, f, 8, 8), timesteps (b,) and text (b, 5, 12) for `tiny_unet`."""
+
+    def make(b: int = 2, f: int = 3, size: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(2)
+        latents = torch.randn(b, 4, f, size, size, generator=generator)
+        return latents, torch.arange(b) * 400 + 100, torch.randn(b, 5, 12, generator=generator)
+
+    return make
+
+
+@torch.no_grad()
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Gives every weight of a model some noise, in place, so that nothing that starts at zero stays unseen."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
