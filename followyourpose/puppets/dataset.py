@@ -1,0 +1,127 @@
+"""Writes the puppet world to disk, in exactly the formats that stage 1 (LAION-Pose) and stage 2 (HD-VILA) read."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import imageio
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from followyourpose.puppets.world import render_scene, sample_scene
+
+IMAGES_PER_SHARD = 1000
+CLIP_FPS = 8
+
+
+def write_dataset(
+    out: str | Path,
+    images: int = 0,
+    clips: int = 0,
+    seed: int = 0,
+    size: int = 64,
+    clip_frames: int = 24,
+    held_out: bool = False,
+) -> Path:
+    """Writes `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
+
+    The same arguments write the same files. A shard holds, per image, KEY.jpg, KEY.txt (the caption) and KEY.json:
+    {"width", "height", "people": [{"keypoints": [[x, y, confidence] * 17]}]}, in pixels. The clips' manifest.jsonl has
+    one {"video", "caption"} per line.
+
+    Args:
+        images, clips: how many; 0 leaves that folder out.
+        size: height and width in pixels.
+        clip_frames: frames per clip.
+        held_out: write the held-out characters' backgrounds and motions, for evaluation, instead of all the others.
+
+    Raises:
+        ValueError: nothing is asked for, a number is out of range, or a folder is there already (it is left untouched).
+    """
+    out = Path(out)
+    if images < 0 or clips < 0 or images + clips == 0:
+        raise ValueError(f"got --images {images} --clips {clips}, expected at least one of them above 0")
+    if size < 16 or size % 2 or clip_frames < 1:
+        raise ValueError(f"got size {size} and clip_frames {clip_frames}, expected an even size >= 16 and a frame")
+    jobs = [(out / "images", images), (out / "clips", clips)]
+    for folder, count in jobs:
+        if count and folder.exists():
+            raise ValueError(f"{folder}: is there already; choose another folder, or remove it")
+    scene = partial(_scene, seed=seed, held_out=held_out)
+    if images:
+        shards = [range(start, min(start + IMAGES_PER_SHARD, images)) for start in range(0, images, IMAGES_PER_SHARD)]
+        with _whole_folder(out / "images") as folder:
+            list(_in_processes(partial(_write_shard, folder, size, scene), shards, "image shards"))
+    if clips:
+        with _whole_folder(out / "clips") as folder:
+            captions = _in_processes(partial(_write_clip, folder, size, clip_frames, scene), range(clips), "clips")
+            rows = [{"video": f"{index:06d}.mp4", "caption": caption} for index, caption in enumerate(captions)]
+            (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+class _whole_folder:
+    """A folder that appears under its name only when everything in it is written."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.partial = target, target.with_name(f"{target.name}.partial")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        return self.partial
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self.partial.rename(self.target)
+        else:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:
+    items = list(items)
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(items))) as pool:
+        yield from tqdm(pool.map(job, items, chunksize=1 if len(items) < 64 else 8), label, len(items))
+
+
+def _scene(kind: int, index: int, seed: int, held_out: bool):
+    """Scene `index`; images (kind 0) and clips (kind 1) are different scenes."""
+    return sample_scene(np.random.default_rng((seed, kind, index)), held_out)
+
+
+def _write_shard(folder: Path, size: int, scene: Callable, indices: range) -> None:
+    with tarfile.open(folder / f"{indices.start // IMAGES_PER_SHARD:05d}.tar", "w") as tar:
+        for index in indices:
+            drawn = scene(0, index)
+            frames, keypoints = render_scene(drawn, 1, size, size)
+            image = io.BytesIO()
+            Image.fromarray(frames[0]).save(image, "JPEG", quality=95, subsampling=0)
+            people = [{"keypoints": person.round(2).tolist()} for person in keypoints[0]]
+            label = {"width": size, "height": size, "people": people}
+            for suffix, content in (
+                ("jpg", image.getvalue()), ("txt", drawn.caption.encode()), ("json", json.dumps(label).encode()),
+            ):  # fmt: skip
+                member = tarfile.TarInfo(f"{index:08d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def _write_clip(folder: Path, size: int, clip_frames: int, scene: Callable, index: int) -> str:
+    drawn = scene(1, index)
+    frames, _ = render_scene(drawn, clip_frames, size, size)
+    # Full colour resolution and high quality: at 64 pixels, halved colour would blur every costume.
+    options = ["-crf", "8", "-preset", "veryfast"]
+    with imageio.get_writer(
+        folder / f"{index:06d}.mp4", fps=CLIP_FPS, codec="libx264", pixelformat="yuv444p", macro_block_size=None,
+        output_params=options,
+    ) as writer:  # fmt: skip
+        for frame in frames:
+            writer.append_data(frame)
+    return drawn.caption

@@ -1,0 +1,127 @@
+"""The puppet world: what its pictures, labels and files promise."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from followyourpose.pose.skeleton import JOINT, body_height
+from followyourpose.puppets.backgrounds import BACKGROUNDS
+from followyourpose.puppets.characters import CHARACTERS
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
+from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, caption, render_scene, sample_scene
+
+
+def scenes(count: int, **options) -> list[Scene]:
+    rng = np.random.default_rng(0)
+    return [sample_scene(rng, **options) for _ in range(count)]
+
+
+def test_the_world_is_as_large_as_it_says():
+    assert len(CHARACTERS) >= 10 and len(BACKGROUNDS) >= 8 and len(MOTIONS) >= 8
+
+
+def test_the_same_scene_gives_the_same_frames():
+    scene = scenes(1)[0]
+    first, second = render_scene(scene, 3, 64, 64), render_scene(scene, 3, 64, 64)
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+
+
+def test_training_never_shows_what_is_held_out():
+    for scene in scenes(400):
+        assert (scene.character, scene.background) not in HELD_OUT_PAIRS
+        assert all(actor.motion not in HELD_OUT_MOTIONS for actor in scene.actors)
+
+
+def test_held_out_scenes_show_nothing_else():
+    for scene in scenes(50, held_out=True):
+        assert (scene.character, scene.background) in HELD_OUT_PAIRS
+        assert all(actor.motion in HELD_OUT_MOTIONS for actor in scene.actors)
+
+
+def test_captions_have_the_papers_form():
+    assert caption("an astronaut", "on the moon") == "an astronaut on the moon"
+    assert caption("batman", "brown background") == "batman, brown background"
+    assert caption("a robot", "in the forest", people=2) == "two robots in the forest"
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_limbs_keep_their_length_and_feet_their_ground(name):
+    t = np.linspace(0, 2, 40)
+    joints, _ = joints_in_space(MOTIONS[name](t, np.random.default_rng(1)), yaw=50)
+    for side in ("left", "right"):
+        arm = joints[:, JOINT[f"{side}_elbow"]] - joints[:, JOINT[f"{side}_shoulder"]]
+        np.testing.assert_allclose(np.linalg.norm(arm, axis=-1), LENGTH["upper_arm"], atol=1e-9)
+    lowest = joints[:, [JOINT["left_ankle"], JOINT["right_ankle"]], 1].max(1)
+    assert (lowest < 1e-9).all() and lowest.max() > -0.05  # y points down: never below the ground, at times on it
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_motions_are_smooth(name):
+    t = 0.05 * np.arange(60)
+    joints, _ = joints_in_space(MOTIONS[name](t, np.random.default_rng(2)), yaw=0)
+    assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 0.3  # body heights per frame
+
+
+def test_yaw_turns_the_face_to_the_right_of_the_image():
+    pose = MOTIONS["walk"](np.zeros(1), np.random.default_rng(0))
+    joints, head = joints_in_space(pose, yaw=80)
+    assert joints[0, JOINT["nose"], 0] > head[0, 0]
+    assert joints[0, JOINT["left_shoulder"], 2] < joints[0, JOINT["right_shoulder"], 2]  # its left side is far away
+
+
+def test_keypoints_lie_on_the_drawn_body():
+    """Where the boy has a visible joint there is no purple, which is what lies behind him and no part of him."""
+    hits = []
+    for scene in scenes(60, two=0):
+        scene = Scene("a boy", "purple background", scene.actors, scene.seed)
+        frames, people = render_scene(scene, 1, 128, 128)
+        for x, y, seen in people[0, 0]:
+            if seen:
+                red, green, blue = (int(v) for v in frames[0, round(y), round(x)])
+                hits.append(not blue > red > green)
+    assert np.mean(hits) > 0.97
+
+
+def test_hidden_and_outside_joints_have_no_confidence():
+    for scene in scenes(40):
+        _, people = render_scene(scene, 2, 64, 64)
+        x, y, seen = np.moveaxis(people, -1, 0)
+        outside = (x < 0) | (y < 0) | (x > 63) | (y > 63)
+        assert not seen[outside].any() and set(np.unique(seen)) <= {0.0, 1.0}
+
+
+def test_the_background_stands_still():
+    for scene in scenes(10, two=0):
+        frames, people = render_scene(scene, 4, 64, 64)
+        still = (frames == frames[:1]).all((0, 3))
+        assert still.mean() > 0.3
+        assert body_height(people[0, 0]) > 16
+
+
+def test_a_data_set_is_the_same_for_the_same_seed_and_has_both_formats(tmp_path: Path):
+    for name in ("a", "b"):
+        write_dataset(tmp_path / name, images=3, clips=2, seed=5, clip_frames=4)
+    shards = [tmp_path / name / "images" / "00000.tar" for name in ("a", "b")]
+    assert shards[0].read_bytes() == shards[1].read_bytes()
+    with tarfile.open(shards[0]) as tar:
+        names = tar.getnames()
+        label = json.loads(tar.extractfile("00000000.json").read())
+    assert names[:3] == ["00000000.jpg", "00000000.txt", "00000000.json"]
+    assert label["width"] == label["height"] == 64 and np.shape(label["people"][0]["keypoints"]) == (17, 3)
+    rows = [json.loads(line) for line in (tmp_path / "a" / "clips" / "manifest.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and (tmp_path / "a" / "clips" / rows[0]["video"]).is_file() and rows[0]["caption"]
+
+
+def test_a_data_set_is_never_written_over_another(tmp_path: Path):
+    write_dataset(tmp_path, images=1)
+    with pytest.raises(ValueError, match="is there already"):
+        write_dataset(tmp_path, images=1)
+
+
+def test_asking_for_nothing_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="--images 0 --clips 0"):
+        write_dataset(tmp_path)
