@@ -1,0 +1,247 @@
+"""The console command: `followyourpose VERB [CONFIG] [key=value ...]` -> a config -> one call.
+
+Exit codes: 0 done, 2 bad input (one line on stderr says what), 130 interrupted.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from followyourpose.config import EvaluateConfig, GenerateConfig, TrainConfig, build_config, load_config, locate
+
+SAMPLE_CONFIG = "configs/puppet/generate.yaml"
+EXPECTED_ERRORS = (ValueError, OSError)  # what bad input raises; anything else is a bug and keeps its traceback
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; `arguments` None takes those of the process. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except EXPECTED_ERRORS as error:
+        if options.debug:
+            raise
+        print(f"followyourpose: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("followyourpose: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ---- the verbs: each imports, late, the one thing that it calls ------------------------------------------------------
+
+
+def _generate(options: argparse.Namespace) -> None:
+    config = _config(GenerateConfig, options.arguments, default=SAMPLE_CONFIG)
+    from followyourpose.generate import generate
+
+    generate(config)
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.loop import train
+
+    print(train(config))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    config = _config(EvaluateConfig, options.arguments)
+    from followyourpose.evaluation.evaluate import evaluate
+
+    print(evaluate(config))
+
+
+def _puppets(options: argparse.Namespace) -> None:
+    from followyourpose.puppets.dataset import write_dataset
+
+    write_dataset(
+        options.out,
+        images=options.images,
+        clips=options.clips,
+        seed=options.seed,
+        size=options.size,
+        clip_frames=options.clip_frames,
+        held_out=options.held_out,
+    )
+    print(options.out)
+
+
+def _convert_weights(options: argparse.Namespace) -> None:
+    from followyourpose.models.weights import convert_weights
+
+    convert_weights(options.source, options.target, pose_encoder=options.pose_encoder, to=options.to)
+    print(options.target)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from followyourpose.training.components import export
+
+    export(options.run, options.out)
+    print(options.out)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from followyourpose.inspection import describe
+
+    print(describe(locate(options.path)))
+
+
+def _config(schema: type, arguments: list[str], default: str | None = None) -> Any:
+    """The config of a verb: its file, or `default`, or the dataclass's defaults; then the key=value overrides."""
+    file, overrides = (None, arguments) if not arguments or "=" in arguments[0] else (arguments[0], arguments[1:])
+    file = file or default
+    if file is None:
+        return build_config(schema, {}, overrides, "no CONFIG file was given")
+    return load_config(schema, locate(file), overrides)
+
+
+# ---- the manual ------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports an error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"followyourpose: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = _Parser(
+        prog="followyourpose",
+        description="Follow Your Pose: pose-guided text-to-video generation (arXiv 2304.01186).",
+        epilog="examples:\n  followyourpose generate\n  followyourpose train configs/puppet/stage1.yaml seed=1\n\n"
+        "`followyourpose VERB --help` is the manual of a verb: every key, its default and its unit.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"followyourpose {_version()}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_Parser)
+
+    def add(name: str, call: Callable[[argparse.Namespace], None], help: str, about: str, *examples: str) -> _Parser:
+        lines = "".join(f"\n  {example}" for example in examples)
+        verb = verbs.add_parser(
+            name, help=help, description=about, parents=[common], epilog=f"examples:{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        verb.set_defaults(call=call)
+        return verb
+
+    _add_config_verbs(add)
+    _add_puppets(add)
+    _add_convert_weights(add)
+    _add_export(add)
+    _add_inspect(add)
+    return parser
+
+
+def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    def add_config(name: str, call: Callable[..., None], schema: type, help: str, about: str, *examples: str) -> None:
+        keys = f"keys of CONFIG, and their defaults:\n\n{manual(schema)}"
+        verb = add(name, call, help, f"{about}\n\n{keys}", *examples)
+        verb.usage = f"followyourpose {name} [-h] [--debug] [CONFIG] [key=value ...]"
+        what = "a YAML file, and values that replace its own"
+        verb.add_argument("arguments", nargs="*", metavar="CONFIG, key=value", help=what)
+
+    add_config(
+        "generate", _generate, GenerateConfig, "videos from prompts and a skeleton",
+        "Writes a video per prompt: mp4, gif, contact sheet, and mp4 beside the skeleton.\n"
+        f"Without CONFIG it runs {SAMPLE_CONFIG}.",
+        "followyourpose generate",
+        'followyourpose generate configs/puppet/generate.yaml prompt="a robot in the desert" skeleton=my.mp4 seed=3',
+    )  # fmt: skip
+    add_config(
+        "train", _train, TrainConfig, "train a stage; the same command resumes it",
+        "Trains what CONFIG names and writes the run to its `output` folder; to resume, run the same command again.",
+        "followyourpose train configs/puppet/stage1.yaml",
+        "accelerate launch scripts/train.py configs/sd14/stage2.yaml output=runs/stage2 optim.learning_rate=1e-5",
+    )  # fmt: skip
+    add_config(
+        "evaluate", _evaluate, EvaluateConfig, "measure text, pose and frame consistency",
+        "Generates held-out prompts and motions and writes metrics.json. Without CONFIG it takes the defaults.",
+        "followyourpose evaluate",
+        "followyourpose evaluate model=checkpoints/mine num_videos=16 output=outputs/mine",
+    )  # fmt: skip
+
+
+def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "puppets", _puppets, "write a data set of the puppet world",
+        "Renders captioned images and clips with exact keypoints: OUT/images (stage 1), OUT/clips (stage 2).",
+        "followyourpose puppets data/puppets --images 20000 --clips 2000",
+        "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --held-out",
+    )  # fmt: skip
+    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    numbers = (
+        ("--images", 0, "number of images"), ("--clips", 0, "number of clips"), ("--seed", 0, "of the scenes"),
+        ("--size", 64, "height and width in pixels"), ("--clip-frames", 24, "frames per clip"),
+    )  # fmt: skip
+    for flag, default, help in numbers:
+        verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{help} (default: {default})")
+    verb.add_argument("--held-out", action="store_true", help="the characters, places and motions kept from training")
+
+
+def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "convert-weights", _convert_weights, "between the released checkpoint and our folders",
+        "Converts a released checkpoint to a folder that generate loads, or back.",
+        "followyourpose convert-weights downloads/follow-your-pose checkpoints/follow-your-pose",
+        "followyourpose convert-weights checkpoints/follow-your-pose released --to released",
+    )  # fmt: skip
+    verb.add_argument("source", type=Path, metavar="SOURCE", help="what to convert")
+    verb.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
+    verb.add_argument("--pose-encoder", type=Path, metavar="PATH", help="the pose encoder's weights, where apart")
+    verb.add_argument("--to", choices=("ours", "released"), default="ours", help="the layout to write (default: ours)")
+
+
+def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "export", _export, "make a pipeline's folder of a training run",
+        "Puts what a run trained into its model and writes that as a folder that generate loads.",
+        "followyourpose export runs/puppet-stage2 checkpoints/mine",
+        "followyourpose export runs/puppet-stage1 checkpoints/images-only",
+    )  # fmt: skip
+    verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+
+
+def _add_inspect(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "inspect", _inspect, "list what weights hold",
+        "Counts the tensors and parameters of a folder's .safetensors files; of a single file it lists every tensor.",
+        "followyourpose inspect checkpoints/puppet",
+        "followyourpose inspect checkpoints/puppet/pose_encoder/diffusion_pytorch_model.safetensors",
+    )  # fmt: skip
+    verb.add_argument("path", type=Path, metavar="PATH", help="a folder, or a .safetensors file")
+
+
+def manual(schema: type, prefix: str = "") -> str:
+    """One line per key of a config dataclass: key, default, and the comment that stands beside it in the source."""
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE))
+    lines = []
+    for field in dataclasses.fields(schema):
+        factory = field.default_factory
+        if dataclasses.is_dataclass(factory):
+            lines.append(manual(factory, f"{prefix}{field.name}."))
+            continue
+        default = field.default if factory is dataclasses.MISSING else factory()
+        text = "(required)" if default == "???" else default if default and default is not True else json.dumps(default)
+        comment = comments.get(field.name, "").replace("None", "null")
+        lines.append(f"  {prefix + field.name:<34} {text!s:<24} {comment}".rstrip())
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return version("followyourpose")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,242 @@
+"""What every YAML file may say: one dataclass per verb, its defaults, and a strict loader.
+
+The comment beside a key is also its line in `followyourpose VERB --help`.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+REPOSITORY = Path(__file__).resolve().parents[1]  # where configs/ and checkpoints/ lie in a clone
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its message names the file and the key."""
+
+
+def locate(path: str | Path) -> Path:
+    """Where a relative path of a config leads: from the working directory, or else from the repository's root.
+
+    A path that exists in neither place is returned as it is.
+    """
+    path = Path(path).expanduser()
+    return path if path.exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
+
+
+# ---- train ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DataConfig:
+    """What a run is trained on.
+
+    `path` is a folder of stage-1 shards (`kind: images`; a tar holds KEY.jpg, KEY.txt and KEY.json) or a folder of
+    clips with a manifest.jsonl (`kind: clips`). Sizes are in pixels; `num_frames` and `stride` in frames.
+    """
+
+    path: str = MISSING
+    kind: str = "images"
+    height: int = 64
+    width: int = 64
+    num_frames: int = 1
+    stride: list[int] = field(default_factory=lambda: [1, 1])  # lowest and highest, drawn per clip
+    skeleton: bool = False  # render the keypoints and condition on them
+    limit: int | None = None  # use only so many samples, from the first; None: all
+    cache: bool = False  # encode every sample once, before the first step, and keep the latents in memory
+    workers: int = 0
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    batch_size: int = 8  # clips per process and step
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    schedule: str = "constant"  # constant, cosine or linear, after the warm-up
+    warmup_steps: int = 0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None  # None: no moving average is kept
+
+
+@dataclass
+class TrainConfig:
+    """One run: what it starts from, what it trains on what data, and where it writes.
+
+    `init` is a pipeline folder, an image model's folder, or the folder of another run. `scratch` names the components
+    that start from random weights instead. `trainable` are regular expressions on names such as
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight".
+    """
+
+    output: str = MISSING
+    init: str = MISSING
+    objective: str = "denoise"  # denoise, autoencode, contrast or locate
+    scratch: list[str] = field(default_factory=list)
+    trainable: list[str] = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = MISSING
+    save_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+    mixed_precision: str = "no"  # no, fp16 or bf16
+    gradient_checkpointing: bool = False
+    prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
+    kl: float = 1e-8  # of the objective autoencode: weight of the latents' divergence from a standard normal
+    noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
+
+
+# ---- generate -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class CropConfig:
+    """Pixels of the skeleton video that are cut from its sides before it is resized to cover height x width."""
+
+    left: int = 0  # pixels
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+
+
+@dataclass
+class GenerateConfig:
+    """A video per prompt from one skeleton.
+
+    Relative paths are looked for in the working directory, then in the repository.
+    """
+
+    model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
+    prompt: Any = MISSING  # a string or a list of strings: one video (or num_videos_per_prompt) for each
+    negative_prompt: str = ""  # what the videos should not show
+    skeleton: str | None = None  # a video, a gif, a folder of frames or a keypoints .json; None: the shipped sample
+    temporal_offset: int = 0  # frames of the skeleton that are skipped at its beginning
+    stride: int = 1  # frames: every how many-th of the skeleton is taken
+    num_frames: int = 16  # frames of the video
+    skeleton_end: str = "stop"  # stop, loop, pingpong or hold: what follows the skeleton's last frame
+    crop: CropConfig = field(default_factory=CropConfig)
+    height: int | None = None  # pixels; None: the size the model was trained at
+    width: int | None = None  # pixels
+    num_inference_steps: int = 50  # denoising steps
+    guidance_scale: float = 12.5  # of classifier-free guidance; 1: none
+    pose_guidance: str = "both"  # both: the skeleton conditions both halves of guidance; conditional: only the one
+    noise: str = "independent"  # initial noise of the frames: independent, mixed or shared
+    num_videos_per_prompt: int = 1
+    seed: int = 0  # of a prompt's first video; its next ones have the next seeds
+    fps: float = 8.0  # frames per second of the written files
+    enlarge: int = 1  # the written files are so many times larger than the frames
+    attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
+    device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
+    dtype: str = "float32"  # float32, float16 or bfloat16
+    output: str | None = None  # None: a new folder under outputs/
+
+
+# ---- evaluate -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class EvaluateConfig:
+    """Held-out prompts and motions of the puppet world -> metrics.json."""
+
+    model: str = "checkpoints/puppet"
+    image_model: str = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated
+    clip: str = "checkpoints/puppet-eval/clip"
+    detector: str = "checkpoints/puppet-eval/detector"
+    num_videos: int = 64
+    flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2
+    num_frames: int = 8
+    batch_size: int = 8
+    num_inference_steps: int = 20
+    guidance_scale: float = 3.0
+    pose_guidance: str = "conditional"
+    noise: str = "shared"
+    seed: int = 1000
+    device: str | None = None
+    output: str | None = None
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+Schema = TypeVar("Schema")
+
+
+def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:
+    """Reads a YAML file into `schema`, with `key=value` overrides on top.
+
+    Raises:
+        ConfigError: the file is missing or no mapping; a key is unknown (its nearest neighbour is named), a value has
+            the wrong type, or a key without a default is not set.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: got {type(content).__name__} at the top, expected `key: value` lines")
+    return build_config(schema, content, overrides, str(path))
+
+
+def build_config(
+    schema: type[Schema], content: dict[str, Any], overrides: Sequence[str] = (), name: str = "config"
+) -> Schema:
+    """The same from a dictionary; `name` stands for the file in messages."""
+    for override in overrides:
+        if not override.partition("=")[0] or "=" not in override:
+            raise ConfigError(f"command line: got {override!r}, expected key=value")
+    config = OmegaConf.structured(schema)
+    layers = [(name, OmegaConf.create, content)]
+    layers += [(f"command line: {override}", OmegaConf.from_dotlist, [override]) for override in overrides]
+    for source, parse, values in layers:
+        with _named(source):
+            layer = parse(values)
+            _check_keys(schema, layer, source)
+            config = OmegaConf.merge(config, layer)
+    with _named(name):
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"{name}: no value for {', '.join(missing)}")
+        return OmegaConf.to_object(config)
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Says in one line where a value that cannot be used came from."""
+    try:
+        yield
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{source}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
+
+
+def _check_keys(schema: type, layer: Any, source: str, prefix: str = "") -> None:
+    known = {f.name: f for f in fields(schema)}
+    for key in layer:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{source}: unknown key {prefix}{key}; the nearest is {prefix}{near}")
+        default = known[key].default_factory
+        if is_dataclass(default):
+            if not OmegaConf.is_dict(layer[key]):
+                inner = ", ".join(f.name for f in fields(default))
+                raise ConfigError(f"{source}: {prefix}{key}: got {layer[key]!r}, expected a mapping with {inner}")
+            _check_keys(default, layer[key], source, f"{prefix}{key}.")
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Writes a configuration, every default included, as YAML (or JSON, where the name ends so)."""
+    content = OmegaConf.to_container(OmegaConf.structured(config))
+    text = json.dumps(content, indent=2) if str(path).endswith(".json") else yaml.safe_dump(content, sort_keys=False)
+    Path(path).write_text(text)

@@ -1,0 +1,52 @@
+"""`followyourpose inspect`: what a folder of weights, or one file of them, holds, without loading it."""
+
+import json
+from collections import Counter
+from math import prod
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+
+def describe(path: str | Path) -> str:
+    """A line per .safetensors file: its component's class, its numbers of tensors and parameters, its types.
+
+    For a single file, a line per tensor follows, with its shape.
+
+    Raises:
+        ValueError: there is nothing of the kind at `path`, or a file is broken; the message names it.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{path}: no .safetensors file is there, expected one, or a folder that holds some")
+    lines = []
+    for file in files:
+        shapes, kinds = _tensors(file)
+        label = f"{file.relative_to(path) if file != path else file.name}{_class_name(file.parent)}"
+        count = sum(prod(shape) for shape in shapes.values())
+        lines.append(f"{label}: {len(shapes)} tensors, {count:,} parameters, {', '.join(sorted(kinds))}")
+    if path.is_file():
+        lines += [f"  {name} {tuple(shape)}" for name, shape in sorted(shapes.items())]
+    return "\n".join(lines)
+
+
+def _tensors(file: Path) -> tuple[dict[str, list[int]], Counter]:
+    """Shapes by name, and how many tensors there are of each type; read from the file's header alone."""
+    try:
+        with safe_open(file, "np") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}
+            shapes = {name: tensor.get_shape() for name, tensor in slices.items()}
+            return shapes, Counter(tensor.get_dtype() for tensor in slices.values())
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a .safetensors file ({error})") from error
+
+
+def _class_name(folder: Path) -> str:
+    """The class that a diffusers or transformers config beside the weights names, in brackets; nothing without one."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return ""
+    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    return f" ({name})" if name else ""

@@ -1,0 +1,13 @@
+"""`python scripts/generate.py [CONFIG] [key=value ...]` is `followyourpose generate`, installed or not.
+
+`accelerate launch scripts/generate.py` starts it too.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
+    from followyourpose.cli import main
+
+    sys.exit(main(["generate", *sys.argv[1:]]))

@@ -1,0 +1,148 @@
+"""The console command: help is the manual, bad input is one line and exit code 2."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from followyourpose.cli import main
+from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, TrainConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+VERBS = ["generate", "train", "evaluate", "puppets", "convert-weights", "export", "inspect"]
+
+
+def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a call that must end with `code`."""
+    try:
+        got = main(arguments)
+    except SystemExit as end:
+        got = end.code
+    captured = capsys.readouterr()
+    assert got == code, captured.err
+    return captured.out, captured.err
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line on stderr of a call that is refused."""
+    out, err = output_of(capsys, *arguments, code=2)
+    assert out == "" and err.startswith("followyourpose: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture) -> None:
+    out, _ = output_of(capsys, "--help")
+    assert all(f"\n    {verb}" in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_help_with_two_examples(capsys: pytest.CaptureFixture, verb: str) -> None:
+    out, _ = output_of(capsys, verb, "--help")
+    examples = out[out.index("examples:") :]
+    assert examples.count(verb) >= 2 and "--debug" in out
+
+
+@pytest.mark.parametrize(
+    ("verb", "schema"), [("generate", GenerateConfig), ("train", TrainConfig), ("evaluate", EvaluateConfig)]
+)
+def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture, verb: str, schema: type) -> None:
+    lines = output_of(capsys, verb, "--help")[0].splitlines()
+
+    def check(schema: type, prefix: str = "") -> None:
+        for field in dataclasses.fields(schema):
+            if dataclasses.is_dataclass(field.default_factory):
+                check(field.default_factory, f"{prefix}{field.name}.")
+                continue
+            line = next(line for line in lines if line.startswith(f"  {prefix}{field.name} "))
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                assert line.split()[1] == str(field.default)
+
+    check(schema)
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = (
+        "import sys; from followyourpose.cli import main\n"
+        "try: main(['generate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'diffusers', 'decord'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+
+
+def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    assert output_of(capsys, "--version")[0].startswith("followyourpose ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "required: VERB"),
+        (["genrate"], "invalid choice: 'genrate'"),
+        (["generate", "none.yaml"], "none.yaml: cannot be read"),
+        (["generate", "promt=a cat"], "unknown key promt; the nearest is prompt"),
+        (["generate", "seed=abc"], "seed: Value 'abc'"),
+        (["generate", "configs/puppet/generate.yaml", "other.yaml"], "got 'other.yaml', expected key=value"),
+        (["generate", "prompt=5"], "prompt: got int (5), expected a string or a list of strings"),
+        (["generate", "model=no/model"], "model: no/model: no such folder"),
+        (["generate", "--seed", "3"], "unrecognized arguments: --seed"),
+        (["train"], "no CONFIG file was given: no value for data.path, init, output, steps, trainable"),
+        (["evaluate", "num_video=3"], "unknown key num_video; the nearest is num_videos"),
+        (["puppets"], "required: OUT"),
+        (["puppets", "out", "--images", "many"], "--images: invalid int value: 'many'"),
+        (["puppets", "out"], "--images 0 --clips 0"),
+        (["convert-weights", "only-one"], "required: TARGET"),
+        (["convert-weights", "no/source", "target"], "no/source"),
+        (["export", "no/run", "out"], "no/run"),
+        (["inspect", "no/folder"], "no/folder: no .safetensors file is there"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reason in refusal(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        main(["generate", "none.yaml", "--debug"])
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("followyourpose.generate.generate", fail)
+    with pytest.raises(KeyError):
+        main(["generate", "prompt=x"])
+
+
+def test_an_interrupt_exits_130(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("followyourpose.generate.generate", interrupt)
+    assert output_of(capsys, "generate", "prompt=x", code=130)[1] == "followyourpose: interrupted\n"
+
+
+def test_generate_without_a_config_runs_the_shipped_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("followyourpose.generate.generate", calls.append)
+    assert main(["generate"]) == main(["generate", "prompt=a cat", "seed=4"]) == 0
+    assert calls[0].model == "checkpoints/puppet" and calls[0].skeleton is None and len(calls[0].prompt) == 3
+    assert calls[1].prompt == "a cat" and calls[1].seed == 4
+
+
+@pytest.mark.parametrize("script", ["generate", "train", "evaluate"])
+def test_scripts_start_from_anywhere_without_an_install(script: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(REPOSITORY / "scripts" / f"{script}.py"), "none.yaml"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "followyourpose: error: none.yaml: cannot be read (No such file or directory)\n"

@@ -1,0 +1,242 @@
+"""`generate`: a folder with every promised file, or one line that says what is wrong and nothing left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.tiny import write_image_model
+
+from followyourpose.config import CropConfig, GenerateConfig
+from followyourpose.data.video_io import probe, read_frames, write_video
+from followyourpose.generate import check_settings, contact_sheet, enlarge, generate
+from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.pose.render import render_skeleton
+from followyourpose.skeleton_input import SAMPLE, open_skeleton
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_model(tmp_path_factory.mktemp("image-model") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder with random weights; its videos are 32 x 32 pixels."""
+    from followyourpose.pipeline import FollowYourPosePipeline
+
+    folder = tmp_path_factory.mktemp("pipeline") / "model"
+    FollowYourPosePipeline.from_image_model(image_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(model: Path, tmp_path: Path) -> dict[str, Any]:
+    """Keys of a config that runs in a second."""
+    output = str(tmp_path / "runs" / "first")
+    return {"model": str(model), "prompt": "a cat", "num_frames": 3, "num_inference_steps": 1, "output": output}
+
+
+def test_a_run_writes_every_form_of_every_video(settings: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    changes = {"prompt": ["A cat, here!", "a dog"], "num_videos_per_prompt": 2, "enlarge": 2, "seed": 5}
+    folder = generate(GenerateConfig(**settings | changes))
+    assert folder == Path(settings["output"])
+    record = json.loads((folder / "run.json").read_text())
+    assert [(v["prompt"], v["seed"]) for v in record["videos"]] == [
+        ("A cat, here!", 5), ("A cat, here!", 6), ("a dog", 5), ("a dog", 6)
+    ]  # fmt: skip
+    names = [name for video in record["videos"] for name in video["files"]]
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*names, "run.json"])
+    assert names[0] == "00-a-cat-here-5.mp4"
+    for video in record["videos"]:
+        mp4, gif, sheet, pair = (folder / name for name in video["files"])
+        info = probe(mp4)
+        assert (info.num_frames, info.fps, info.height, info.width) == (3, 8.0, 64, 64)
+        assert probe(gif).height == 64 and probe(pair).width == 128
+        assert Image.open(sheet).size == (3 * 68, 68)
+    assert record["settings"]["height"] == 32 and record["settings"]["crop"]["left"] == 0
+    assert record["settings"]["num_inference_steps"] == 1
+    assert {"python", "followyourpose", "torch", "diffusers"} <= record["versions"].keys()
+    assert record["seconds"] > 0 and record["skeleton"]["frames"] == [0, 1, 2]
+    assert str(folder) in capsys.readouterr().out
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no temporary folder stays
+
+
+def test_a_prompt_and_seed_give_the_same_video_alone_or_among_others(settings: dict[str, Any], tmp_path: Path) -> None:
+    many = generate(GenerateConfig(**settings | {"prompt": ["a dog", "a cat"], "num_videos_per_prompt": 2}))
+    alone = generate(GenerateConfig(**settings | {"seed": 1, "output": str(tmp_path / "alone")}))
+    np.testing.assert_array_equal(read_frames(many / "01-a-cat-1.mp4"), read_frames(alone / "00-a-cat.mp4"))
+
+
+def test_without_output_the_folder_is_named_by_date_and_prompt(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = generate(GenerateConfig(**settings | {"output": None}))
+    assert folder.parent == Path("outputs") and folder.name.endswith("-a-cat") and (folder / "run.json").is_file()
+
+
+def test_an_image_model_is_inflated(settings: dict[str, Any], image_model: Path, capsys: pytest.CaptureFixture) -> None:
+    assert generate(GenerateConfig(**settings | {"model": str(image_model)})).is_dir()
+    assert "the skeleton has no effect" in capsys.readouterr().out
+
+
+def test_a_failing_run_leaves_nothing_behind(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("followyourpose.generate.sample", fail)
+    with pytest.raises(KeyboardInterrupt):
+        generate(GenerateConfig(**settings))
+    assert not list(Path(settings["output"]).parent.iterdir())
+
+
+# ---- bad input: told before the model is loaded ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("followyourpose.generate.load_pipeline", load)
+
+
+def refusal(config: GenerateConfig) -> str:
+    """The one line with which a run is refused."""
+    with pytest.raises(ValueError) as error:
+        generate(config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": 5}, "prompt: got int (5), expected a string or a list of strings"),
+        ({"prompt": {"a": "b"}}, "prompt: got dict"),
+        ({"prompt": None}, "prompt: got NoneType"),
+        ({"prompt": []}, "prompt: got an empty list"),
+        ({"prompt": ["a", 5]}, "prompt[1]: got int (5), expected a string"),
+        ({"pose_guidance": "all"}, "pose_guidance: got 'all', expected one of both, conditional"),
+        ({"noise": "white"}, "noise: got 'white', expected one of independent, mixed, shared"),
+        ({"dtype": "int8"}, "dtype: got 'int8', expected one of float32, float16, bfloat16"),
+        ({"num_inference_steps": 0}, "num_inference_steps: got 0, expected at least 1"),
+        ({"height": 0}, "height: got 0"),
+        ({"fps": 0.0}, "fps: got 0.0"),
+        ({"fps": float("nan")}, "fps: got nan"),
+        ({"guidance_scale": float("inf")}, "guidance_scale: got inf"),
+        ({"model": "no/model"}, "model: no/model: no such folder"),
+        ({"model": str(Path(__file__).parent)}, "has no model_index.json"),
+        ({"skeleton": "none.mp4"}, "skeleton: none.mp4: no such file or folder, expected a video (.mp4"),
+        ({"skeleton": __file__}, "not a type of file that is read here"),
+        ({"stride": 0}, "stride: got 0"),
+        ({"skeleton_end": "bounce"}, "skeleton_end: got 'bounce', expected one of stop, loop, pingpong, hold"),
+        ({"temporal_offset": 99}, "dance.mp4: the clip has 32 frames, too short for temporal_offset 99"),
+        ({"num_frames": 40}, "dance.mp4: the clip has 32 frames, too short for temporal_offset 0 + num_frames 40"),
+        ({"crop": CropConfig(left=200, right=200)}, "dance.mp4: the clip is 256 x 256 pixels: crop left 200"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    assert reason in refusal(GenerateConfig(**settings | changes))
+    assert not Path(settings["output"]).parent.exists()
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("name", "content"), [("text.mp4", b"no video"), ("empty.mp4", b""), ("bad.gif", b"GIF"), ("bad.json", b"{")]
+)
+def test_an_unreadable_skeleton_is_named(settings: dict[str, Any], tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert str(tmp_path / name) in refusal(GenerateConfig(**settings | {"skeleton": str(tmp_path / name)}))
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_results_are_never_overwritten(settings: dict[str, Any]) -> None:
+    output = Path(settings["output"])
+    output.mkdir(parents=True)
+    (output / "run.json").write_text("earlier results")
+    assert f"output: {output}: is there already" in refusal(GenerateConfig(**settings))
+    assert (output / "run.json").read_text() == "earlier results"
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_an_output_that_cannot_be_written_is_told_first(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal(GenerateConfig(**settings | {"output": str(tmp_path / "file" / "run")}))
+    assert "is there already" in refusal(GenerateConfig(**settings | {"output": str(tmp_path / "file")}))
+
+
+def test_an_empty_folder_may_be_the_output(settings: dict[str, Any]) -> None:
+    Path(settings["output"]).mkdir(parents=True)
+    assert (generate(GenerateConfig(**settings)) / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"device": "gpu"}, "device: got 'gpu'"),
+        ({"attention": "fast"}, "got 'fast', expected one of"),
+        ({"height": 33}, "height: got 33 pixels, expected a multiple of 16"),
+    ],
+)
+def test_what_only_the_model_can_tell_leaves_nothing_behind(
+    settings: dict[str, Any], changes: dict[str, Any], reason: str
+) -> None:
+    assert reason in refusal(GenerateConfig(**settings | changes))
+    assert not list(Path(settings["output"]).parent.iterdir())
+
+
+# ---- the skeleton ----------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_sample_is_one_person_who_moves() -> None:
+    info = probe(SAMPLE)
+    assert (info.num_frames, info.fps, info.height, info.width) == (32, 8.0, 256, 256)
+    lit = read_frames(SAMPLE).max(-1) > 100
+    assert all(120 < np.ptp(np.nonzero(frame)[0]) < 256 for frame in lit)
+    assert (lit[:16] != lit[8]).any(axis=(1, 2)).sum() == 15
+
+
+def test_keypoints_are_drawn_at_the_size_of_the_run(tmp_path: Path) -> None:
+    people = [np.random.default_rng(i).uniform((20, 10, 1), (80, 90, 1), (17, 3)).round(3) for i in range(2)]
+    write_keypoints(tmp_path / "k.json", ClipKeypoints(100, 100, 8, [[], people[:1], people]))
+    frames = open_skeleton(GenerateConfig(skeleton=str(tmp_path / "k.json"), num_frames=3)).frames(50, 50)
+    assert frames.shape == (3, 50, 50, 3) and frames[0].max() == 0
+    half = [np.column_stack([(p[:, :2] + 0.5) / 2 - 0.5, p[:, 2]]) for p in people]
+    np.testing.assert_array_equal(frames[2], render_skeleton(half, 50, 50))
+
+
+def test_sampling_and_crop_reach_the_skeleton(tmp_path: Path) -> None:
+    clip = np.zeros((10, 32, 32, 3), np.uint8)
+    clip[:, :, 16:] = (20 * np.arange(10))[:, None, None, None]
+    write_video(tmp_path / "s.mp4", clip, fps=8)
+    config = GenerateConfig(
+        skeleton=str(tmp_path / "s.mp4"), temporal_offset=1, stride=4, num_frames=5, skeleton_end="pingpong",
+        crop=CropConfig(left=16, top=16),
+    )  # fmt: skip
+    frames = open_skeleton(config).frames(8, 8)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), [20, 100, 180, 100, 20], atol=4)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_a_string_or_a_list(model: Path) -> None:
+    assert check_settings(GenerateConfig(model=str(model), prompt="a")) == ["a"]
+    assert check_settings(GenerateConfig(model=str(model), prompt=["a", "b"])) == ["a", "b"]
+
+
+def test_enlarging_keeps_flat_colours() -> None:
+    frames = np.full((2, 4, 6, 3), 77, np.uint8)
+    np.testing.assert_array_equal(enlarge(frames, 3), np.full((2, 12, 18, 3), 77))
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, (12, 12)), (8, (12, 96)), (11, (24, 96)), (16, (24, 96)), (99, (24, 96))]
+)
+def test_contact_sheets_have_at_most_two_rows(count: int, size: tuple[int, int]) -> None:
+    assert contact_sheet(np.zeros((count, 8, 8, 3), np.uint8)).shape[:2] == size

@@ -1,0 +1,172 @@
+"""Reading and writing frames: every kind of file gives the same frames, and a bad file one line that names it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from followyourpose.data.video_io import VideoError, probe, read_frames, write_gif, write_video
+
+FRAMES, HEIGHT, WIDTH = 12, 48, 64
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    """Frames whose brightness is their number, with a white corner that tells how they are turned."""
+    clip = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    clip[:] = (20 * np.arange(FRAMES))[:, None, None, None]
+    clip[:, :16, :16] = 255
+    return clip
+
+
+@pytest.fixture(scope="module")
+def video(frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write_video(path, frames, fps=8)
+    return path
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.shape == expected.shape and got.dtype == np.uint8
+    assert np.abs(got.astype(int) - expected).mean() < 3
+
+
+def test_a_video_gives_back_the_frames_that_were_written(video: Path, frames: np.ndarray) -> None:
+    info = probe(video)
+    assert (info.num_frames, info.fps, info.height, info.width) == (FRAMES, 8.0, HEIGHT, WIDTH)
+    assert_close(read_frames(video), frames)
+
+
+def test_indices_come_in_the_order_asked_for(video: Path, frames: np.ndarray) -> None:
+    assert_close(read_frames(video, [5, 2, 5]), frames[[5, 2, 5]])
+    assert_close(read_frames(video, slice(1, None, 4)), frames[1::4])
+
+
+def test_a_gif_gives_the_frames_that_were_written(tmp_path: Path, frames: np.ndarray) -> None:
+    write_gif(tmp_path / "clip.gif", frames, fps=10)
+    info = probe(tmp_path / "clip.gif")
+    assert (info.num_frames, info.fps, info.height, info.width) == (FRAMES, 10.0, HEIGHT, WIDTH)
+    assert_close(read_frames(tmp_path / "clip.gif", [3, 0]), frames[[3, 0]])
+
+
+def test_a_folder_is_read_in_natural_order(tmp_path: Path, frames: np.ndarray) -> None:
+    for index in range(FRAMES):
+        Image.fromarray(frames[index]).save(tmp_path / f"frame{index}.png")
+    (tmp_path / "notes.txt").write_text("no frame")
+    assert probe(tmp_path).fps is None
+    np.testing.assert_array_equal(read_frames(tmp_path), frames)
+
+
+def test_what_is_transparent_becomes_black(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "0.png")
+    assert read_frames(tmp_path).max() == 0
+
+
+def test_odd_sizes_are_padded_to_even_by_their_edge(tmp_path: Path, frames: np.ndarray) -> None:
+    write_video(tmp_path / "odd.mp4", frames[:, :47, :63], fps=8)
+    assert_close(
+        read_frames(tmp_path / "odd.mp4"), np.pad(frames[:, :47, :63], ((0, 0), (0, 1), (0, 1), (0, 0)), "edge")
+    )
+
+
+def test_written_videos_play_in_a_browser(video: Path) -> None:
+    content = video.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # its index first: plays while it loads
+    listing = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(video)], capture_output=True, text=True).stderr
+    assert "h264" in listing and "yuv420p" in listing
+
+
+def test_videos_that_decord_misreads_are_read_by_pyav(video: Path, frames: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    ffmpeg("-ss", "0.5", "-i", video, "-c", "copy", tmp_path / "cut.mp4")  # an edit list hides the first 4 frames
+    assert_close(read_frames(tmp_path / "cut.mp4"), frames[4:])
+    ffmpeg("-display_rotation", "90", "-i", video, "-c", "copy", tmp_path / "turned.mp4")
+    assert_close(read_frames(tmp_path / "turned.mp4", [3, 7]), np.rot90(frames[[3, 7]], axes=(1, 2)))
+    assert probe(tmp_path / "turned.mp4").height == WIDTH
+
+
+def test_both_readers_give_the_same_frames(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    pytest.importorskip("decord")
+    first = read_frames(video, [9, 1])
+    monkeypatch.setattr("followyourpose.data.video_io.find_spec", lambda package: package == "av" or None)
+    np.testing.assert_array_equal(read_frames(video, [9, 1]), first)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing.mp4", None, "no such file"),
+        ("text.mp4", b"this is no video", "not a video"),
+        ("empty.mp4", b"", "an empty file"),
+        ("song.mp3", b"ID3", "expected a video (.mp4"),
+        ("broken.gif", b"GIF89a", "cannot be read"),
+        ("folder", {}, "no frames"),
+        ("images", {"0.png": b"no image"}, "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, name: str, content: object, reason: str) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        path.mkdir()
+        for file, data in content.items():
+            (path / file).write_bytes(data)
+    for use in (probe, read_frames):
+        with pytest.raises(VideoError) as error:
+            use(path)
+        assert str(path) in str(error.value) and reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_video_cut_short_is_refused_without_noise(video: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    ffmpeg("-i", video, "-c", "copy", tmp_path / "late-index.mp4")
+    content = (tmp_path / "late-index.mp4").read_bytes()
+    (tmp_path / "short.mp4").write_bytes(content[: content.index(b"moov")])
+    with pytest.raises(VideoError, match="cut short"):
+        probe(tmp_path / "short.mp4")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("indices", [[FRAMES], [-1], []])
+def test_indices_beyond_the_video_are_refused(video: Path, indices: list[int]) -> None:
+    with pytest.raises(VideoError, match=f"from 0 to {FRAMES - 1}"):
+        read_frames(video, indices)
+
+
+def test_images_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "1.png")
+    with pytest.raises(VideoError, match=r"1\.png: got 8 x 6 pixels, expected 8 x 8"):
+        read_frames(tmp_path)
+
+
+def test_writing_refuses_what_is_no_clip(tmp_path: Path, frames: np.ndarray) -> None:
+    for bad in (frames[:0], frames[0], frames.astype(float)):
+        with pytest.raises(VideoError, match="expected at least one"):
+            write_video(tmp_path / "bad.mp4", bad, fps=8)
+    with pytest.raises(VideoError, match="ends in .mp4"):
+        write_video(tmp_path / "bad.avi", frames, fps=8)
+    with pytest.raises(VideoError, match="more than 0"):
+        write_gif(tmp_path / "bad.gif", frames, fps=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, frames: np.ndarray) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_video(tmp_path / "file" / "clip.mp4", frames, fps=8)
+
+
+def test_importing_loads_no_reader() -> None:
+    code = "import sys, followyourpose.data.video_io; print({'decord', 'av', 'torch'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
