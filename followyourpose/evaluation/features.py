@@ -1,0 +1,77 @@
+"""CLIP features of frames and captions (Radford et al., 2021), from a folder with a CLIPModel and its tokenizer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+# Brings pixels from [0, 1] to [-1, 1]: the range that a CLIP trained here sees. Others say theirs in their folder.
+_MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+class ClipFeatures:
+    """Frames and captions -> embeddings of length 1 whose dot product says how well they fit.
+
+    Args:
+        folder: a CLIPModel with its tokenizer's files, as `save_pretrained` writes them; `image_mean` and `image_std`
+            are read from its preprocessor_config.json; without one pixels are given in [-1, 1].
+        batch_size: frames or captions per pass.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu", batch_size: int = 64) -> None:
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder}: no config.json, expected the folder of a CLIPModel")
+        self.model = CLIPModel.from_pretrained(folder).eval().to(device)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        self.batch_size = batch_size
+        statistics = folder / "preprocessor_config.json"
+        settings = json.loads(statistics.read_text()) if statistics.is_file() else {}
+        self.mean = torch.tensor(settings.get("image_mean", _MEAN), device=device).view(3, 1, 1)
+        self.std = torch.tensor(settings.get("image_std", _STD), device=device).view(3, 1, 1)
+
+    @torch.no_grad()
+    def images(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (n, H, W, 3) uint8 -> embeddings (n, d) float32 of length 1.
+
+        A frame is resized (bicubic) until its shorter side is the model's, then cropped to the square in its middle.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"frames are {frames.shape} {frames.dtype}, expected (n, H, W, 3) uint8")
+        chunks = [frames[i : i + self.batch_size] for i in range(0, len(frames), self.batch_size)]
+        return np.concatenate([self._embed_images(chunk) for chunk in chunks])
+
+    @torch.no_grad()
+    def captions(self, captions: Sequence[str]) -> np.ndarray:
+        """Captions (k strings) -> embeddings (k, d) float32 of length 1; words beyond the model's length are cut."""
+        length = self.model.config.text_config.max_position_embeddings
+        embeddings = []
+        for start in range(0, len(captions), self.batch_size):
+            chunk = list(captions[start : start + self.batch_size])
+            tokens = self.tokenizer(
+                chunk, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            )
+            # No padding mask: attention is causal, and the embedding is that of the end token, which padding follows.
+            text = self.model.text_model(input_ids=tokens.input_ids.to(self.model.device)).pooler_output
+            embeddings.append(F.normalize(self.model.text_projection(text), dim=-1).float().cpu().numpy())
+        return np.concatenate(embeddings)
+
+    def _embed_images(self, frames: np.ndarray) -> np.ndarray:
+        side = self.model.config.vision_config.image_size
+        pixels = torch.from_numpy(frames.copy()).to(self.model.device).movedim(-1, 1).float() / 255
+        height, width = pixels.shape[-2:]
+        ratio = side / min(height, width)
+        size = max(side, round(height * ratio)), max(side, round(width * ratio))
+        if size != (height, width):
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        pixels = (pixels[..., top : top + side, left : left + side] - self.mean) / self.std
+        image = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(image), dim=-1).float().cpu().numpy()

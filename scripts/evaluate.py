@@ -1,0 +1,13 @@
+"""`python scripts/evaluate.py [CONFIG] [key=value ...]` is `followyourpose evaluate`, installed or not.
+
+`accelerate launch scripts/evaluate.py` starts it too.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
+    from followyourpose.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

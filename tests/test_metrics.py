@@ -1,0 +1,223 @@
+"""The metrics against cases computed by hand."""
+
+import numpy as np
+import pytest
+
+from followyourpose.evaluation.metrics import (
+    OKS_SIGMAS,
+    average_precision,
+    body_mask,
+    bootstrap_interval,
+    clip_score,
+    flicker,
+    frame_consistency,
+    match_people,
+    object_keypoint_similarity,
+    pck,
+    pck_per_video,
+    top1,
+)
+from followyourpose.pose.skeleton import JOINT
+
+
+def person(x: float = 0.0, score: float = 1.0) -> np.ndarray:
+    """A pose (17, 3) whose joints' box is 60 x 100 pixels, its left side at `x`."""
+    rng = np.random.default_rng(0)
+    xy = rng.uniform((0, 0), (60, 100), (17, 2))
+    xy[0], xy[16] = (0, 0), (60, 100)
+    return np.concatenate([xy + (x, 0), np.full((17, 1), score)], 1)
+
+
+def moved(pose: np.ndarray, joints: list[int], by: float) -> np.ndarray:
+    pose = pose.copy()
+    pose[joints, 0] += by
+    return pose
+
+
+def precision(predicted: list[list[np.ndarray]], target: list[list[np.ndarray]]) -> float:
+    return average_precision([match_people(predicted, target)])
+
+
+# ---- PCK ------------------------------------------------------------------------------------------------------------
+
+
+def test_pck_counts_joints_within_a_tenth_of_the_height():
+    target = person()[None]
+    predicted = moved(moved(target[0], [1, 2, 3], 9.9), [4, 5, 6, 7], 10.1)[None]
+    assert pck(predicted, target, 0.1) == pytest.approx(13 / 17)
+    assert pck(predicted, target, 0.2) == 1.0
+
+
+def test_pck_ignores_joints_the_target_does_not_show_and_their_place():
+    target = person()[None]
+    target[0, 3] = (1e3, -1e3, 0)
+    assert pck(moved(target[0], [3], 500)[None], target) == 1.0
+    assert pck(moved(target[0], [4], 500)[None], target) == pytest.approx(15 / 16)
+
+
+def test_pck_per_video_keeps_the_videos_apart():
+    target = np.stack([[person()] * 2] * 2)
+    predicted = target.copy()
+    predicted[1, 0, :, 0] += 50
+    assert pck_per_video(predicted, target).tolist() == [1.0, 0.5]
+
+
+def test_pck_refuses_what_it_cannot_count():
+    nobody = person(score=0)[None]
+    with pytest.raises(ValueError, match="confidence"):
+        pck(nobody, nobody)
+    with pytest.raises(ValueError, match="expected"):
+        pck(person(), person())
+
+
+# ---- average precision ----------------------------------------------------------------------------------------------
+
+
+def test_oks_falls_with_distance_in_units_of_the_joints_sigma():
+    target = person()
+    distance = 2 * OKS_SIGMAS[9] * np.sqrt(0.53 * 60 * 100)  # one standard deviation of a wrist
+    expected = (16 + np.exp(-0.5)) / 17
+    assert object_keypoint_similarity(moved(target, [9], distance), target) == pytest.approx(expected)
+    assert object_keypoint_similarity(target, target) == 1.0
+
+
+def test_oks_of_a_body_in_one_line_is_finite():
+    target = person()
+    target[:, 0] = 5
+    distance = 2 * OKS_SIGMAS[0] * np.sqrt(0.53 * 100 * 100 / 3)
+    assert object_keypoint_similarity(moved(target, [0], distance), target) == pytest.approx((16 + np.exp(-0.5)) / 17)
+
+
+def test_ap_is_one_for_perfect_and_zero_for_far_or_no_people():
+    target = [[person()], [person(), person(200)]]
+    assert precision(target, target) == pytest.approx(1.0)
+    assert precision([[person(900)], [person(900), person(900)]], target) == 0.0
+    assert precision([[], []], target) == 0.0
+
+
+def test_ap_averages_over_the_thresholds():
+    # 3 of 17 joints far away: OKS 14/17 = 0.82 passes .50 to .80, which is 7 of 10 thresholds.
+    assert precision([[moved(person(), [1, 2, 3], 1e4)]], [[person()]]) == pytest.approx(0.7)
+
+
+def test_ap_of_a_missed_person_is_the_recall_reached():
+    # Recall ends at 1/2: the 51 of 101 recalls from 0 to 0.5 have precision 1, the others 0.
+    assert precision([[person()], []], [[person()], [person()]]) == pytest.approx(51 / 101)
+
+
+def test_ap_pays_for_a_false_person_that_is_surer_only():
+    false, right = person(900, score=0.9), person(score=0.5)
+    assert precision([[right, false]], [[person()]]) == pytest.approx(0.5)
+    assert precision([[right, person(900, score=0.1)]], [[person()]]) == pytest.approx(1.0)
+
+
+def test_ap_ranks_people_across_frames():
+    # right .9, false .8, right .7: precision 1 to recall .5, then 2/3.
+    predicted = [[person(score=0.9)], [person(900, score=0.8), person(score=0.7)]]
+    expected = (51 * 1.0 + 50 * 2 / 3) / 101
+    assert precision(predicted, [[person()], [person()]]) == pytest.approx(expected)
+
+
+def test_a_person_is_found_once_only():
+    twice = [[person(score=0.9), person(score=0.8)]]
+    matches = match_people(twice, [[person()]])
+    assert matches.hits[:, 0].tolist() == [True, False]
+    assert average_precision([matches]) == pytest.approx(1.0)  # the second is below full recall already
+
+
+def test_ap_matches_each_to_the_most_similar_person_whatever_the_order():
+    target = [[person(), person(15)]]
+    assert precision([target[0][::-1]], target) == pytest.approx(1.0)
+
+
+def test_ap_leaves_out_people_without_visible_joints():
+    assert precision([[person()]], [[person(), person(score=0)]]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="undefined"):
+        precision([[person()]], [[]])
+
+
+# ---- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def standing() -> np.ndarray:
+    """A pose (17, 3) of 50 pixels that stands in a frame of 100 x 100."""
+    pose = np.ones((17, 3))
+    for name, index in JOINT.items():
+        part = name.split("_")[-1]
+        side = {"left": 1, "right": -1}.get(name.split("_")[0], 0)
+        level = {"nose": 30, "eye": 29, "ear": 30, "shoulder": 38, "elbow": 47, "wrist": 55, "hip": 54, "knee": 67,
+                 "ankle": 79}[part]  # fmt: skip
+        reach = {"eye": 2, "ear": 5, "shoulder": 6, "elbow": 8, "wrist": 9}.get(part, 4)
+        pose[index, :2] = 50 + side * reach, level
+    return pose
+
+
+def test_the_mask_covers_the_body_and_leaves_the_corners():
+    mask = body_mask(standing()[None], 100, 100)
+    for x, y in standing()[:, :2].astype(int):
+        assert mask[y - 2 : y + 3, x - 2 : x + 3].all()
+    assert mask[18, 50] and not mask[:, :25].any() and not mask[:, 76:].any()
+    assert not body_mask(np.zeros((1, 17, 3)), 100, 100).any()
+
+
+def test_flicker_is_the_change_of_the_background_alone():
+    frames = np.full((3, 8, 8, 3), 100, np.uint8)
+    frames[1, :, 4:] = 110  # background: 10 up, 10 down
+    frames[:, :, :4] = np.random.default_rng(0).integers(256, size=(3, 8, 4, 3))
+    foreground = np.zeros((3, 8, 8), bool)
+    foreground[:, :, :4] = True
+    assert flicker(frames, foreground) == pytest.approx(10.0)
+    assert flicker(frames[[0, 0]], foreground[:2]) == 0.0
+
+
+def test_flicker_leaves_out_what_the_body_uncovers():
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    frames[0, 0, 0] = 255  # the body was here
+    foreground = np.zeros((2, 4, 4), bool)
+    foreground[0, 0, 0] = True
+    assert flicker(frames, foreground) == 0.0
+
+
+def test_flicker_does_not_wrap_around():
+    frames = np.stack([np.full((2, 2, 3), 255, np.uint8), np.zeros((2, 2, 3), np.uint8)])
+    assert flicker(frames, np.zeros((2, 2, 2), bool)) == 255.0
+    with pytest.raises(ValueError, match="covers every pixel"):
+        flicker(frames, np.ones((2, 2, 2), bool))
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------------------
+
+
+def test_frame_consistency_is_the_cosine_of_neighbours():
+    embeddings = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 5.0]])
+    assert frame_consistency(embeddings) == pytest.approx(100 / np.sqrt(2))
+    assert frame_consistency(embeddings[[0, 0]]) == pytest.approx(100)
+    with pytest.raises(ValueError, match="at least 2"):
+        frame_consistency(embeddings[:1])
+
+
+def test_clip_score_averages_the_frames_cosines():
+    assert clip_score(np.array([[3.0, 0.0], [0.0, 2.0]]), np.array([0.0, 7.0])) == pytest.approx(50)
+
+
+def test_top1_is_the_nearest_caption_whatever_its_length():
+    texts = np.array([[9.0, 9.0], [0.1, 0.0], [0.0, 50.0]])
+    assert top1(np.array([[1.0, 0.1], [1.0, -0.1]]), texts) == 1
+
+
+# ---- intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_has_its_normal_width_and_repeats():
+    values = np.random.default_rng(0).normal(5, 1, 400)
+    low, high = bootstrap_interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(400), rel=0.15)
+    assert (low, high) == bootstrap_interval(values)
+
+
+def test_an_interval_of_any_statistic_resamples_whole_videos():
+    right = match_people([[person()]], [[person()]])
+    missed = match_people([[]], [[person()]])
+    low, high = bootstrap_interval([right] * 8 + [missed] * 8, average_precision, rounds=200)
+    assert 0.1 < low < 0.5 < high < 0.9
