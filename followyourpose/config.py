@@ -36,22 +36,18 @@ def locate(path: str | Path) -> Path:
 
 @dataclass
 class DataConfig:
-    """What a run is trained on.
+    """What a run is trained on."""
 
-    `path` is a folder of stage-1 shards (`kind: images`; a tar holds KEY.jpg, KEY.txt and KEY.json) or a folder of
-    clips with a manifest.jsonl (`kind: clips`). Sizes are in pixels; `num_frames` and `stride` in frames.
-    """
-
-    path: str = MISSING
-    kind: str = "images"
-    height: int = 64
-    width: int = 64
-    num_frames: int = 1
-    stride: list[int] = field(default_factory=lambda: [1, 1])  # lowest and highest, drawn per clip
+    path: str = MISSING  # the folder of shards or of clips
+    kind: str = "images"  # images: tar shards of KEY.jpg, KEY.txt, KEY.json; clips: videos with a manifest.jsonl
+    height: int = 64  # pixels
+    width: int = 64  # pixels
+    num_frames: int = 1  # frames per clip
+    stride: list[int] = field(default_factory=lambda: [1, 1])  # frames from one to the next: lowest and highest
     skeleton: bool = False  # render the keypoints and condition on them
     limit: int | None = None  # use only so many samples, from the first; None: all
     cache: bool = False  # encode every sample once, before the first step, and keep the latents in memory
-    workers: int = 0
+    workers: int = 0  # processes that read data, per training process
 
 
 @dataclass
@@ -59,40 +55,35 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     batch_size: int = 8  # clips per process and step
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-4
+    gradient_accumulation_steps: int = 1  # batches per optimiser step
+    learning_rate: float = 1e-4  # its highest value
     schedule: str = "constant"  # constant, cosine or linear, after the warm-up
-    warmup_steps: int = 0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    ema_decay: float | None = None  # None: no moving average is kept
+    warmup_steps: int = 0  # optimiser steps
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
+    weight_decay: float = 1e-2  # of AdamW
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm
+    ema_decay: float | None = None  # of the moving average of the weights; None: none is kept
 
 
 @dataclass
 class TrainConfig:
-    """One run: what it starts from, what it trains on what data, and where it writes.
+    """One run: what it starts from, what it trains on what data, and where it writes."""
 
-    `init` is a pipeline folder, an image model's folder, or the folder of another run. `scratch` names the components
-    that start from random weights instead. `trainable` are regular expressions on names such as
-    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight".
-    """
-
-    output: str = MISSING
-    init: str = MISSING
+    output: str = MISSING  # the run's folder; the same command resumes what is there
+    init: str = MISSING  # a pipeline folder, an image model's folder, or the folder of another run
     objective: str = "denoise"  # denoise, autoencode, contrast or locate
-    scratch: list[str] = field(default_factory=list)
-    trainable: list[str] = MISSING
+    scratch: list[str] = field(default_factory=list)  # components that start from random weights
+    trainable: list[str] = MISSING  # regular expressions on names, e.g. ^unet\..*attn_temp
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    steps: int = MISSING
-    save_every: int = 500
-    log_every: int = 20
-    seed: int = 0
+    steps: int = MISSING  # optimiser steps
+    save_every: int = 500  # steps between checkpoints
+    log_every: int = 20  # steps between lines of log.jsonl
+    seed: int = 0  # of the data's order, the noise and the dropout
     mixed_precision: str = "no"  # no, fp16 or bf16
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
-    kl: float = 1e-8  # of the objective autoencode: weight of the latents' divergence from a standard normal
+    kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
     noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
 
 
@@ -148,21 +139,21 @@ class GenerateConfig:
 class EvaluateConfig:
     """Held-out prompts and motions of the puppet world -> metrics.json."""
 
-    model: str = "checkpoints/puppet"
+    model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder
     image_model: str = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated
-    clip: str = "checkpoints/puppet-eval/clip"
-    detector: str = "checkpoints/puppet-eval/detector"
-    num_videos: int = 64
+    clip: str = "checkpoints/puppet-eval/clip"  # a CLIPModel's folder with its tokenizer
+    detector: str = "checkpoints/puppet-eval/detector"  # a PuppetDetector's folder
+    num_videos: int = 64  # held-out scenes
     flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2
-    num_frames: int = 8
-    batch_size: int = 8
-    num_inference_steps: int = 20
-    guidance_scale: float = 3.0
-    pose_guidance: str = "conditional"
-    noise: str = "shared"
-    seed: int = 1000
-    device: str | None = None
-    output: str | None = None
+    num_frames: int = 8  # frames per video
+    batch_size: int = 8  # videos at a time
+    num_inference_steps: int = 20  # denoising steps
+    guidance_scale: float = 3.0  # of classifier-free guidance; 1 is none
+    pose_guidance: str = "conditional"  # both: the skeleton conditions both halves; conditional: only the one
+    noise: str = "shared"  # initial noise of the frames: independent, mixed or shared
+    seed: int = 1000  # of the scenes and of the noise
+    device: str | None = None  # None: cuda where there is one, else cpu
+    output: str | None = None  # None: a new folder under outputs/
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,193 @@
+"""Components: the networks that a run starts from, and the pipeline folder that comes of it.
+
+A folder with a config.yaml is a run: its networks are those of its own `init`, with what it trained laid over them.
+So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each run stores only what it trained.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from followyourpose.config import TrainConfig, load_config, locate
+from followyourpose.models.inflate import inflate
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.models.unet import VideoUNet
+from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pose.detector import PuppetDetector
+from followyourpose.training.run_dir import is_run, trained_weights
+
+
+def root_folder(folder: str | Path) -> Path:
+    """The pipeline folder at the start of a chain of runs.
+
+    Raises:
+        ValueError: the folder is neither a run nor a pipeline folder.
+    """
+    folder = locate(folder)
+    while is_run(folder):
+        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder}: neither a run (config.yaml) nor a pipeline folder (model_index.json)")
+    return folder
+
+
+def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.Module:
+    """One network of a pipeline folder or of a run, in float32; with `scratch` only its shape, with random weights.
+
+    An image UNet comes as the image model's own class. A pose encoder that is not there yet starts at zero.
+
+    Raises:
+        ValueError: the component is missing, or a run has not finished; the folder and the name are in the message.
+    """
+    folder = locate(folder)
+    if scratch or not is_run(folder):
+        return _read(root_folder(folder), name, scratch)
+    run = load_config(TrainConfig, folder / "config.yaml")
+    if name == "text_encoder" and "clip" in run.scratch:
+        return _text_tower(load_component(folder, "clip"))
+    weights = trained_weights(folder)
+    trained = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+    module = load_component(run.init, name, scratch=name in run.scratch)
+    if trained and name == "unet" and name not in run.scratch:
+        module = as_video(module)
+    _, unexpected = module.load_state_dict(trained, strict=False)
+    if unexpected:
+        raise ValueError(f"{folder}: trained weights do not fit {name}: {sorted(unexpected)[:3]}")
+    return module
+
+
+def as_video(unet: UNet2DConditionModel | VideoUNet) -> VideoUNet:
+    """The video network of an image UNet; a video UNet is that already."""
+    return unet if isinstance(unet, VideoUNet) else inflate(unet)
+
+
+def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
+    if name == "pose_encoder" and not (folder / name).exists():
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+        unet = json.loads((folder / "unet" / "config.json").read_text())
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        return PoseEncoder(block_out_channels=unet["block_out_channels"], downscale=factor)
+    config = folder / name / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{folder}: component {name} is missing (no {config})")
+    cls = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "clip": CLIPModel, "detector": PuppetDetector,
+           "pose_encoder": PoseEncoder, "unet": UNet2DConditionModel}[name]  # fmt: skip
+    if name == "unet" and json.loads(config.read_text()).get("_class_name") == "VideoUNet":
+        cls = VideoUNet
+    if scratch:
+        return _from_config(cls, config)
+    try:
+        return cls.from_pretrained(folder / name).float()
+    except OSError as error:
+        raise ValueError(f"{folder / name}: cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
+def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
+    if cls is CLIPModel:
+        return CLIPModel(CLIPConfig.from_json_file(config))
+    if cls is CLIPTextModel:
+        return CLIPTextModel(CLIPTextConfig.from_json_file(config))
+    module = cls.from_config(json.loads(config.read_text()))
+    return _start_sharp(module) if cls is AutoencoderKL else module
+
+
+def _start_sharp(vae: AutoencoderKL) -> AutoencoderKL:
+    """Starts an autoencoder with residual blocks that are identities, and with a narrow posterior.
+
+    With the usual start every latent channel is mostly its own noise; half of them drown in it and stay unused.
+    """
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+    channels = vae.config.latent_channels
+    nn.init.zeros_(vae.quant_conv.weight[channels:])
+    nn.init.constant_(vae.quant_conv.bias[channels:], -6.0)  # log variance
+    return vae
+
+
+def _text_tower(clip: CLIPModel) -> CLIPTextModel:
+    """CLIP's text tower by itself: it is what Stable Diffusion reads a prompt with."""
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.load_state_dict(clip.text_model.state_dict())
+    return tower
+
+
+def load_tokenizer(folder: str | Path) -> CLIPTokenizer:
+    """The tokenizer of the pipeline folder at the start of a chain of runs."""
+    return CLIPTokenizer.from_pretrained(root_folder(folder) / "tokenizer")
+
+
+def load_scheduler(folder: str | Path) -> DDIMScheduler:
+    """The noise schedule that the pipeline folder names, as a DDIM scheduler.
+
+    Raises:
+        ValueError: the model predicts neither noise nor velocity.
+    """
+    folder = root_folder(folder) / "scheduler"
+    scheduler = DDIMScheduler.from_pretrained(folder)
+    if (kind := scheduler.config.prediction_type) not in ("epsilon", "v_prediction"):
+        raise ValueError(f"{folder}: got prediction_type {kind!r}, expected epsilon or v_prediction")
+    return scheduler
+
+
+def load_components(folder: str | Path, names: Sequence[str], scratch: Sequence[str] = ()) -> nn.ModuleDict:
+    """Several networks for training, by name; an image UNet is inflated, unless it is itself trained from scratch."""
+    parts = {name: load_component(folder, name, name in scratch) for name in names}
+    if "unet" in parts and "unet" not in scratch:
+        parts["unet"] = as_video(parts["unet"])
+    return nn.ModuleDict(parts)
+
+
+def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float16) -> Path:
+    """Writes what a run and the runs before it trained as a whole folder that the pipelines load.
+
+    A run that trains an image UNet gives a Stable Diffusion folder, later ones a FollowYourPosePipeline's; a CLIP
+    or a detector, which are in no pipeline, are written by themselves.
+
+    Raises:
+        ValueError: the folder is no finished run, or the output is there already; nothing is overwritten.
+    """
+    run, output = Path(run), Path(output)
+    if not is_run(run):
+        raise ValueError(f"{run}: no run is there (no config.yaml)")
+    if output.exists():
+        raise ValueError(f"{output}: is there already; expected a new folder, nothing is overwritten")
+    config = load_config(TrainConfig, run / "config.yaml")
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if config.objective == "contrast":
+        load_component(run, "clip").to(dtype).save_pretrained(partial)
+        load_tokenizer(run).save_pretrained(partial)
+    elif config.objective == "locate":
+        load_component(run, "detector").to(dtype).save_pretrained(partial)
+    else:
+        _pipeline(run).to(dtype=dtype).save_pretrained(partial)
+    partial.rename(output)
+    return output
+
+
+def _pipeline(run: Path) -> DiffusionPipeline:
+    parts = {name: load_component(run, name) for name in ("vae", "text_encoder", "unet")}
+    parts |= {"tokenizer": load_tokenizer(run), "scheduler": load_scheduler(run)}
+    if isinstance(parts["unet"], UNet2DConditionModel) and not _trains_pose(run):
+        return StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    unet = as_video(parts.pop("unet"))
+    return FollowYourPosePipeline(**parts, unet=unet, pose_encoder=load_component(run, "pose_encoder"))
+
+
+def _trains_pose(folder: Path) -> bool:
+    """Whether a run, or one before it, trained a pose encoder."""
+    while is_run(folder):
+        if any(name.startswith("pose_encoder.") for name in trained_weights(folder)):
+            return True
+        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
+    return False

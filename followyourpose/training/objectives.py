@@ -1,0 +1,154 @@
+"""Objectives: batch -> loss. Each names the networks it needs; the loop knows no more of them than that.
+
+Shapes: b clips, f frames, c latent channels, l tokens, H W pixels, h w latent size.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from followyourpose.config import TrainConfig
+from followyourpose.data.batch import Batch
+
+
+class Objective(nn.Module):
+    """Networks, and the loss that trains some of them.
+
+    `forward(batch, generator)` returns the loss; every random number it uses comes from `generator`, so that a resumed
+    run repeats what an uninterrupted one would have done.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, parts: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, config: TrainConfig):
+        super().__init__()
+        self.parts, self.tokenizer, self.scheduler, self.config = parts, tokenizer, scheduler, config
+
+    def tokens(self, captions: list[str], device: torch.device) -> Tensor:
+        """Token ids (b, l), padded or cut to the text encoder's length."""
+        return self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+
+
+class Denoise(Objective):
+    """The latent diffusion loss: mean squared error of the predicted noise or velocity, as the scheduler's config says.
+
+    Used by the base model and by both stages (paper, eq. 1 to 3). One frame and no skeleton make it the image model's.
+    """
+
+    needs = ("vae", "text_encoder", "unet", "pose_encoder")
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        latents = self.latents(batch, generator)
+        device, clips = latents.device, len(latents)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        timestep = self._timesteps(clips, generator, device)
+        noisy = self.scheduler.add_noise(latents, noise, timestep)
+        features = self.parts["pose_encoder"](batch.skeleton) if batch.skeleton is not None else None
+        prediction = self._predict(noisy, timestep, self.text(batch.captions, generator, device), features)
+        kind = self.scheduler.config.prediction_type
+        target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
+        return F.mse_loss(prediction.float(), target.float())
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, features: list[Tensor] | None) -> Tensor:
+        unet = self.parts["unet"]
+        if isinstance(unet, UNet2DConditionModel):  # the base model is trained in the image model's own class
+            return unet(noisy[:, :, 0], timestep, text).sample[:, :, None]
+        return unet(noisy, timestep, text, features)
+
+    @torch.no_grad()
+    def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A sample of the VAE's posterior, scaled to about unit variance: (b, c, f, h, w)."""
+        moments = self.moments(batch.pixels) if batch.moments is None else batch.moments.float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        sample = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp()
+        return sample * self.parts["vae"].config.scaling_factor
+
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Pixels (b, 3, f, H, W) in [-1, 1] -> the posterior's mean and log variance, (b, 2c, f, h, w)."""
+        frames = rearrange(pixels, "b c f H W -> (b f) c H W")
+        moments = self.parts["vae"].encode(frames).latent_dist.parameters
+        return rearrange(moments, "(b f) c h w -> b c f h w", b=len(pixels))
+
+    @torch.no_grad()
+    def text(self, captions: list[str], generator: torch.Generator, device: torch.device) -> Tensor:
+        """The text encoder's last hidden state (b, l, d); some captions are dropped, for classifier-free guidance."""
+        draws = torch.rand(len(captions), generator=generator, device=device).tolist()
+        kept = [c if draw >= self.config.prompt_dropout else "" for c, draw in zip(captions, draws, strict=True)]
+        return self.parts["text_encoder"](self.tokens(kept, device)).last_hidden_state
+
+    def _timesteps(self, clips: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """One timestep per clip, uniform, but for a share `noise_bias` that is drawn from the noisier half."""
+        total = self.scheduler.config.num_train_timesteps
+        uniform, biased = torch.rand(2, clips, generator=generator, device=device)
+        noisier = biased < self.config.noise_bias
+        return torch.where(noisier, (1 + uniform) / 2, uniform).mul(total).long().clamp(max=total - 1)
+
+
+class Autoencode(Objective):
+    """Trains an AutoencoderKL: absolute and squared error, sharp edges, and a slight pull to a standard normal.
+
+    Pixels in a person's box count fourfold: backgrounds are large and easy, and would settle all colours.
+    """
+
+    needs = ("vae",)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        pixels = batch.pixels[:, :, 0]
+        posterior = self.parts["vae"].encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=pixels.device)
+        error = self.parts["vae"].decode(posterior.mean + posterior.std * noise).sample - pixels
+        weight = 1 + 3 * _person_boxes(batch.people, *pixels.shape[-2:])
+        weight = weight / weight.mean()
+        edges = sum((weight.narrow(d, 0, error.shape[d] - 1) * error.diff(dim=d).abs()).mean() for d in (-1, -2))
+        return (weight * (error.abs() + 0.3 * error.square())).mean() + edges + self.config.kl * posterior.kl().mean()
+
+
+def _person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) -> Tensor:
+    """Where people are: keypoints (b, p, 17, 3) in pixels -> (b, 1, H, W), 1 in the box around one, else 0."""
+    xy, seen = people[..., :2], people[..., 2:] > 0
+    low = xy.masked_fill(~seen, torch.inf).amin(2) - margin  # (b, p, 2)
+    high = xy.masked_fill(~seen, -torch.inf).amax(2) + margin
+    x = torch.arange(width, device=people.device)
+    y = torch.arange(height, device=people.device)
+    inside_x = (x >= low[..., :1]) & (x <= high[..., :1])  # (b, p, W)
+    inside_y = (y >= low[..., 1:]) & (y <= high[..., 1:])
+    return (inside_y[..., :, None] & inside_x[..., None, :]).any(1, keepdim=True).float()
+
+
+class Contrast(Objective):
+    """Trains a CLIP: each image must find its caption among the batch's, and each caption its image.
+
+    Symmetric cross-entropy (Radford et al. 2021); where a caption occurs twice in a batch, both images are right.
+    """
+
+    needs = ("clip",)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        pixels = batch.pixels[:, :, 0]
+        output = self.parts["clip"](input_ids=self.tokens(batch.captions, pixels.device), pixel_values=pixels)
+        same = torch.tensor([[float(a == b) for b in batch.captions] for a in batch.captions], device=pixels.device)
+        target = same / same.sum(1, keepdim=True)
+        logits = output.logits_per_image
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Locate(Objective):
+    """Trains the puppets' keypoint detector on images with known keypoints."""
+
+    needs = ("detector",)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return self.parts["detector"].loss(batch.pixels[:, :, 0], batch.people)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "denoise": Denoise,
+    "autoencode": Autoencode,
+    "contrast": Contrast,
+    "locate": Locate,
+}

@@ -1,0 +1,13 @@
+"""`python scripts/train.py [CONFIG] [key=value ...]` is `followyourpose train`, installed or not.
+
+`accelerate launch scripts/train.py` starts it on several devices.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
+    from followyourpose.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,61 @@
+"""Trains the embedded default anew, from nothing to the folders under checkpoints/: data, networks, both stages.
+
+    python scripts/train_puppets.py OUT                                   one process
+    torchrun --nproc_per_node 2 scripts/train_puppets.py OUT              one per core or per GPU; OMP_NUM_THREADS=1 on cores
+
+Everything goes to OUT: the world's pictures in OUT/data, a folder per run, and at the end OUT/checkpoints, to be moved
+over the repository's. To resume, run the same command again.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from accelerate import PartialState
+
+from followyourpose.config import REPOSITORY, TrainConfig, load_config
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.training.components import export
+from followyourpose.training.loop import train
+
+AMOUNTS = {"images": 40_000, "clips": 1_600}
+# run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
+RUNS = {
+    "clip": None,
+    "detector": None,
+    "autoencoder": "clip",
+    "base": "autoencoder",
+    "stage1": "base",
+    "stage2": "stage1",
+}
+EXPORTS = {
+    "clip": "puppet-eval/clip",
+    "detector": "puppet-eval/detector",
+    "base": "puppet-base",
+    "stage2": "puppet",
+}
+
+
+def main(out: Path) -> None:
+    state = PartialState()
+    for kind, count in AMOUNTS.items():
+        if state.is_main_process and not (out / "data" / kind).exists():
+            write_dataset(out / "data", **{kind: count})
+    state.wait_for_everyone()
+    for name, before in RUNS.items():
+        init = out / before if before else REPOSITORY / "configs" / "puppet" / "model"
+        data = out / "data" / ("clips" if name == "stage2" else "images")
+        overrides = [f"output={out / name}", f"init={init}", f"data.path={data}"]
+        train(load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides))
+        target = out / "checkpoints" / EXPORTS.get(name, "")
+        if name in EXPORTS and state.is_main_process and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            export(out / name, target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))
