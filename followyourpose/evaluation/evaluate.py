@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from tqdm import tqdm
 
-from followyourpose.config import EvaluateConfig
+from followyourpose.config import EvaluateConfig, locate
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.pipeline import FollowYourPosePipeline
@@ -102,17 +102,17 @@ def evaluate(config: EvaluateConfig) -> Path:
     for key, least in (("num_videos", 1), ("flicker_videos", 1), ("num_frames", 2), ("batch_size", 1)):
         if getattr(config, key) < least:
             raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
-    if not (Path(config.detector) / "config.json").is_file():
+    if not (locate(config.detector) / "config.json").is_file():
         raise ValueError(f"detector: {config.detector} has no config.json, expected the folder of a PuppetDetector")
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = FollowYourPosePipeline.from_pretrained(config.model).to(device)
-    image_pipe = FollowYourPosePipeline.from_image_model(config.image_model).to(device)
+    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model)).to(device)
+    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model)).to(device)
     # Stage 2 leaves the pose encoder as stage 1 made it: with the image UNet it is the model before stage 2.
     image_pipe.register_modules(pose_encoder=pipe.pose_encoder)
     for each in (pipe, image_pipe):
         each.set_progress_bar_config(disable=True)
-    detector = PuppetDetector.from_pretrained(config.detector).eval().to(device)
-    clip = ClipFeatures(config.clip, device)
+    detector = PuppetDetector.from_pretrained(locate(config.detector)).eval().to(device)
+    clip = ClipFeatures(locate(config.clip), device)
 
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     samples = sample_videos(config, side, side)

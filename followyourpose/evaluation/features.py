@@ -29,7 +29,7 @@ class ClipFeatures:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no config.json, expected the folder of a CLIPModel")
-        self.model = CLIPModel.from_pretrained(folder).eval().to(device)
+        self.model = CLIPModel.from_pretrained(folder).float().eval().to(device)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.batch_size = batch_size
         statistics = folder / "preprocessor_config.json"

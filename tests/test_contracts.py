@@ -1,0 +1,234 @@
+"""Contracts of the whole package, most read from its code: who may import whom, and what the public API says."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import followyourpose
+from followyourpose import FollowYourPosePipeline, PoseEncoder, VideoUNet
+from followyourpose.config import EvaluateConfig, GenerateConfig, TrainConfig, load_config
+from followyourpose.data.batch import Batch, to_pixels, to_skeleton
+from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.evaluation.evaluate import evaluate
+from followyourpose.generate import generate
+from followyourpose.models.inflate import inflate
+from followyourpose.models.weights import from_released, to_released
+from followyourpose.pipeline import FollowYourPoseOutput
+from followyourpose.pose.detector import PuppetDetector
+from followyourpose.pose.render import render_skeleton
+from followyourpose.pose.skeleton import flip_keypoints
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.training.components import export
+from followyourpose.training.loop import train
+from followyourpose.training.objectives import Denoise
+from followyourpose.training.trainable import select_trainable
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "followyourpose"
+MODULES = {
+    ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Part of the package -> the other parts that it may import. The networks, the data and the poses know nothing of one
+# another, nor of configs: each can be read, tested and used by itself.
+MAY_IMPORT = {
+    "followyourpose": set(),
+    "config": set(),
+    "models": set(),
+    "long_video": set(),
+    "data": set(),
+    "pose": set(),
+    "inspection": set(),
+    "puppets": {"pose"},
+    "pipeline": {"models", "long_video"},
+    "training": {"config", "data", "models", "pipeline", "pose"},
+    "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
+    "skeleton_input": {"config", "data", "pose"},
+    "generate": {"config", "data", "pipeline", "skeleton_input"},
+    "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
+    "cli": {"config", "evaluation", "generate", "inspection", "models", "pose", "puppets", "training", "web"},
+    "__main__": {"cli"},
+}
+PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_loading")  # one part in three files
+
+
+def part_of(module: str) -> str:
+    """followyourpose.models.unet -> models; the package's own __init__ is the part `followyourpose`."""
+    name = (module.split(".") + ["followyourpose"])[1] if "." in module else module
+    return "pipeline" if name in PIPELINE else name
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of this package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: line {node.lineno}: a relative import hides what it leads to"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in inner}
+    return {name for name in found if name.split(".")[0] == "followyourpose"}
+
+
+# ---- imports ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    part = part_of(module)
+    assert part in MAY_IMPORT, f"{module}: no rule says what it may import; add one to MAY_IMPORT"
+    for imported in imports_of(MODULES[module]):
+        assert part_of(imported) in MAY_IMPORT[part] | {part}, f"{module} imports {imported}"
+
+
+def test_nothing_but_the_entry_points_imports_the_command_line() -> None:
+    importing = {module for module, file in MODULES.items() if "followyourpose.cli" in imports_of(file)}
+    assert importing == {"followyourpose.__main__"}
+
+
+def test_the_rules_of_import_have_no_circle() -> None:
+    order: list[str] = []
+    while rest := MAY_IMPORT.keys() - set(order):
+        free = [part for part in rest if MAY_IMPORT[part] <= set(order)]
+        assert free, f"each of {sorted(rest)} needs another of them"
+        order += free
+
+
+def run_python(code: str, folder: Path) -> None:
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n{code}"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_package_is_light(tmp_path: Path) -> None:
+    code = "import followyourpose\nassert not {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)"
+    run_python(code, tmp_path)
+
+
+def test_every_module_imports_without_optional_packages_and_does_nothing(tmp_path: Path) -> None:
+    """Nothing happens at import: no file, no download, no change of torch's global state."""
+    names = [name for name in MODULES if not name.endswith("__main__")]
+    code = f"""
+for name in ("torchvision", "gradio", "rtmlib", "mmpose"):
+    sys.modules[name] = None  # importing it is an error then
+import importlib, socket, torch
+def refuse(*_): raise AssertionError("a connection at import")
+socket.socket.connect = refuse
+def state(): return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.initial_seed()
+before, random = state(), torch.random.get_rng_state()
+for name in {names}:
+    importlib.import_module(name)
+assert state() == before and torch.equal(torch.random.get_rng_state(), random)
+"""
+    run_python(code, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- configs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
+    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig}.get(file.stem, TrainConfig)
+    config = load_config(schema, file)
+    assert file.read_text().startswith("# ")
+    if schema is TrainConfig:
+        assert all(re.compile(pattern) for pattern in config.trainable)
+        assert not Path(config.output).is_absolute() and not Path(config.init).is_absolute()
+
+
+# ---- documentation ---------------------------------------------------------------------------------------------------
+
+API = [
+    FollowYourPosePipeline, FollowYourPosePipeline.from_pretrained, FollowYourPosePipeline.from_image_model,
+    FollowYourPosePipeline.save_pretrained, FollowYourPosePipeline.__call__, FollowYourPoseOutput, VideoUNet,
+    VideoUNet.forward, PoseEncoder, PoseEncoder.forward, inflate, from_released, to_released, render_skeleton,
+    flip_keypoints, read_frames, write_video, PuppetDetector, generate, evaluate, train, export, select_trainable,
+    write_dataset, load_config, Batch,
+]  # fmt: skip
+SHAPES = [
+    (VideoUNet.forward, "(b, c, f, h, w)"),
+    (VideoUNet.encode_text, "(b, t, d)"),
+    (PoseEncoder.forward, "(b, 3, f, H, W)"),
+    (FollowYourPosePipeline.__call__, "(f, H, W, 3)"),
+    (FollowYourPosePipeline.predict, "(b, c, f, h, w)"),
+    (FollowYourPoseOutput, "(b, f, H, W, 3) in [0, 1]"),
+    (Batch, "(b, 3, f, H, W) in [-1, 1]"),
+    (to_pixels, "(3, f, H, W) in [-1, 1]"),
+    (to_skeleton, "(3, f, H, W) in [0, 1]"),
+    (render_skeleton, "(H, W, 3)"),
+    (read_frames, "(f, H, W, 3)"),
+    (write_video, "(f, H, W, 3)"),
+    (Denoise.latents, "(b, c, f, h, w)"),
+    (Denoise.moments, "(b, 3, f, H, W) in [-1, 1]"),
+]
+# Where the name of a function says it all: a motion, a background, a head.
+DRAWINGS = tuple(f"followyourpose.puppets.{name}" for name in ("backgrounds", "brush", "characters", "motions"))
+WIRING = ("followyourpose.evaluation.evaluate", "followyourpose.training.run_dir")  # tensors only pass through these
+SIZE = r"(\.\.\.|[\w +*/^-]{1,9}|\(\w \w\))"  # 17, H, c_i, h / 2^i, (b f)
+SHAPE = re.compile(rf"\({SIZE}(, {SIZE})+\)|\(\w,?\)")  # (b, c, f, h, w), (n, 17, 2), (n,)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_opens_with_what_it_is(module: str) -> None:
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
+    assert docstring and docstring.splitlines()[0].strip()
+
+
+def test_the_public_names_resolve() -> None:
+    for name in followyourpose.__all__:
+        assert getattr(followyourpose, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Pipeline'"):
+        followyourpose.Pipeline  # noqa: B018
+
+
+@pytest.mark.parametrize("public", API, ids=lambda public: public.__qualname__)
+def test_the_public_api_is_documented(public: object) -> None:
+    docstring = vars(public)["__doc__"] if isinstance(public, type) else public.__doc__
+    assert docstring and len(docstring.strip().splitlines()[0]) > 20
+
+
+@pytest.mark.parametrize(("public", "shape"), SHAPES, ids=lambda value: getattr(value, "__qualname__", ""))
+def test_tensors_of_the_public_api_have_shapes_and_ranges(public: object, shape: str) -> None:
+    assert shape in " ".join(public.__doc__.split())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(DRAWINGS)])
+def test_public_functions_are_documented_with_their_shapes(module: str) -> None:
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        docstring = ast.get_docstring(node)
+        assert docstring, f"{module}.{node.name} has no docstring"
+        if isinstance(node, ast.FunctionDef) and not module.startswith(WIRING):
+            signature = ast.unparse(node.args) + ast.unparse(node.returns or ast.Constant(None))
+            signature = re.sub(r"(Mapping|dict)\[str, Tensor\]", "", signature)  # named weights
+            if re.search(r"\b(Tensor|ndarray)\b", signature):
+                assert SHAPE.search(docstring), f"{module}.{node.name}: its docstring gives no shape"
+
+
+def test_a_network_says_its_shapes_when_they_are_wrong(tiny_unet: VideoUNet, tiny_pose_encoder: PoseEncoder) -> None:
+    with pytest.raises(ValueError, match=r"expected \(b, 4, f, h, w\)"):
+        tiny_unet(torch.zeros(1, 4, 8, 8), 0, torch.zeros(1, 5, 12))
+    with pytest.raises(ValueError, match=r"expected .*\(b, 3, f, H, W\)"):
+        tiny_pose_encoder(torch.zeros(1, 4, 1, 64, 64))
+
+
+# ---- a clone works anywhere ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["followyourpose", "configs", "scripts", "data_prep"])
+def test_no_file_knows_a_machines_folders(folder: str) -> None:
+    absolute = re.compile(r"(?<![\w.~/:-])/(home|root|tmp|work|mnt|media|opt|var|Users)\b")
+    for file in (REPOSITORY / folder).rglob("*"):
+        if file.suffix in (".py", ".yaml", ".json", ".md", ".txt"):
+            assert not (match := absolute.search(file.read_text())), f"{file}: {match[0]}"
