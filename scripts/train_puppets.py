@@ -1,7 +1,7 @@
 """Trains the embedded default anew, from nothing to the folders under checkpoints/: data, networks, both stages.
 
-    python scripts/train_puppets.py OUT                                   one process
-    torchrun --nproc_per_node 2 scripts/train_puppets.py OUT              one per core or per GPU; OMP_NUM_THREADS=1 on cores
+    python scripts/train_puppets.py OUT                                         one process
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
 Everything goes to OUT: the world's pictures in OUT/data, a folder per run, and at the end OUT/checkpoints, to be moved
 over the repository's. To resume, run the same command again.

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.tiny import write_image_model
 from transformers import CLIPConfig, CLIPModel
 
 from followyourpose.config import EvaluateConfig
@@ -27,6 +26,7 @@ from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions
+from tests.tiny import write_image_model
 
 SIDE = 32
 CONFIG = EvaluateConfig(num_videos=5, flicker_videos=2, num_frames=3, batch_size=2, num_inference_steps=1)

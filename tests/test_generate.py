@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.tiny import write_image_model
 
 from followyourpose.config import CropConfig, GenerateConfig
 from followyourpose.data.video_io import probe, read_frames, write_video
@@ -15,6 +14,7 @@ from followyourpose.generate import check_settings, contact_sheet, enlarge, gene
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.skeleton_input import SAMPLE, open_skeleton
+from tests.tiny import write_image_model
 
 
 @pytest.fixture(scope="module")

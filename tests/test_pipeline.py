@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import tiny
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -27,6 +26,7 @@ from torch import Tensor
 from followyourpose.models.weights import from_released
 from followyourpose.pipeline import Condition, FollowYourPosePipeline
 from followyourpose.pipeline_inputs import initial_noise
+from tests import tiny
 
 FAST = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
 

@@ -39,7 +39,9 @@ LIMBS = tuple(
 )
 
 # Index of the joint that each joint becomes in a mirror: left and right change places.
-MIRROR = np.array([JOINT[n.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")] for n in JOINTS])
+MIRROR = np.array(
+    [JOINT[n.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")] for n in JOINTS]
+)
 
 
 def flip_keypoints(keypoints: np.ndarray, width: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Characters: the costumes that a puppet can wear, as data, and how a costume is drawn on a body.
 
-Each has one strong feature in its silhouette (helmet, antenna, ears, cape, skirt), so that it is told apart at 64 pixels.
+Each has one strong feature in its silhouette (helmet, antenna, ears, cape, skirt): at 64 pixels it is told apart by it.
 """
 
 from collections.abc import Callable

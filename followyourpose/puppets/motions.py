@@ -233,7 +233,9 @@ def improvise(t: np.ndarray, rng: np.random.Generator) -> Pose:
 
     def drift(low: float, high: float) -> np.ndarray:
         weight, shift = rng.dirichlet((1.0, 1.0)), rng.uniform(size=2)
-        return low + (high - low) * sum(w * _wave(k * t, 0, 1, s) for k, w, s in zip((1, 2), weight, shift, strict=True))
+        return low + (high - low) * sum(
+            w * _wave(k * t, 0, 1, s) for k, w, s in zip((1, 2), weight, shift, strict=True)
+        )
 
     for side in (0, 1):
         upper, swing = drift(0, 165), drift(-50, 110) * rng.choice((0.0, 1.0))
