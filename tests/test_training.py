@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from followyourpose import FollowYourPosePipeline, VideoUNet
-from followyourpose.config import TrainConfig, build_config, save_config
+from followyourpose.config import TrainConfig, build_config, load_config, save_config
 from followyourpose.data.batch import Batch, to_pixels
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.video_clips import VideoClips
@@ -471,29 +470,19 @@ def test_the_target_is_what_the_schedulers_config_says(world: Path, tmp_path: Pa
 def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.yaml"
     save_config(settings(world, run, STAGE1, "data.cache=true", "optim.ema_decay=0.9"), file)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
+    # `accelerate launch --cpu` starts a single process whatever it is told; torchrun starts what accelerate then joins.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [*launch, *options, str(REPOSITORY / "scripts" / "train.py"), str(file)],
+        [*launch, str(REPOSITORY / "scripts" / "train.py"), str(file)],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(p.name for p in run.iterdir()) == [
         "checkpoint-0000002", "config.yaml", "log.jsonl", "weights.safetensors", "weights_ema.safetensors",
     ]  # fmt: skip
-    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    batch = load_config(TrainConfig, file).optim.batch_size
+    assert [(row["step"], row["clips"]) for row in rows] == [(1, 2 * batch), (2, 4 * batch)]
     trained = load_file(run / "weights.safetensors")
     assert trained and all(
         name.startswith("pose_encoder.") and tensor.isfinite().all() for name, tensor in trained.items()

@@ -78,6 +78,7 @@ def train(config: TrainConfig) -> Path:
     # ---- steps
     model.train()
     started, first, losses = time.monotonic(), step, []
+    clips = optim.batch_size * optim.gradient_accumulation_steps * accelerator.num_processes  # per step
     progress = tqdm(range(step, config.steps), "training", disable=not accelerator.is_main_process, mininterval=5)
     for _ in progress:
         losses.append(_optimize(config, accelerator, model, weights, optimizer, batches, generator, step))
@@ -89,7 +90,7 @@ def train(config: TrainConfig) -> Path:
         if step % config.log_every == 0:
             rate = (step - first) / (time.monotonic() - started)
             loss, lr = sum(losses) / len(losses), schedule.get_last_lr()[0]
-            row = {"step": step, "loss": loss, "lr": lr, "steps_per_s": rate}
+            row = {"step": step, "clips": step * clips, "loss": loss, "lr": lr, "steps_per_s": rate}
             progress.set_postfix(loss=f"{row['loss']:.4f}")
             run.log(row)
             losses.clear()
