@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
 from accelerate import PartialState
 
 from followyourpose.config import REPOSITORY, TrainConfig, load_config
@@ -39,7 +40,7 @@ EXPORTS = {
 
 
 def main(out: Path) -> None:
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     for kind, count in AMOUNTS.items():
         if state.is_main_process and not (out / "data" / kind).exists():
             write_dataset(out / "data", **{kind: count})

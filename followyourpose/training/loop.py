@@ -39,7 +39,8 @@ def train(config: TrainConfig) -> Path:
         ValueError: the settings, the data or the networks do not fit together; nothing has been trained then.
     """
     _check(config)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    # Told so, accelerate joins the processes that torchrun started also where there is no accelerator.
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.accelerator.is_available())
     run = RunDir(config, main=accelerator.is_main_process)
     set_seed(config.seed)
 
