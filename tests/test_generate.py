@@ -180,7 +180,7 @@ def test_an_empty_folder_may_be_the_output(settings: dict[str, Any]) -> None:
     [
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"attention": "fast"}, "got 'fast', expected one of"),
-        ({"height": 33}, "height: got 33 pixels, expected a multiple of 16"),
+        ({"height": 33}, "height: got 33 pixels, expected a multiple of 4"),
     ],
 )
 def test_what_only_the_model_can_tell_leaves_nothing_behind(
