@@ -5,13 +5,9 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 
 import dataclasses
 import json
-import os
 import platform
 import re
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +18,7 @@ from PIL import Image
 
 from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.data.video_io import write_gif, write_video
+from followyourpose.folders import new_folder
 from followyourpose.skeleton_input import open_skeleton
 
 if TYPE_CHECKING:
@@ -51,7 +48,8 @@ def generate(config: GenerateConfig) -> Path:
     prompts = check_settings(config)
     source = open_skeleton(config)
     started = time.time()
-    with new_folder(_output(config, prompts[0])) as (folder, final):
+    final = _output(config, prompts[0])
+    with new_folder(final) as folder:
         pipe = load_pipeline(config)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
@@ -176,30 +174,6 @@ def contact_sheet(frames: np.ndarray) -> np.ndarray:
     _, height, width, _ = chosen.shape
     rows = chosen.reshape(-1, columns, height, width, 3)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
-
-
-@contextmanager
-def new_folder(final: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder to write to, which becomes `final` at the end and is removed if an error ends it; gives both.
-
-    Raises:
-        ConfigError: `final` is a file, has something in it, or cannot be made. Told at the start.
-    """
-    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-    try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise ConfigError(f"output: {final}: is there already, expected a new or an empty folder")
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-    except OSError as error:
-        raise ConfigError(f"output: {final}: cannot be written ({error.strerror})") from error
-    try:
-        yield partial, final
-        if final.exists():
-            final.rmdir()  # it is empty; were it filled meanwhile, this would stop
-        partial.rename(final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _output(config: GenerateConfig, prompt: str) -> Path:

@@ -372,9 +372,10 @@ def test_a_chain_of_runs_from_an_image_unet_exports_what_each_trained(world: Pat
 
 def test_an_export_overwrites_nothing(tmp_path: Path, stage1: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
     with pytest.raises(ValueError, match="out: is there already"):
         export(stage1, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_an_unfinished_run_is_neither_exported_nor_built_upon(

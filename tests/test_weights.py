@@ -144,7 +144,8 @@ def test_converted_folder_loads_as_a_pipeline_and_saves_the_same(released: Path,
 
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(released: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match="there: exists already"):
+    (tmp_path / "there" / "mine").touch()
+    with pytest.raises(ValueError, match="there: is there already"):
         convert_weights(released, tmp_path / "there")
     (released / "pose_encoder.pth").unlink()
     with pytest.raises(ValueError, match="no skeleton_adapter.* weights and no pose_encoder.pth"):

@@ -8,11 +8,9 @@ The names inside are the same; the released pose encoder lacks our last 1x1 conv
 """
 
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from followyourpose.folders import new_folder
 from followyourpose.models.inflate import load_every_weight
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
@@ -133,7 +132,7 @@ def convert_weights(
 
     Args:
         source: a folder in the layout that is not `to`; or, to "ours", the UNet's file of Stable Diffusion 1.x size.
-        target: a folder that does not exist yet.
+        target: a folder that does not exist yet, or is empty.
         pose_encoder: a separate `pose_encoder.pth`, used instead of any in `source`; None takes the source's own.
         to: the layout of the target.
 
@@ -145,7 +144,7 @@ def convert_weights(
         raise ValueError(f"to: got {to!r}, expected 'ours' or 'released'")
     if to == "released" and pose_encoder is not None:
         raise ValueError(f"pose_encoder: got {pose_encoder}, expected none: our folders hold their pose encoder")
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         if to == "ours":
             config, state_dict = _read_released(source, pose_encoder)
             try:
@@ -221,17 +220,3 @@ def _require_folders(source: Path, *names: str) -> None:
     for name in names:
         if not (source / name).is_dir():
             raise ValueError(f"{source}: got no folder {name}/ there, expected {', '.join(n + '/' for n in names)}")
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Gives a folder to fill, which takes the target's name when all went well and goes away when not."""
-    if target.exists():
-        raise ValueError(f"{target}: exists already; expected a new folder, nothing is overwritten")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -3,10 +3,10 @@
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from followyourpose.folders import new_folder
 from followyourpose.puppets.world import render_scene, sample_scene
 
 IMAGES_PER_SHARD = 1000
@@ -50,39 +51,21 @@ def write_dataset(
         raise ValueError(f"got --images {images} --clips {clips}, expected at least one of them above 0")
     if size < 16 or size % 2 or clip_frames < 1:
         raise ValueError(f"got size {size} and clip_frames {clip_frames}, expected an even size >= 16 and a frame")
-    jobs = [(out / "images", images), (out / "clips", clips)]
-    for folder, count in jobs:
-        if count and folder.exists():
-            raise ValueError(f"{folder}: is there already; choose another folder, or remove it")
     scene = partial(_scene, seed=seed, held_out=held_out)
-    if images:
-        shards = [range(start, min(start + IMAGES_PER_SHARD, images)) for start in range(0, images, IMAGES_PER_SHARD)]
-        with _whole_folder(out / "images") as folder:
-            list(_in_processes(partial(_write_shard, folder, size, scene), shards, "image shards"))
-    if clips:
-        with _whole_folder(out / "clips") as folder:
-            captions = _in_processes(partial(_write_clip, folder, size, clip_frames, scene), range(clips), "clips")
+    with ExitStack() as stack:
+        folders = {
+            kind: stack.enter_context(new_folder(out / kind)) for kind, n in (("images", images), ("clips", clips)) if n
+        }
+        if images:
+            starts = range(0, images, IMAGES_PER_SHARD)
+            shards = [range(start, min(start + IMAGES_PER_SHARD, images)) for start in starts]
+            list(_in_processes(partial(_write_shard, folders["images"], size, scene), shards, "image shards"))
+        if clips:
+            write = partial(_write_clip, folders["clips"], size, clip_frames, scene)
+            captions = _in_processes(write, range(clips), "clips")
             rows = [{"video": f"{index:06d}.mp4", "caption": caption} for index, caption in enumerate(captions)]
-            (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (folders["clips"] / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return out
-
-
-class _whole_folder:
-    """A folder that appears under its name only when everything in it is written."""
-
-    def __init__(self, target: Path) -> None:
-        self.target, self.partial = target, target.with_name(f"{target.name}.partial")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self.partial
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self.partial.rename(self.target)
-        else:
-            shutil.rmtree(self.partial, ignore_errors=True)
 
 
 def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:

@@ -5,7 +5,6 @@ So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each 
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from followyourpose.config import TrainConfig, load_config, locate
+from followyourpose.folders import new_folder
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
@@ -157,19 +157,15 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
     run, output = Path(run), Path(output)
     if not is_run(run):
         raise ValueError(f"{run}: no run is there (no config.yaml)")
-    if output.exists():
-        raise ValueError(f"{output}: is there already; expected a new folder, nothing is overwritten")
     config = load_config(TrainConfig, run / "config.yaml")
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if config.objective == "contrast":
-        load_component(run, "clip").to(dtype).save_pretrained(partial)
-        load_tokenizer(run).save_pretrained(partial)
-    elif config.objective == "locate":
-        load_component(run, "detector").to(dtype).save_pretrained(partial)
-    else:
-        _pipeline(run).to(dtype=dtype).save_pretrained(partial)
-    partial.rename(output)
+    with new_folder(output) as folder:
+        if config.objective == "contrast":
+            load_component(run, "clip").to(dtype).save_pretrained(folder)
+            load_tokenizer(run).save_pretrained(folder)
+        elif config.objective == "locate":
+            load_component(run, "detector").to(dtype).save_pretrained(folder)
+        else:
+            _pipeline(run).to(dtype=dtype).save_pretrained(folder)
     return output
 
 
