@@ -25,6 +25,7 @@ AMOUNTS = {"images": 40_000, "clips": 1_600}
 # run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
 RUNS = {
     "clip": None,
+    "clip-image": "clip",
     "detector": None,
     "autoencoder": "clip",
     "base": "autoencoder",
@@ -32,7 +33,7 @@ RUNS = {
     "stage2": "stage1",
 }
 EXPORTS = {
-    "clip": "puppet-eval/clip",
+    "clip-image": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
     "base": "puppet-base",
     "stage2": "puppet",
