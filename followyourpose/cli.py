@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ EXPECTED_ERRORS = (ValueError, OSError)  # what bad input raises; anything else 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; `arguments` None takes those of the process. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision, which nothing here uses
     try:
         options.call(options)
     except EXPECTED_ERRORS as error:
