@@ -102,6 +102,8 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
     def from_pretrained(cls, path: str | Path, **kwargs: Any) -> "FollowYourPosePipeline":
         """Loads a folder that `save_pretrained` wrote; arguments as for `DiffusionPipeline.from_pretrained`.
 
+        Weights come in float32, however they are stored, unless `dtype` (or `torch_dtype`) says otherwise.
+
         Raises:
             ValueError: the folder or a component is missing or broken, or weights of UNet or pose encoder do not fit.
         """
@@ -119,6 +121,8 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
                     )
                 if not (folder / name).is_dir():
                     raise ValueError(f"{folder}: component {name!r} is missing; expected {name}/ with a {kind} there")
+        if not kwargs.keys() & {"dtype", "torch_dtype"}:
+            kwargs["dtype"] = torch.float32  # else the text encoder would come as it is stored, and the others not
         try:
             return super().from_pretrained(path, **kwargs)
         except OSError as error:
