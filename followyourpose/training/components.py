@@ -5,7 +5,7 @@ So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,12 +30,19 @@ def root_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: the folder is neither a run nor a pipeline folder.
     """
-    folder = locate(folder)
-    while is_run(folder):
-        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
+    *_, folder = _chain(folder)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder}: neither a run (config.yaml) nor a pipeline folder (model_index.json)")
     return folder
+
+
+def _chain(folder: str | Path) -> Iterator[Path]:
+    """A folder, the one that it started from, and so on: runs, newest first, and last what is no run."""
+    folder = locate(folder)
+    while is_run(folder):
+        yield folder
+        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
+    yield folder
 
 
 def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.Module:
@@ -182,8 +189,5 @@ def _pipeline(run: Path) -> DiffusionPipeline:
 
 def _trains_pose(folder: Path) -> bool:
     """Whether a run, or one before it, trained a pose encoder."""
-    while is_run(folder):
-        if any(name.startswith("pose_encoder.") for name in trained_weights(folder)):
-            return True
-        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
-    return False
+    runs = filter(is_run, _chain(folder))
+    return any(name.startswith("pose_encoder.") for run in runs for name in trained_weights(run))
