@@ -1,11 +1,11 @@
-"""Keypoints -> skeleton frames: coloured limbs on black, the form in which the network sees a pose."""
+"""Keypoints -> skeleton frames: MMPose's coloured limbs on black, the form in which the network sees a pose."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from followyourpose.pose.skeleton import LIMBS, NUM_JOINTS
+from followyourpose.pose.skeleton import JOINT_COLORS, LIMBS, NUM_JOINTS
 
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates: 1/16 pixel
 _CANVAS = 256  # smaller frames are drawn at about this size and reduced: a limb may be thinner than a pixel
@@ -40,6 +40,7 @@ def render_skeleton(
         for start, end, color in LIMBS:
             if seen[start] and seen[end]:
                 cv2.line(frame, xy[start].tolist(), xy[end].tolist(), color, stroke, cv2.LINE_AA, _SHIFT)
-                for joint in (start, end):
-                    cv2.circle(frame, xy[joint].tolist(), int(stroke * 0.9 * 2**_SHIFT), color, -1, cv2.LINE_AA, _SHIFT)
+        for joint in np.flatnonzero(seen):
+            radius = int(stroke * 0.9 * 2**_SHIFT)
+            cv2.circle(frame, xy[joint].tolist(), radius, JOINT_COLORS[joint], -1, cv2.LINE_AA, _SHIFT)
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) if scale > 1 else frame

@@ -14,27 +14,36 @@ JOINTS = (
 JOINT = {name: index for index, name in enumerate(JOINTS)}
 NUM_JOINTS = len(JOINTS)
 
-# Each limb has its own colour, so that a network can tell left from right and arm from leg by colour alone.
+# MMPose's colours for COCO (its coco.py), which the released checkpoint was trained with: the person's left is green,
+# the right orange, what is in the middle blue.
+LEFT, RIGHT, MIDDLE = (0, 255, 0), (255, 128, 0), (51, 153, 255)  # RGB
+_BODY = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+JOINT_COLORS = tuple(
+    MIDDLE if name.split("_")[-1] not in _BODY else LEFT if name.startswith("left") else RIGHT for name in JOINTS
+)
 # (from, to, RGB); drawn in this order.
 LIMBS = tuple(
     (JOINT[start], JOINT[end], color)
     for start, end, color in (
-        ("left_shoulder", "right_shoulder", (255, 60, 60)),
-        ("left_hip", "right_hip", (120, 120, 255)),
-        ("left_shoulder", "left_hip", (0, 190, 140)),
-        ("right_shoulder", "right_hip", (0, 140, 190)),
-        ("right_hip", "right_knee", (0, 120, 255)),
-        ("right_knee", "right_ankle", (60, 0, 255)),
-        ("left_hip", "left_knee", (0, 255, 120)),
-        ("left_knee", "left_ankle", (0, 255, 255)),
-        ("right_shoulder", "right_elbow", (255, 130, 0)),
-        ("right_elbow", "right_wrist", (255, 230, 0)),
-        ("left_shoulder", "left_elbow", (150, 255, 0)),
-        ("left_elbow", "left_wrist", (0, 255, 0)),
-        ("nose", "left_eye", (255, 0, 255)),
-        ("nose", "right_eye", (200, 0, 255)),
-        ("left_eye", "left_ear", (255, 0, 170)),
-        ("right_eye", "right_ear", (255, 0, 90)),
+        ("left_ankle", "left_knee", LEFT),
+        ("left_knee", "left_hip", LEFT),
+        ("right_ankle", "right_knee", RIGHT),
+        ("right_knee", "right_hip", RIGHT),
+        ("left_hip", "right_hip", MIDDLE),
+        ("left_shoulder", "left_hip", MIDDLE),
+        ("right_shoulder", "right_hip", MIDDLE),
+        ("left_shoulder", "right_shoulder", MIDDLE),
+        ("left_shoulder", "left_elbow", LEFT),
+        ("right_shoulder", "right_elbow", RIGHT),
+        ("left_elbow", "left_wrist", LEFT),
+        ("right_elbow", "right_wrist", RIGHT),
+        ("left_eye", "right_eye", MIDDLE),
+        ("nose", "left_eye", MIDDLE),
+        ("nose", "right_eye", MIDDLE),
+        ("left_eye", "left_ear", MIDDLE),
+        ("right_eye", "right_ear", MIDDLE),
+        ("left_ear", "left_shoulder", MIDDLE),
+        ("right_ear", "right_shoulder", MIDDLE),
     )
 )
 
