@@ -85,6 +85,8 @@ class TrainConfig:
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
     kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
     noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
+    shared_noise: float = 0.0  # share of clips whose frames all get the same noise, as `noise: shared` generates
+    person_weight: float = 1.0  # how much more errors count where a person is; above 1 needs images with keypoints
 
 
 # ---- generate -------------------------------------------------------------------------------------------------------

@@ -435,6 +435,28 @@ def test_dropped_captions_do_not_matter_and_kept_ones_do(world: Path, tmp_path: 
     assert loss_of(objective, one) == loss_of(objective, ["", ""])
 
 
+def test_a_share_of_the_clips_has_one_noise_for_all_frames(world: Path, tmp_path: Path) -> None:
+    def shared(share: float) -> float:
+        objective = build_objective(settings(world, tmp_path / "run", STAGE2, f"shared_noise={share}"))
+        noise = objective._noise((400, 1, 3, 2, 2), torch.Generator().manual_seed(0), torch.device("cpu"))
+        assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+        return (noise[:, :, 0] == noise[:, :, 2]).flatten(1).all(1).float().mean().item()
+
+    assert shared(0.0) == 0 and shared(1.0) == 1 and 0.4 < shared(0.5) < 0.6
+
+
+def test_errors_count_more_where_a_person_is(world: Path, tmp_path: Path) -> None:
+    objective = build_objective(settings(world, tmp_path / "run", STAGE1, "person_weight=4"))
+    people = torch.zeros(1, 2, 17, 3)
+    people[:, 0, :, :2], people[:, 0, :, 2] = torch.tensor([0.0, 0.0]), 1  # in the corner; a second one is not there
+    weight = objective._importance(Batch(["a cat"], people=people), (8, 8))
+    assert weight.shape == (1, 1, 1, 8, 8) and weight.mean() == pytest.approx(1)
+    assert weight[..., 0, 0] / weight[..., 7, 7] == pytest.approx(4)
+    with pytest.raises(ValueError, match="person_weight: got 2.0, expected 1: the data has no keypoints"):
+        train(settings(world, tmp_path / "run", STAGE2, "person_weight=2"))
+    assert not (tmp_path / "run").exists()
+
+
 class Oracle(nn.Module):
     """Knows the clean latents, and predicts from the noisy ones what a scheduler config asks for."""
 

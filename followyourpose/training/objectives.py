@@ -43,14 +43,34 @@ class Denoise(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         latents = self.latents(batch, generator)
         device, clips = latents.device, len(latents)
-        noise = torch.randn(latents.shape, generator=generator, device=device)
+        noise = self._noise(latents.shape, generator, device)
         timestep = self._timesteps(clips, generator, device)
         noisy = self.scheduler.add_noise(latents, noise, timestep)
         features = self.parts["pose_encoder"](batch.skeleton) if batch.skeleton is not None else None
         prediction = self._predict(noisy, timestep, self.text(batch.captions, generator, device), features)
         kind = self.scheduler.config.prediction_type
         target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
-        return F.mse_loss(prediction.float(), target.float())
+        error = (prediction.float() - target.float()).square()
+        if self.config.person_weight == 1:
+            return error.mean()
+        return (error * self._importance(batch, latents.shape[-2:])).mean()
+
+    def _noise(self, shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Noise (b, c, f, h, w); in a share `shared_noise` of the clips every frame has the first one's."""
+        noise = torch.randn(shape, generator=generator, device=device)
+        if not self.config.shared_noise:
+            return noise
+        shared = torch.rand(shape[0], generator=generator, device=device) < self.config.shared_noise
+        return torch.where(shared[:, None, None, None, None], noise[:, :, :1], noise)
+
+    def _importance(self, batch: Batch, size: tuple[int, int]) -> Tensor:
+        """How much an error counts: (b, 1, 1, h, w); `person_weight` where a person is, else 1; its mean is 1."""
+        if batch.people is None:
+            raise ValueError(f"person_weight: got {self.config.person_weight}, expected 1: the data has no keypoints")
+        data = self.config.data
+        people = F.adaptive_avg_pool2d(_person_boxes(batch.people, data.height, data.width), size)
+        weight = 1 + (self.config.person_weight - 1) * people
+        return (weight / weight.mean())[:, :, None]
 
     def _predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, features: list[Tensor] | None) -> Tensor:
         unet = self.parts["unet"]
