@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from followyourpose.data.transforms import cover, frame_indices
+from followyourpose.data.transforms import cover, fit, frame_indices
 
 
 def test_indices_start_at_the_offset_and_keep_the_stride() -> None:
@@ -85,3 +85,66 @@ def test_a_crop_that_leaves_nothing_is_refused() -> None:
         cover((10, 12), (6, 6), left=6, right=6)
     with pytest.raises(ValueError, match=r"crop\.top"):
         cover((10, 12), (6, 6), top=-1)
+
+
+# ---- the crop and the people -----------------------------------------------------------------------------------------
+
+
+def person(x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
+    """Keypoints (17, 3) that fill a box; the last joint is far off, but hardly seen."""
+    places = np.stack([np.linspace(*x, 17), np.linspace(*y, 17), np.ones(17)], -1)
+    places[8] = [1e3, -1e3, 0.2]
+    return places
+
+
+def inside(geometry, people: np.ndarray) -> np.ndarray:
+    """Which joints lie within the target."""
+    xy = geometry.of_keypoints(people)[..., :2]
+    return ((xy >= -0.5) & (xy <= np.array([geometry.width, geometry.height]) - 0.5)).all(-1)
+
+
+@pytest.mark.parametrize("source", [(60, 200), (200, 60)])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_keeps_the_person(source: tuple[int, int], seed: int) -> None:
+    """Random or not, wherever the person stands, as long as it is no larger than the target."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, np.array(source[::-1]) - 45)
+    people = person((corner[0], corner[0] + 44), (corner[1], corner[1] + 40))[None]
+    for target in ((32, 32), (60, 60), (96, 96)):
+        for draws in (None, rng):
+            geometry = fit(source, target, people, draws)
+            assert inside(geometry, people)[0, np.arange(17) != 8].all()
+            assert 0 <= geometry.x <= geometry.resized_width - geometry.width
+            assert 0 <= geometry.y <= geometry.resized_height - geometry.height
+
+
+def test_without_need_the_crop_stays_in_the_middle() -> None:
+    for people in (None, np.zeros((0, 17, 3)), person((90, 110), (20, 40))[None]):
+        assert fit((60, 200), (60, 60), people) == cover((60, 200), (60, 60))
+    moved = fit((60, 200), (60, 60), person((60, 100), (20, 40))[None])
+    assert moved.x == 60  # from 70, as little as needed
+
+
+def test_a_random_crop_takes_every_place_that_keeps_the_person() -> None:
+    rng = np.random.default_rng(0)
+    free = {fit((60, 70), (60, 60), None, rng).x for _ in range(200)}
+    kept = {fit((60, 70), (60, 60), person((4, 20), (0, 59))[None], rng).x for _ in range(200)}
+    assert free == set(range(11)) and kept == set(range(5))
+
+
+def test_of_people_who_do_not_all_fit_the_largest_is_kept() -> None:
+    people = np.stack([person((0, 20), (30, 50)), person((150, 190), (10, 50))])
+    assert fit((60, 200), (60, 60), people).x == 131  # the joint at 190 is the last inside
+    assert fit((60, 200), (60, 60), people[::-1]).x == 131
+
+
+def test_of_a_person_who_does_not_fit_a_full_target_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    people = person((100, 190), (10, 50))[None]
+    assert fit((60, 200), (60, 60), people).x == 100
+    assert {fit((60, 200), (60, 60), people, rng).x for _ in range(300)} == set(range(100, 132))
+
+
+def test_keypoints_of_the_target_size_are_exactly_what_they_were() -> None:
+    people = np.random.default_rng(0).random((3, 17, 3)).astype(np.float32) * 63
+    np.testing.assert_array_equal(fit((64, 64), (64, 64), people).of_keypoints(people), people)

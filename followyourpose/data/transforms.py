@@ -1,13 +1,15 @@
 """Which frames of a clip are taken, and how they are cropped and resized; pixels and keypoints by the same geometry.
 
-Shapes: f frames, H W pixels. Frames (f, H, W, 3) uint8; keypoints (..., 17, 3): x, y in pixels (a pixel's centre is at
-its integer coordinates), confidence. Sampling is in frames, cropping in pixels of the source.
+Shapes: f frames, p people, H W pixels. Frames (f, H, W, 3) uint8; keypoints (..., 17, 3): x, y in pixels (a pixel's
+centre is at its integer coordinates), confidence. Sampling is in frames, cropping in pixels of the source.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+
+from followyourpose.data.labels import SEEN
 
 ENDS = ("stop", "loop", "pingpong", "hold")
 
@@ -50,7 +52,7 @@ def frame_indices(total: int, offset: int, stride: int, count: int, end: str = "
 
 @dataclass(frozen=True)
 class Geometry:
-    """Cut a box out of the source, resize it, cut the target out of that; made by `cover`.
+    """Cut a box out of the source, resize it, cut the target out of that; made by `cover` and `fit`.
 
     Attributes:
         left, top, box_height, box_width: the box, in pixels of the source.
@@ -82,8 +84,9 @@ class Geometry:
         """Keypoints (..., 17, 3) of the source -> those of the target; some may then lie outside of it."""
         scale = np.array([self.resized_width / self.box_width, self.resized_height / self.box_height])
         moved = np.array(keypoints, np.float32)
-        centers = moved[..., :2] + 0.5 - (self.left, self.top)  # from pixel centres to lengths, and back below
-        moved[..., :2] = centers * scale - (self.x, self.y) - 0.5
+        # (x + 0.5 - left) * scale - its place - 0.5: from pixel centres to lengths and back; exact where nothing moves
+        shift = (0.5 - np.array([self.left, self.top])) * scale - (self.x, self.y) - 0.5
+        moved[..., :2] = moved[..., :2] * scale + shift
         return moved
 
 
@@ -115,3 +118,50 @@ def cover(
     resized_height, resized_width = max(height, round(box_height * scale)), max(width, round(box_width * scale))
     x, y = (resized_width - width) // 2, (resized_height - height) // 2
     return Geometry(left, top, box_height, box_width, resized_height, resized_width, x, y, height, width)
+
+
+def fit(
+    source: tuple[int, int],
+    target: tuple[int, int],
+    people: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> Geometry:
+    """As `cover`, but with the target where the people are: all of them if they fit, else as much of the largest.
+
+    Args:
+        source, target: height and width in pixels.
+        people: (p, 17, 3) in pixels of the source; None: there are none.
+        rng: draws the target's place among those that keep the people; None takes the one nearest to the middle.
+    """
+    geometry = cover(source, target)
+    low, high = _boxes(geometry.of_keypoints(people)) if people is not None else (np.zeros((0, 2)), np.zeros((0, 2)))
+    places = []
+    for axis, (middle, length, whole) in enumerate(
+        ((geometry.x, geometry.width, geometry.resized_width), (geometry.y, geometry.height, geometry.resized_height))
+    ):
+        first, last = _places(low[:, axis] + middle, high[:, axis] + middle, length, whole)
+        places.append(min(max(middle, first), last) if rng is None else int(rng.integers(first, last + 1)))
+    return replace(geometry, x=places[0], y=places[1])
+
+
+def _boxes(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest x, y of each person's seen joints, (p, 2) both; the largest person first."""
+    seen = people[..., 2:] >= SEEN
+    people, seen = people[seen.any((1, 2))], seen[seen.any((1, 2))]
+    low = np.where(seen, people[..., :2], np.inf).min(1)
+    high = np.where(seen, people[..., :2], -np.inf).max(1)
+    largest_first = np.argsort(-(high - low).prod(1), kind="stable")
+    return low[largest_first], high[largest_first]
+
+
+def _places(low: np.ndarray, high: np.ndarray, length: int, whole: int) -> tuple[int, int]:
+    """Where a target of `length` pixels may begin in `whole` pixels, first and last, for boxes (p,) along one axis."""
+    room = whole - length
+    if len(low) == 0:
+        return 0, room
+    if high.max() - low.min() > length - 1:
+        low, high = low[:1], high[:1]  # not all fit: the largest person
+    # A joint at x is inside from x - 0.5 to x + 0.5. Where even one person does not fit, the two ends change places,
+    # and every target between them is full of that person.
+    ends = sorted((np.floor(low.min() + 0.5), np.ceil(high.max() + 0.5 - length)))
+    return int(np.clip(ends[0], 0, room)), int(np.clip(ends[1], 0, room))

@@ -1,0 +1,106 @@
+"""What an image's label must show for it to be trained on, and the count of what was turned away.
+
+Shapes: p people, H W pixels. Keypoints (p, 17, 3), COCO-17: x, y in pixels, confidence in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SEEN = 0.3  # the confidence from which a joint counts as seen (paper, section 4.1), and is drawn
+_REMEMBERED, _SHOWN = 20, 3  # names of what was dropped for one reason
+
+
+class Dropped(dict[str, int]):
+    """Why samples were left out -> how many were; `names` has the first of each; `str()` tells both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self[reason] = self.get(reason, 0) + 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < _REMEMBERED:
+            names.append(name)
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in self.items():
+            names = self.names[reason][:_SHOWN] + ["..."] * (count > _SHOWN)
+            parts.append(f"{count} {reason} ({', '.join(names)})")
+        return "; ".join(parts) or "nothing dropped"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which images are trained on (paper, section 4.1).
+
+    Attributes:
+        min_keypoints: a person counts only with more than this share of its joints seen, and an image needs one such;
+            0 keeps every image, those without people too.
+        min_caption: characters that a caption must have.
+        min_size: pixels that the smallest side must have.
+    """
+
+    min_keypoints: float = 0.5
+    min_caption: int = 1
+    min_size: int = 0
+
+    def against(self, caption: str, people: np.ndarray, size: tuple[int, int] | None) -> str | None:
+        """Why an image with this caption, people (p, 17, 3) and (H, W) is left out; None keeps it.
+
+        A size that was not recorded (None) passes.
+        """
+        if len(caption) < self.min_caption:
+            return "with too short a caption"
+        if size is not None and min(size) < self.min_size:
+            return "too small"
+        if self.min_keypoints > 0 and not ((people[..., 2] >= SEEN).mean(-1) > self.min_keypoints).any():
+            return "without a person that is seen well enough"
+        return None
+
+
+PAPER = Rules()
+
+
+def parse_people(label: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """A label's people (p, 17, 3), those outside of the picture without confidence, and the (H, W) it recorded.
+
+    Raises:
+        ValueError, KeyError, TypeError: the label is not as LAION-Pose's are.
+    """
+    people = [np.asarray(person["keypoints"], np.float32).reshape(17, 3) for person in label["people"]]
+    keypoints = np.stack(people) if people else np.zeros((0, 17, 3), np.float32)
+    if label.get("width") is None or label.get("height") is None:
+        return keypoints, None
+    size = (int(label["height"]), int(label["width"]))
+    if min(size) < 1:
+        raise ValueError(f"width and height: got {size[1]} x {size[0]}, expected pixels")
+    return only_inside(keypoints, size), size
+
+
+def rescaled(people: np.ndarray, recorded: tuple[int, int] | None, actual: tuple[int, int]) -> np.ndarray:
+    """Keypoints (p, 17, 3) in pixels of the `recorded` (H, W) -> in those of the `actual`; None: they are so already.
+
+    An image may have been shrunk since it was annotated.
+    """
+    if recorded is None:
+        return only_inside(people, actual)
+    if recorded == actual:
+        return people
+    scale = np.array(actual[::-1], np.float32) / np.array(recorded[::-1], np.float32)
+    moved = people.copy()
+    moved[..., :2] = (people[..., :2] + 0.5) * scale - 0.5  # a pixel's centre is at its integer coordinates
+    return moved
+
+
+def only_inside(people: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Keypoints (p, 17, 3) with confidence 0 where they lie outside of (H, W), or are no numbers."""
+    xy = people[..., :2]
+    inside = ((xy >= -0.5) & (xy <= np.array(size[::-1]) - 0.5)).all(-1) & np.isfinite(people[..., 2])
+    kept = np.nan_to_num(people, posinf=0.0, neginf=0.0)
+    kept[..., 2] *= inside
+    return kept
