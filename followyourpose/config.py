@@ -38,16 +38,27 @@ def locate(path: str | Path) -> Path:
 class DataConfig:
     """What a run is trained on."""
 
-    path: str = MISSING  # the folder of shards or of clips
-    kind: str = "images"  # images: tar shards of KEY.jpg, KEY.txt, KEY.json; clips: videos with a manifest.jsonl
+    path: str = (
+        MISSING  # a folder; or, of images, shards by name: "shards/{00000..00011}.tar", "https://.../{0..9}.tar"
+    )
+    kind: str = "images"  # images: .tar shards or a manifest, with keypoints; clips: a manifest or HD-VILA's layout
     height: int = 64  # pixels
     width: int = 64  # pixels
     num_frames: int = 1  # frames per clip
     stride: list[int] = field(default_factory=lambda: [1, 1])  # frames from one to the next: lowest and highest
     skeleton: bool = False  # render the keypoints and condition on them
     limit: int | None = None  # use only so many samples, from the first; None: all
+    captions: str | None = None  # HD-VILA's .csv of part_id, clip_id, caption; None: the one in the folder
+    min_keypoints: float = 0.5  # images need a person with more than this share of its joints seen; 0: none
+    min_caption: int = 1  # images need a caption of so many characters
+    min_size: int = 0  # images need so many pixels on their smaller side
+    crop: str = "center"  # center or random: which part of a larger picture is taken; people are kept inside
+    flip: float = 0.0  # share of samples that are mirrored; not for captions that tell left from right
     cache: bool = False  # encode every sample once, before the first step, and keep the latents in memory
+    max_bad: float = 0.1  # stop when more than this share of the samples cannot be read (after the first 50)
     workers: int = 0  # processes that read data, per training process
+    timeout: float = 120.0  # seconds without a batch after which the workers are started anew
+    download: str = "data/download"  # the folder for copies of remote shards
 
 
 @dataclass

@@ -14,11 +14,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from followyourpose.config import DataConfig
 from followyourpose.data.batch import Clips, EndlessBatches, collate, to_pixels, to_skeleton
 from followyourpose.data.image_pose import ImagePoseShards
+from followyourpose.data.labels import Rules, only_inside
 from followyourpose.data.video_clips import VideoClips
-from followyourpose.data.video_io import write_video
+from followyourpose.data.video_io import VideoError, write_video
 from followyourpose.pose.render import render_skeleton
+from followyourpose.pose.skeleton import flip_keypoints
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.training.feed import open_source
 
 SIZE = (16, 24)  # H, W
 
@@ -26,7 +31,8 @@ SIZE = (16, 24)  # H, W
 def keypoints(people: int, seed: int = 0) -> np.ndarray:
     """Random people (people, 17, 3) within SIZE, every joint seen."""
     rng = np.random.default_rng(seed)
-    return np.concatenate([rng.random((people, 17, 2)) * SIZE[::-1], np.ones((people, 17, 1))], -1).round(2)
+    places = rng.random((people, 17, 2)) * (SIZE[1] - 1, SIZE[0] - 1)
+    return np.concatenate([places, np.ones((people, 17, 1))], -1).round(2)
 
 
 def jpeg(shade: int) -> bytes:
@@ -53,9 +59,9 @@ def write_shard(path: Path, content: dict[str, dict[str, bytes]]) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Two shards, of three images and of two; image i shows i people."""
-    write_shard(tmp_path / "00000.tar", {f"{i:04d}": parts(i, i) for i in range(3)})
-    write_shard(tmp_path / "00001.tar", {f"{i:04d}": parts(i, i) for i in range(3, 5)})
+    """Two shards, of three images and of two; image i shows i + 1 people."""
+    write_shard(tmp_path / "00000.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3)})
+    write_shard(tmp_path / "00001.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3, 5)})
     return tmp_path
 
 
@@ -71,11 +77,22 @@ class Frames:
     def num_frames(self, index: int) -> int:
         return self.lengths[index]
 
-    def label(self, index: int) -> tuple[str, np.ndarray | None]:
+    def name(self, index: int) -> str:
+        return f"clip {index}"
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
         return f"clip {index}", None if self.people is None else keypoints(self.people, index).astype(np.float32)
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         return np.stack([np.full((*SIZE, 3), frame, np.uint8) for frame in frames])
+
+
+class Steps(Frames):
+    """The same with pixels that grow to the right by 8, so that each tells its column."""
+
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
+        columns = np.arange(SIZE[1], dtype=np.uint8)[None, None, :, None] * 8
+        return np.broadcast_to(columns, (1, *SIZE, 3)) + super().read(index, frames)
 
 
 class Latents(Frames):
@@ -90,6 +107,19 @@ def frames_of(sample: dict) -> list[int]:
     return ((sample["pixels"][0, :, 0, 0] + 1) * 127.5).round().int().tolist()
 
 
+class Broken(Frames):
+    """A source of which some samples cannot be read."""
+
+    def __init__(self, length: int, bad: Sequence[int], **options: int) -> None:
+        super().__init__(*[9] * length, **options)
+        self.bad = set(bad)
+
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
+        if index in self.bad:
+            raise VideoError(f"clip {index}: cannot be read\nat all")
+        return np.stack([np.full((*SIZE, 3), index, np.uint8) for _ in frames])
+
+
 # ---- stage 1: images with captions and keypoints ---------------------------------------------------------------------
 
 
@@ -97,9 +127,9 @@ def test_images_of_all_shards_come_in_order_with_caption_and_keypoints(shards: P
     source = ImagePoseShards(shards)
     assert len(source) == 5
     for index in range(5):
-        caption, people = source.label(index)
-        assert caption == f"image {index}" and people.shape == (index, 17, 3) and people.dtype == np.float32
-        np.testing.assert_allclose(people, keypoints(index, index), rtol=1e-6)
+        caption, people = source.label(index, [0])
+        assert caption == f"image {index}" and people.shape == (index + 1, 17, 3) and people.dtype == np.float32
+        np.testing.assert_array_equal(people, keypoints(index + 1, index).astype(np.float32))
         image = source.read(index, [0])
         assert image.shape == (1, *SIZE, 3) and image.dtype == np.uint8 and abs(int(image.mean()) - 10 * index) <= 2
         assert source.num_frames(index) == 1
@@ -108,35 +138,53 @@ def test_images_of_all_shards_come_in_order_with_caption_and_keypoints(shards: P
 @pytest.mark.parametrize("limit", [2, 4, 100])
 def test_a_limit_takes_the_first_images(shards: Path, limit: int) -> None:
     source = ImagePoseShards(shards, limit)
-    assert [source.label(i)[0] for i in range(len(source))] == [f"image {i}" for i in range(min(limit, 5))]
+    assert [source.label(i, [0])[0] for i in range(len(source))] == [f"image {i}" for i in range(min(limit, 5))]
 
 
 @pytest.mark.parametrize("missing", ["jpg", "txt", "json"])
-def test_an_incomplete_image_names_its_shard_and_key(shards: Path, missing: str) -> None:
+def test_an_incomplete_image_is_left_out_and_named(shards: Path, missing: str) -> None:
     files = parts(7)
     del files[missing]
     write_shard(shards / "00002.tar", {"0006": parts(6), "0007": files})
-    with pytest.raises(ValueError, match=r"00002\.tar: 0007 has .*expected \['jpg', 'json', 'txt'\]"):
-        ImagePoseShards(shards)
+    source = ImagePoseShards(shards)
+    assert len(source) == 6
+    assert str(source.dropped) == f"1 without {missing.replace('jpg', 'image')} ({shards / '00002.tar'}: 0007)"
 
 
 def test_members_may_lie_in_a_folder_of_the_tar(tmp_path: Path) -> None:
     """`tar -C folder -cf shard.tar .` names them so."""
     write_shard(tmp_path / "0.tar", {f"./{i}": parts(i) for i in range(2)})
-    assert [ImagePoseShards(tmp_path).label(i)[0] for i in range(2)] == ["image 0", "image 1"]
+    assert [ImagePoseShards(tmp_path).label(i, [0])[0] for i in range(2)] == ["image 0", "image 1"]
 
 
-def test_what_is_no_tar_is_named(shards: Path) -> None:
-    (shards / "00002.tar").write_bytes(b"not a tar" * 100)
-    with pytest.raises(ValueError, match=r"00002\.tar: not a tar file"):
-        ImagePoseShards(shards)
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "PNG", "webp"])
+def test_images_may_have_any_of_the_usual_types(tmp_path: Path, suffix: str) -> None:
+    files = parts(3)
+    image = io.BytesIO()
+    Image.open(io.BytesIO(files.pop("jpg"))).save(image, {"jpg": "jpeg"}.get(suffix, suffix))
+    write_shard(tmp_path / "0.tar", {"0003": files | {suffix: image.getvalue()}})
+    assert abs(int(ImagePoseShards(tmp_path).read(0, [0]).mean()) - 30) <= 2
 
 
-def test_a_shard_that_is_cut_short_is_named(shards: Path) -> None:
+@pytest.mark.parametrize("content", [b"not a tar" * 100, b""])
+def test_what_is_no_tar_is_named_and_left_out(shards: Path, content: bytes) -> None:
+    (shards / "00002.tar").write_bytes(content)
+    source = ImagePoseShards(shards)
+    assert len(source) == 5 and source.dropped.names == {"shards cut off or no tar": [str(shards / "00002.tar")]}
+
+
+def test_of_a_cut_shard_what_is_whole_is_kept_and_the_shard_named_once(shards: Path) -> None:
+    """Wherever it was cut: within a header, within a file, or between two."""
     whole = (shards / "00001.tar").read_bytes()
-    (shards / "00001.tar").write_bytes(whole[:700])
-    with pytest.raises(ValueError, match=r"00001\.tar"):
-        ImagePoseShards(shards)
+    with tarfile.open(shards / "00001.tar") as tar:
+        end = tar.getmember("0003.json").offset_data + tar.getmember("0003.json").size
+    for cut in range(0, end + 1000, 100):
+        (shards / "00001.tar").write_bytes(whole[:cut])
+        source = ImagePoseShards(shards)
+        assert len(source) == (4 if cut >= end else 3)
+        assert source.dropped["shards cut off or no tar"] == 1
+        assert source.dropped.names["shards cut off or no tar"] == [str(shards / "00001.tar")]
+        assert [source.read(i, [0]).shape for i in range(len(source))] == [(1, *SIZE, 3)] * len(source)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
@@ -153,17 +201,70 @@ def test_data_without_an_image_is_refused(tmp_path: Path, images: int, limit: in
 
 @pytest.mark.parametrize(
     ("part", "content"),
-    [("json", b"{"), ("json", b"{}"), ("json", b'{"people": [{"keypoints": [[1, 2]]}]}'), ("txt", b"\xff")],
-)
-def test_a_label_that_cannot_be_read_names_its_shard_and_key(tmp_path: Path, part: str, content: bytes) -> None:
+    [
+        ("json", b"{"), ("json", b"{}"), ("json", b"5"), ("json", b'{"people": [{"keypoints": [[1, 2]]}]}'),
+        ("json", b'{"people": [], "width": 0, "height": 5}'), ("txt", b"\xff"),
+    ],
+)  # fmt: skip
+def test_an_image_whose_label_cannot_be_read_is_left_out_and_named(tmp_path: Path, part: str, content: bytes) -> None:
     write_shard(tmp_path / "0.tar", {"0001": parts(1) | {part: content}})
-    with pytest.raises(ValueError, match=r"0\.tar: 0001"):
-        ImagePoseShards(tmp_path).label(0)
+    with pytest.raises(ValueError, match=r"no image .*1 without a readable caption and keypoints \(.*0\.tar: 0001\)"):
+        ImagePoseShards(tmp_path)
+    write_shard(tmp_path / "1.tar", {"0002": parts(2)})
+    assert len(ImagePoseShards(tmp_path)) == 1
+
+
+def some_seen(seen: int, size: tuple[int, int] = SIZE) -> bytes:
+    """A label with one person, of whom so many joints are seen, the others hardly."""
+    person = keypoints(1)[0]
+    person[:, 2] = np.where(np.arange(17) < seen, 0.3, 0.29)
+    return json.dumps({"width": size[1], "height": size[0], "people": [{"keypoints": person.tolist()}]}).encode()
+
+
+def test_images_outside_of_the_rules_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "0.tar",
+        {
+            "good": parts(0) | {"json": some_seen(9)},
+            "unseen": parts(1) | {"json": some_seen(8)},
+            "nobody": parts(2, people=0),
+            "brief": parts(3) | {"txt": b"ab"},
+            "small": parts(4) | {"json": some_seen(17, (9, 24))},
+        },
+    )
+    source = ImagePoseShards(tmp_path, rules=Rules(0.5, min_caption=3, min_size=10))
+    assert [source.name(i) for i in range(len(source))] == [f"{tmp_path / '0.tar'}: good"]
+    assert source.dropped == {
+        "without a person that is seen well enough": 2, "with too short a caption": 1, "too small": 1,
+    }  # fmt: skip
+    assert len(ImagePoseShards(tmp_path, rules=Rules(0, 0, 0))) == 5
+
+
+def test_keypoints_outside_of_the_image_have_no_confidence(tmp_path: Path) -> None:
+    person = keypoints(1)[0]
+    person[:4, :2] = [[-0.6, 5], [5, SIZE[0] - 0.4], [np.nan, 5], [-0.4, SIZE[0] - 0.6]]
+    label = {"width": SIZE[1], "height": SIZE[0], "people": [{"keypoints": person.tolist()}]}
+    write_shard(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
+    people = ImagePoseShards(tmp_path).label(0, [0])[1]
+    assert np.isfinite(people).all() and people[0, :, 2].tolist() == [0, 0, 0] + 14 * [1]
+
+
+def test_keypoints_follow_an_image_that_was_shrunk_after_it_was_annotated(tmp_path: Path) -> None:
+    recorded = keypoints(1)[0] * [2, 2, 1] + [0.5, 0.5, 0]
+    label = {"width": 2 * SIZE[1], "height": 2 * SIZE[0], "people": [{"keypoints": recorded.tolist()}]}
+    write_shard(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
+    np.testing.assert_allclose(ImagePoseShards(tmp_path).label(0, [0])[1], keypoints(1), atol=1e-5)
+
+
+def test_every_puppet_is_within_the_default_rules(tmp_path: Path) -> None:
+    write_dataset(tmp_path, images=60, size=32)
+    source = open_source(DataConfig(path=str(tmp_path / "images")))
+    assert len(source) == 60 and source.dropped == {}
 
 
 def test_a_broken_image_names_its_shard_and_key(tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", {"0001": parts(1) | {"jpg": b"no image"}})
-    with pytest.raises(ValueError, match=r"0\.tar: 0001\.jpg is not a readable image"):
+    with pytest.raises(ValueError, match=r"0\.tar: 0001: not a readable image"):
         ImagePoseShards(tmp_path).read(0, [0])
 
 
@@ -195,7 +296,7 @@ GOOD = '{"video": "a.mp4", "caption": "a cat"}'
 def test_clips_come_with_their_caption_and_the_frames_asked_for(tmp_path: Path) -> None:
     source = VideoClips(write_clips(tmp_path, GOOD, GOOD.replace("cat", "dog")))
     assert len(source) == 2 and source.num_frames(1) == 5
-    assert source.label(0) == ("a cat", None) and source.label(1) == ("a dog", None)
+    assert source.label(0, [3, 1]) == ("a cat", None) and source.label(1, [3, 1]) == ("a dog", None)
     frames = source.read(0, [3, 1])
     assert frames.shape == (2, *SIZE, 3) and frames.dtype == np.uint8
     np.testing.assert_allclose(frames.mean((1, 2, 3)), [120, 40], atol=4)
@@ -207,23 +308,78 @@ def test_a_limit_takes_the_first_clips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{", "5", '["a.mp4", "a cat"]', '{"video": "a.mp4"}', '{"caption": "a cat"}', '{"video": 5, "caption": "x"}'],
-)
+    [
+        "", "{", "5", '["a.mp4", "a cat"]', '{"video": "a.mp4"}', '{"caption": "a"}', '{"video": 5, "caption": "x"}',
+        '{"video": "a.mp4", "caption": 5}', '{"video": "a.mp4", "caption": [{"frame": 5}]}',
+    ],
+)  # fmt: skip
 def test_a_bad_line_of_the_manifest_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match=r"manifest\.jsonl: line 2: expected an object with video and caption"):
         VideoClips(write_clips(tmp_path, GOOD, line, GOOD))
 
 
-def test_a_missing_video_is_named_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 2: .*b\.mp4 not found"):
-        VideoClips(write_clips(tmp_path, GOOD, GOOD.replace("a.mp4", "b.mp4")))
+def test_clips_without_a_file_or_a_caption_are_left_out_and_counted(tmp_path: Path) -> None:
+    source = VideoClips(write_clips(tmp_path, GOOD.replace("a.mp4", "b.mp4"), GOOD.replace("a cat", " "), GOOD))
+    assert len(source) == 1 and source.dropped == {"without a file": 1, "without a caption": 1}
+    assert source.dropped.names["without a file"] == [str(tmp_path / "b.mp4")]
 
 
 def test_a_folder_without_manifest_or_clips_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest\.jsonl: not found"):
+    with pytest.raises(ValueError, match=r"holds no manifest\.jsonl and 0 \.csv files"):
         VideoClips(tmp_path)
-    with pytest.raises(ValueError, match=r"manifest\.jsonl: .*no clip"):
+    with pytest.raises(ValueError, match="no clip"):
         VideoClips(write_clips(tmp_path))
+
+
+def test_the_caption_nearest_to_the_middle_of_the_frames_is_taken(tmp_path: Path) -> None:
+    """Of two as near, the earlier; the order of the rows does not matter."""
+    said = [{"frame": 64 * k, "caption": f"at {64 * k}"} for k in (2, 0, 1)]
+    source = VideoClips(write_clips(tmp_path, json.dumps({"video": "a.mp4", "caption": said})))
+    for frames, nearest in (([0, 8], 0), ([0, 64], 0), ([1, 64], 64), ([60, 100], 64), ([90, 102], 64), ([97], 128)):
+        assert source.label(0, frames) == (f"at {nearest}", None)
+
+
+# ---- HD-VILA's layout ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hdvila(tmp_path: Path) -> Path:
+    """Parts 1 and 12 with a clip each, and metadata and captions that name others too."""
+    for part, clip in (("part_1", "a.0"), ("part_12", "b.3")):
+        folder = tmp_path / part / "video_clips"
+        folder.mkdir(parents=True)
+        write_video(folder / f"{clip}.mp4", np.zeros((5, *SIZE, 3), np.uint8), 8)
+    span = ["00:00:01.000", "00:00:09.000"]
+    clips = [{"clip_id": f"a.{k}.mp4", "span": span} for k in range(3)]
+    line = {"video_id": "a", "url": "https://host/a", "clip": clips}
+    (tmp_path / "hdvila_part1.jsonl").write_text(json.dumps(line) + "\n")
+    rows = ["1,a.0.mp4,first", '1,a.0.mp4,"second, later"', "1,a.0,third", "1,a.2,gone", "part_12,b.3,a dog"]
+    (tmp_path / "captions.csv").write_text("\n".join(["part_id,clip_id,caption", *rows]) + "\n")
+    return tmp_path
+
+
+def test_the_official_layout_is_recognised_and_a_clip_of_several_rows_is_one(hdvila: Path) -> None:
+    source = open_source(DataConfig(path=str(hdvila), kind="clips"))
+    names = [f"{hdvila}/part_1/video_clips/a.0.mp4", f"{hdvila}/part_12/video_clips/b.3.mp4"]
+    assert [source.name(i) for i in range(len(source))] == names
+    assert source.dropped == {"without a caption": 1, "without a file": 1}
+    said = [source.label(0, [frame])[0] for frame in (0, 32, 33, 96, 97, 500)]
+    assert said == ["first", "first", "second, later", "second, later", "third", "third"]
+    assert source.read(1, [0, 4]).shape == (2, *SIZE, 3)
+
+
+def test_captions_may_lie_elsewhere(hdvila: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("captions") / "blip.csv"
+    (hdvila / "captions.csv").rename(elsewhere)
+    with pytest.raises(ValueError, match=r"0 \.csv files; .*data\.captions"):
+        VideoClips(hdvila)
+    assert len(VideoClips(hdvila, captions=elsewhere)) == 2
+
+
+def test_captions_without_a_column_are_refused(hdvila: Path) -> None:
+    (hdvila / "captions.csv").write_text("part_id,clip\n1,a.0\n")
+    with pytest.raises(ValueError, match=r"captions\.csv: got columns .*expected also caption, clip_id"):
+        VideoClips(hdvila)
 
 
 # ---- clips -> samples ------------------------------------------------------------------------------------------------
@@ -254,7 +410,7 @@ def test_a_short_clip_lowers_the_stride(length: int, widest: int):
 
 
 def test_a_clip_with_too_few_frames_is_an_error():
-    with pytest.raises(ValueError, match="clip 0 .*has 3 frames, expected at least 4"):
+    with pytest.raises(ValueError, match="clip 0: has 3 frames, expected at least 4"):
         Clips(Frames(3), 4, [1, 1], SIZE, None)[0, 0]
 
 
@@ -265,9 +421,40 @@ def test_the_same_index_and_draw_give_the_same_sample():
     assert len({tuple(frames_of(first[0, draw])) for draw in range(10)}) > 5
 
 
-def test_a_clip_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match=r"clip 0 \('clip 0'\) is \(16, 24\), expected \(16, 16\) pixels"):
-        Clips(Frames(3), 1, [1, 1], (16, 16), None)[0, 0]
+def test_what_has_the_target_size_stays_as_it_is():
+    for people in (None, 2):
+        sample = Clips(Frames(3, people=people), 1, [1, 1], SIZE, None, crop="random")[0, 0]
+        assert torch.equal(sample["pixels"], to_pixels(Frames(3).read(0, frames_of(sample))))
+        assert people is None or np.array_equal(sample["people"], keypoints(2).astype(np.float32))
+
+
+def test_a_flip_moves_pixels_and_skeleton_together():
+    """A mirrored sample shows the mirrored frames, and the skeleton that is drawn of a mirrored person."""
+    plain = Clips(Steps(9, people=2), 3, [1, 2], SIZE, render_skeleton)
+    mirrored = Clips(Steps(9, people=2), 3, [1, 2], SIZE, render_skeleton, flip_keypoints, flip=1.0)
+    for draw in range(5):
+        before, after = plain[0, draw], mirrored[0, draw]
+        assert torch.equal(after["pixels"], before["pixels"].flip(-1)) and not torch.equal(
+            after["pixels"], before["pixels"]
+        )
+        people = flip_keypoints(before["people"], SIZE[1])
+        assert np.array_equal(after["people"], only_inside(people, SIZE))
+        expected = to_skeleton(render_skeleton(list(people), *SIZE)[None])
+        assert torch.equal(after["skeleton"], expected)
+
+
+def test_a_share_of_the_clips_is_flipped():
+    clips = Clips(Steps(9), 1, [1, 1], SIZE, None, flip=0.3)
+    flips = [bool(clips[0, draw]["pixels"][0, 0, 0].diff().mean() < 0) for draw in range(200)]
+    assert 40 < sum(flips) < 80
+
+
+def test_all_frames_of_a_clip_and_its_keypoints_get_one_geometry():
+    clips = Clips(Steps(9, people=1), 4, [1, 1], (8, 8), None, flip_keypoints, crop="random", flip=0.5)
+    for draw in range(10):
+        frames = clips[0, draw]["pixels"]
+        steps = frames.diff(dim=-1)  # of the brightness along a row: the same in all frames
+        assert torch.allclose(steps, steps[:, :1].expand_as(steps), atol=1e-6)
 
 
 def test_the_skeleton_is_the_rendered_keypoints():
@@ -294,6 +481,41 @@ def test_pixels_and_skeletons_keep_their_ranges():
     frames = np.stack([np.zeros((*SIZE, 3), np.uint8), np.full((*SIZE, 3), 255, np.uint8)])
     assert to_pixels(frames)[:, :, 0, 0].tolist() == [[-1, 1]] * 3
     assert to_skeleton(frames)[:, :, 0, 0].tolist() == [[0, 1]] * 3
+
+
+# ---- bad samples -----------------------------------------------------------------------------------------------------
+
+
+def test_another_sample_takes_the_place_of_one_that_cannot_be_read():
+    """Always the same one for the same index and draw, and not always the same one."""
+    clips, twin = (Clips(Broken(10, bad=[2, 3, 4]), 2, [1, 1], SIZE, None) for _ in range(2))
+    places = [clips[2, draw]["name"] for draw in range(20)]
+    assert places == [twin[2, draw]["name"] for draw in range(20)]
+    assert len(set(places)) > 3 and not {"clip 2", "clip 3", "clip 4"} & set(places)
+    assert clips[2, 0]["bad"][0] == ("clip 2", "cannot be read at all") and clips[1, 0]["bad"] == []
+
+
+def test_even_a_single_good_sample_is_found():
+    clips = Clips(Broken(5, bad=[0, 1, 3, 4]), 2, [1, 1], SIZE, None)
+    assert {clips[index, 0]["name"] for index in range(5)} == {"clip 2"}
+
+
+def test_a_clip_that_is_too_short_is_bad_not_an_end():
+    sample = Clips(Frames(3, 9), 4, [1, 1], SIZE, None)[0, 0]
+    assert sample["name"] == "clip 1" and sample["bad"] == [("clip 0", "has 3 frames, expected at least 4")]
+
+
+def test_data_of_which_nothing_can_be_read_is_an_error():
+    with pytest.raises(ValueError, match="none of 3 samples in a row can be read, such as clip 0: cannot be read at"):
+        Clips(Broken(3, bad=range(3)), 2, [1, 1], SIZE, None)[0, 0]
+
+
+def test_a_batch_knows_its_samples_and_the_bad_ones():
+    clips = Clips(Broken(6, bad=[1, 2]), 2, [1, 1], SIZE, None)
+    batch = collate([clips[index, 0] for index in range(3)])
+    assert batch.names[0] == "clip 0" and batch.captions == batch.names
+    assert {name for name, _ in batch.bad} == {"clip 1", "clip 2"}
+    assert batch.to(torch.device("cpu")).bad == batch.bad
 
 
 # ---- samples -> batches ----------------------------------------------------------------------------------------------
@@ -327,7 +549,7 @@ def take(count: int, *arguments: int, **options: int) -> list[list[tuple[int, in
     return list(islice(EndlessBatches(*arguments, **options), count))
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("batch", [1, 3, 5])
 def test_ranks_see_disjoint_and_complete_data_once_per_epoch(ranks: int, batch: int):
     length, epochs = 11, batch * ranks  # after so many epochs a batch ends with one
@@ -345,7 +567,17 @@ def test_ranks_see_disjoint_and_complete_data_once_per_epoch(ranks: int, batch: 
 def test_an_order_goes_on_exactly_from_any_batch(start: int, ranks: int):
     for rank in range(ranks):
         whole = take(start + 6, 7, 2, 0, rank=rank, ranks=ranks)
-        assert take(6, 7, 2, 0, start=start, rank=rank, ranks=ranks) == whole[start:]
+        assert take(6, 7, 2, 0, start=start * 2 * ranks, rank=rank, ranks=ranks) == whole[start:]
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 12), (3, 4), (4, 3), (8, 1)])
+def test_an_order_goes_on_with_another_number_of_processes(ranks: int, batch: int):
+    """Two processes saw 24 samples; however many go on, together they see what the two would have."""
+    expected = [key for both in zip(*(take(16, 30, 3, 0, rank=rank, ranks=2) for rank in range(2)), strict=True)
+                for part in both for key in part]  # fmt: skip
+    steps = 72 // (ranks * batch)
+    parts = [take(steps, 30, batch, 0, start=24, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert [key for step in zip(*parts, strict=True) for part in step for key in part] == expected[24:]
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own():

@@ -1,10 +1,10 @@
-"""Source -> sample -> batch: which frames of a clip are taken, and how clips become tensors.
+"""Source -> sample -> batch: which frames of a clip are taken, how they are placed, and how clips become tensors.
 
 Shapes: b clips, f frames, p people, H W pixels, h w latent size, c latent channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,16 +12,34 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from followyourpose.data.labels import only_inside
+from followyourpose.data.transforms import fit
+
+CROPS = ("center", "random")
+_TRIES = 20  # samples that are tried in the place of one; with every second one bad, a millionth would find none
+
 Render = Callable[[Sequence[np.ndarray], int, int], np.ndarray]  # people (17, 3), H, W -> (H, W, 3) uint8
+Mirror = Callable[[np.ndarray, int], np.ndarray]  # keypoints (p, 17, 3), W -> those of the mirrored image
 
 
 class Source(Protocol):
-    """What a data set is to the loop: labelled clips, of which any frames can be read."""
+    """What a data set is to the loop: labelled clips, of which any frames can be read.
+
+    A sample that cannot be read raises ValueError or OSError, from any of the methods but `name`.
+    """
 
     def __len__(self) -> int: ...
+
     def num_frames(self, index: int) -> int: ...
-    def label(self, index: int) -> tuple[str, np.ndarray | None]: ...
-    def read(self, index: int, frames: Sequence[int]) -> np.ndarray | Tensor: ...
+
+    def name(self, index: int) -> str:
+        """What messages call the sample: its file, or its shard and key."""
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
+        """The caption of these frames, and people's keypoints (p, 17, 3) in pixels of what `read` gives, or None."""
+
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray | Tensor:
+        """Frames (f, H, W, 3) uint8 RGB of any size; or moments (2c, f, h, w) of frames that had the target's size."""
 
 
 @dataclass
@@ -33,7 +51,10 @@ class Batch:
         pixels: (b, 3, f, H, W) in [-1, 1]; None when `moments` is given.
         moments: (b, 2c, f, h, w), mean and log variance of the VAE's posterior, computed before; or None.
         skeleton: (b, 3, f, H, W) in [0, 1]; None means unposed.
-        people: (b, p, 17, 3) keypoints of the first frame in pixels, confidence 0 where there is no person; or None.
+        people: (b, p, 17, 3) keypoints of the first frame in pixels, confidence 0 where there is no person or the joint
+            is outside of the frame; or None.
+        names: b strings, what messages call the samples.
+        bad: (name, reason) of each sample that could not be read while this batch was made; others are in their place.
     """
 
     captions: list[str]
@@ -41,6 +62,8 @@ class Batch:
     moments: Tensor | None = None
     skeleton: Tensor | None = None
     people: Tensor | None = None
+    names: list[str] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
@@ -58,53 +81,89 @@ def to_skeleton(frames: np.ndarray) -> Tensor:
 
 
 class Clips(Dataset):
-    """Takes `num_frames` frames of a source's clip, with a random start and stride.
+    """Takes `num_frames` frames of a source's clip with a random start and stride, and places them in `size`.
 
-    Indexed by (index, draw): the same pair gives the same sample, whichever worker reads it.
+    Indexed by (index, draw): the same pair gives the same sample, whichever worker reads it. A sample that cannot be
+    read is replaced by another, which follows from that pair too.
+
+    Frames of another size are resized to cover `size` and cropped, all frames of a clip alike; the keypoints move with
+    them, and the skeleton is drawn afterwards. Moments are taken as they are: they cannot be cropped or mirrored.
 
     Args:
         stride: lowest and highest distance of two frames, in frames; lowered where a clip is too short for it.
-        size: (H, W) that the frames must have.
+        size: (H, W) that the samples get.
         render: draws keypoints as a skeleton; None leaves the clip unposed.
+        mirror: keypoints -> those of the mirrored image; needed where clips with keypoints are flipped.
+        crop: "center", the crop nearest to the middle that keeps the people, or "random", any that keeps them.
+        flip: probability that a clip is mirrored.
 
     Raises:
-        ValueError: on access, a clip with fewer than `num_frames` frames or another size; it is named by its caption.
+        ValueError: on access, no sample could be read in many tries; the first is named with the reason.
     """
 
     def __init__(
-        self, source: Source, num_frames: int, stride: Sequence[int], size: tuple[int, int], render: Render | None
-    ) -> None:
+        self, source: Source, num_frames: int, stride: Sequence[int], size: tuple[int, int], render: Render | None,
+        mirror: Mirror | None = None, crop: str = "center", flip: float = 0.0, seed: int = 0,
+    ) -> None:  # fmt: skip
         self.source, self.num_frames, self.stride, self.size, self.render = source, num_frames, stride, size, render
+        self.mirror, self.crop, self.flip, self.seed = mirror, crop, flip, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        index, draw = key
-        caption, people = self.source.label(index)
-        frames = self._choose(index, caption, np.random.default_rng((index, draw)))
+        bad: list[tuple[str, str]] = []
+        for index in self._candidates(*key):
+            try:
+                return self._sample(index, key[1]) | {"bad": bad}
+            except (ValueError, OSError) as error:
+                name = self.source.name(index)
+                bad.append((name, " ".join(str(error).split()).removeprefix(f"{name}: ")))
+        raise ValueError(f"none of {len(bad)} samples in a row can be read, such as {': '.join(bad[0])}")
+
+    def _candidates(self, index: int, draw: int) -> Iterator[int]:
+        yield index
+        others = np.random.default_rng((self.seed, index, draw, 1)).permutation(len(self))
+        yield from others[others != index][: _TRIES - 1].tolist()
+
+    def _sample(self, index: int, draw: int) -> dict:
+        rng = np.random.default_rng((self.seed, index, draw))
+        frames = self._choose(index, rng)
+        caption, people = self.source.label(index, frames)
         content = self.source.read(index, frames)
-        sample = {"caption": caption, "people": people}
+        sample = {"name": self.source.name(index), "caption": caption}
         if isinstance(content, Tensor):
             sample["moments"] = content
         else:
-            if content.shape[1:3] != self.size:
-                raise ValueError(f"clip {index} ({caption!r}) is {content.shape[1:3]}, expected {self.size} pixels")
+            content, people = self._place(content, people, rng)
             sample["pixels"] = to_pixels(content)
         if self.render is not None:
             if people is None:
-                raise ValueError(f"clip {index} ({caption!r}) has no keypoints, and data.skeleton asks for a skeleton")
+                raise ValueError("has no keypoints, and data.skeleton asks for a skeleton")
             sample["skeleton"] = to_skeleton(self.render(list(people), *self.size)[None])
-        return sample
+        return sample | {"people": None if people is None else only_inside(people, self.size)}
 
-    def _choose(self, index: int, caption: str, rng: np.random.Generator) -> list[int]:
+    def _choose(self, index: int, rng: np.random.Generator) -> list[int]:
         total = self.source.num_frames(index)
         if total < self.num_frames:
-            raise ValueError(f"clip {index} ({caption!r}) has {total} frames, expected at least {self.num_frames}")
+            raise ValueError(f"has {total} frames, expected at least {self.num_frames}")
         widest = (total - 1) // (self.num_frames - 1) if self.num_frames > 1 else 1
         stride = int(rng.integers(min(self.stride[0], widest), min(self.stride[1], widest) + 1))
         start = int(rng.integers(total - stride * (self.num_frames - 1)))
         return [start + stride * k for k in range(self.num_frames)]
+
+    def _place(
+        self, frames: np.ndarray, people: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Frames (f, H, W, 3) and keypoints (p, 17, 3) by one geometry; what has the target's size stays as it is."""
+        if frames.shape[1:3] != self.size:
+            geometry = fit(frames.shape[1:3], self.size, people, rng if self.crop == "random" else None)
+            frames = geometry.of_frames(frames)
+            people = None if people is None else geometry.of_keypoints(people)
+        if self.flip and rng.random() < self.flip:
+            frames = np.ascontiguousarray(frames[:, :, ::-1])
+            people = None if people is None else self.mirror(people, self.size[1])
+        return frames, people
 
 
 def collate(samples: Sequence[dict]) -> Batch:
@@ -120,17 +179,20 @@ def collate(samples: Sequence[dict]) -> Batch:
         people = torch.zeros(len(samples), most, 17, 3)
         for row, sample in zip(people, samples, strict=True):
             row[: len(sample["people"])] = torch.from_numpy(sample["people"])
-    return Batch([sample["caption"] for sample in samples], people=people, **stacked)
+    names, captions = ([sample[key] for sample in samples] for key in ("name", "caption"))
+    bad = [found for sample in samples for found in sample["bad"]]
+    return Batch(captions, people=people, names=names, bad=bad, **stacked)
 
 
 class EndlessBatches(Sampler):
     """Batches of (index, draw) without end: every epoch a new order, and every process its own part of each batch.
 
-    The ranks' parts of an epoch are disjoint, and together all of it. Where the order begins is a number, so that a
-    resumed run goes on exactly where it stopped.
+    The ranks' parts of an epoch are disjoint, and together all of it. Where the order begins is counted in samples, of
+    all processes together, so that a resumed run goes on exactly where it stopped, also with more or fewer processes
+    or another batch size.
 
     Args:
-        length: of the data set; batch: samples per process and batch; start: the first batch's number.
+        length: of the data set; batch: samples per process and batch; start: samples that were seen before.
     """
 
     def __init__(self, length: int, batch: int, seed: int, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
@@ -139,9 +201,8 @@ class EndlessBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         orders: dict[int, np.ndarray] = {}
-        number = self.start
+        first = self.start + self.rank * self.batch
         while True:
-            first = (number * self.ranks + self.rank) * self.batch
             keys = []
             for position in range(first, first + self.batch):
                 epoch, place = divmod(position, self.length)
@@ -150,4 +211,4 @@ class EndlessBatches(Sampler):
                     orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.length)
                 keys.append((int(orders[epoch][place]), epoch))
             yield keys
-            number += 1
+            first += self.ranks * self.batch

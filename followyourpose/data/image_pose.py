@@ -1,86 +1,169 @@
-"""Stage-1 data: images with a caption and people's keypoints, in tar shards as LAION-Pose is kept (webdataset)."""
+"""Stage-1 data (LAION-Pose): images with a caption and people's keypoints, in tar shards (as webdataset packs them)."""
 
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-_PARTS = ("jpg", "txt", "json")
+from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+_PARTS = ("image", "txt", "json")
+_BLOCK = 512  # bytes; a tar is made of such, and ends with blocks of zeros
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow has all these for bad images
 
 
 class ImagePoseShards:
-    """Random access to KEY.jpg, KEY.txt and KEY.json in every .tar of a folder; an image is a clip of one frame.
+    """Random access to KEY.jpg (or png, webp), KEY.txt and KEY.json in tar shards; an image is a clip of one frame.
 
-    The tars are read once, at construction, for where each member lies; they are opened anew for every read, so that
-    the object can be used from several processes.
+    KEY.json is {"width", "height", "people": [{"keypoints": [[x, y, confidence] * 17]}]}, in pixels of that size. The
+    tars are read once, at construction, for where each member lies and for the labels that `rules` judge; they are
+    opened anew for every read, so that the object can be used from several processes.
+
+    Args:
+        shards: a folder with .tar files, or the files themselves.
+        limit: use only so many images, from the first; None: all.
+
+    Attributes:
+        dropped: why images were left out, and how many; a shard that is cut off is used up to there, and counted too.
 
     Raises:
-        ValueError: the folder holds no shard or no image, or a key lacks one of its three files.
+        ValueError: there is no shard, or no image is left.
     """
 
-    def __init__(self, path: str | Path, limit: int | None = None) -> None:
-        self.shards = sorted(Path(path).glob("*.tar"))
+    def __init__(self, shards: str | Path | Sequence[Path], limit: int | None = None, rules: Rules = PAPER) -> None:
+        is_folder = isinstance(shards, str | Path)
+        self.shards = sorted(Path(shards).glob("*.tar")) if is_folder else list(shards)
         if not self.shards:
-            raise ValueError(f"{path}: holds no .tar shard; expected a folder of stage-1 shards (KEY.jpg/.txt/.json)")
-        self.entries: list[tuple[int, str, dict[str, tuple[int, int]]]] = []  # (shard, key, part -> offset and size)
+            raise ValueError(f"{shards}: holds no .tar shard; expected a folder of stage-1 shards (KEY.jpg/.txt/.json)")
+        self.dropped = Dropped()
+        keys: list[str] = []
+        places: list[tuple[int, ...]] = []
         for number, shard in enumerate(self.shards):
-            if limit is not None and len(self.entries) >= limit:
+            if limit is not None and len(keys) >= limit:
                 break
-            self.entries += [(number, key, parts) for key, parts in _index(shard).items()]
-        self.entries = self.entries[:limit]
-        if not self.entries:
+            for key, place in _good_images(shard, rules, self.dropped):
+                keys.append(key)
+                places.append((number, *place))
+        if not keys[:limit]:
             raise ValueError(
-                f"{path}: no image in its {len(self.shards)} shards (limit: {limit}), expected at least one"
+                f"{shards if is_folder else self.shards[0].parent}: no image in its {len(self.shards)} shards, "
+                f"expected at least one (limit: {limit}; {self.dropped})"
             )
+        # Arrays, because forked workers would soon each have a copy of a list of objects.
+        self._keys = np.array(keys[:limit])
+        self._places = np.array(places[:limit])  # (n, 7): shard, then offset and size of image, caption and label
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._keys)
 
     def num_frames(self, index: int) -> int:
         return 1
 
-    def label(self, index: int) -> tuple[str, np.ndarray]:
-        """The caption, and the people's keypoints (people, 17, 3): x, y in pixels of the image, and confidence."""
-        try:
-            label = json.loads(self._part(index, "json"))
-            people = [np.asarray(person["keypoints"], np.float32).reshape(17, 3) for person in label["people"]]
-            return self._part(index, "txt").decode().strip(), np.stack(people) if people else np.zeros((0, 17, 3), "f4")
-        except (ValueError, KeyError, TypeError) as error:
-            shard, key, _ = self.entries[index]
-            raise ValueError(f"{self.shards[shard]}: {key} has no readable caption and keypoints ({error})") from error
+    def name(self, index: int) -> str:
+        """The shard and the key."""
+        return f"{self.shards[self._places[index, 0]]}: {self._keys[index]}"
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray]:
+        """The caption, and the people's keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
+        people, size = parse_people(json.loads(self._part(index, "json")))
+        actual = image_size(io.BytesIO(self._part(index, "image")), self.name(index))
+        return _caption(self._part(index, "txt")), rescaled(people, size, actual)
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         """The image as frames (1, H, W, 3) uint8 RGB."""
-        try:
-            return np.array(Image.open(io.BytesIO(self._part(index, "jpg"))).convert("RGB"))[None]
-        except (UnidentifiedImageError, OSError) as error:
-            shard, key, _ = self.entries[index]
-            raise ValueError(f"{self.shards[shard]}: {key}.jpg is not a readable image") from error
+        return read_image(io.BytesIO(self._part(index, "image")), self.name(index))
 
     def _part(self, index: int, part: str) -> bytes:
-        shard, _, parts = self.entries[index]
-        offset, size = parts[part]
+        shard, *places = self._places[index].tolist()
+        offset, size = places[2 * _PARTS.index(part) :][:2]
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
             return file.read(size)
 
 
-def _index(shard: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    keys: dict[str, dict[str, tuple[int, int]]] = {}
+def read_image(file: BinaryIO | Path, name: str) -> np.ndarray:
+    """An image file as frames (1, H, W, 3) uint8 RGB; `name` is what messages call it.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
     try:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                folder, slash, name = member.name.rpartition("/")
-                key, _, part = name.partition(".")
-                if part in _PARTS:
-                    keys.setdefault(folder + slash + key, {})[part] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard}: not a tar file ({error})") from error
-    for key, parts in keys.items():
-        if len(parts) < len(_PARTS):
-            raise ValueError(f"{shard}: {key} has {sorted(parts)}, expected {sorted(_PARTS)}")
-    return keys
+        with Image.open(file) as image:
+            return np.array(image.convert("RGB"))[None]
+    except _UNREADABLE as error:
+        raise ValueError(f"{name}: not a readable image ({_one_line(error)})") from error
+
+
+def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
+    """(H, W) of an image file, from its first bytes.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except _UNREADABLE as error:
+        raise ValueError(f"{name}: not a readable image ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return type(error).__name__ if "BytesIO" in str(error) else " ".join(str(error).split())
+
+
+def _caption(text: bytes) -> str:
+    return text.decode().strip()
+
+
+def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[str, list[int]]]:
+    """Each usable image of a shard: its key, and offset and size of its image, caption and label, in this order."""
+    samples, whole = _scan(shard)
+    if not whole:
+        dropped.add("shards cut off or no tar", str(shard))
+    for key, (places, texts) in samples.items():
+        if missing := [part for part in _PARTS if part not in places]:
+            reason = f"without {' and '.join(missing)}"
+        else:
+            try:
+                people, size = parse_people(json.loads(texts["json"]))
+                reason = rules.against(_caption(texts["txt"]), people, size)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                reason = "without a readable caption and keypoints"
+        if reason is None:
+            yield key, [number for part in _PARTS for number in places[part]]
+        else:
+            dropped.add(reason, f"{shard}: {key}")
+
+
+Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> content
+
+
+def _scan(shard: Path) -> tuple[Samples, bool]:
+    """Where the parts of each image lie in a shard, with its texts, in one pass; and whether the shard has an end."""
+    samples: Samples = {}
+    with open(shard, "rb") as file:
+        length = file.seek(0, 2)
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    folder, slash, name = member.name.rpartition("/")
+                    key, _, part = name.partition(".")
+                    part = "image" if part.lower() in IMAGES else part.lower()
+                    if part not in _PARTS or member.offset_data + member.size > length:
+                        continue
+                    places, texts = samples.setdefault(folder + slash + key, ({}, {}))
+                    places[part] = (member.offset_data, member.size)
+                    if part != "image":
+                        file.seek(member.offset_data)
+                        texts[part] = file.read(member.size)
+                file.seek(tar.offset)
+                return samples, file.read(_BLOCK) == bytes(_BLOCK)  # tarfile takes any damage for the end
+        except tarfile.TarError:
+            return samples, False

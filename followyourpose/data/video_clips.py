@@ -1,38 +1,53 @@
-"""Stage-2 data: captioned video clips without poses, a folder with a manifest (as HD-VILA's are prepared)."""
+"""Stage-2 data: captioned video clips without poses, a folder with a manifest or as HD-VILA-100M lays them out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from followyourpose.data.hdvila import Captions, hdvila_clips
+from followyourpose.data.labels import Dropped
 from followyourpose.data.video_io import probe, read_frames
 
 
 class VideoClips:
-    """Random access to the frames of the videos in `path`/manifest.jsonl: one {"video", "caption"} per line.
+    """Random access to the frames of captioned videos.
 
-    No reader is kept: each read opens its video, so that the object can be used from several processes.
+    `path` is a folder with a manifest.jsonl of {"video", "caption"} lines, where the caption is a string or a list of
+    {"frame", "caption"}; or HD-VILA's own layout (see `hdvila_clips`), which `captions`, its CSV, implies. No reader is
+    kept: each read opens its video, so that the object can be used from several processes.
+
+    Args:
+        limit: use only so many clips, from the first; None: all.
+
+    Attributes:
+        dropped: why clips were left out, and how many: those without a caption, or without a file.
 
     Raises:
-        ValueError: there is no manifest, it is empty, a line of it is not such an object, or a video is missing.
+        ValueError: neither layout is there, a line of the manifest is not such an object, or no clip is left.
     """
 
-    def __init__(self, path: str | Path, limit: int | None = None) -> None:
-        manifest = Path(path) / "manifest.jsonl"
-        if not manifest.is_file():
-            raise ValueError(f"{manifest}: not found; expected a folder of clips with a manifest.jsonl")
-        self.clips: list[tuple[Path, str]] = []
-        for number, line in enumerate(manifest.read_text().splitlines()[:limit], 1):
-            try:
-                row = json.loads(line)
-                self.clips.append((Path(path) / row["video"], row["caption"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{manifest}: line {number}: expected an object with video and caption") from error
-            if not self.clips[-1][0].is_file():
-                raise ValueError(f"{manifest}: line {number}: {self.clips[-1][0]} not found")
+    def __init__(self, path: str | Path, limit: int | None = None, captions: str | Path | None = None) -> None:
+        path = Path(path)
+        manifest = path / "manifest.jsonl"
+        found = _listed(manifest) if manifest.is_file() and captions is None else hdvila_clips(path, captions)
+        files = cache(_files)
+        self.dropped = Dropped()
+        self.clips: list[tuple[str, Captions]] = []
+        for video, said in found:
+            if limit is not None and len(self.clips) >= limit:
+                break
+            said = sorted((frame, text.strip()) for frame, text in said if text.strip())
+            if not said:
+                self.dropped.add("without a caption", str(video))
+            elif video.name not in files(video.parent):
+                self.dropped.add("without a file", str(video))
+            else:
+                self.clips.append((str(video), said))
         if not self.clips:
-            raise ValueError(f"{manifest}: names no clip (limit: {limit}), expected at least one")
+            raise ValueError(f"{path}: no clip, expected at least one (limit: {limit}; {self.dropped})")
         self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -43,10 +58,32 @@ class VideoClips:
             self._lengths[index] = probe(self.clips[index][0]).num_frames
         return self._lengths[index]
 
-    def label(self, index: int) -> tuple[str, None]:
-        """The caption; clips have no keypoints."""
-        return self.clips[index][1], None
+    def name(self, index: int) -> str:
+        """The video's path."""
+        return self.clips[index][0]
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, None]:
+        """The caption nearest to the middle of `frames`, of two the earlier; clips have no keypoints."""
+        middle = (frames[0] + frames[-1]) / 2
+        return min(self.clips[index][1], key=lambda said: abs(said[0] - middle))[1], None
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         """The frames at these indices, (f, H, W, 3) uint8 RGB."""
         return read_frames(self.clips[index][0], frames)
+
+
+def _files(folder: Path) -> frozenset[str]:
+    """The names in a folder: one look for all its clips."""
+    return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
+
+
+def _listed(manifest: Path) -> Iterator[tuple[Path, Captions]]:
+    with open(manifest) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                caption = row["caption"]
+                rows = [{"frame": 0, "caption": caption}] if isinstance(caption, str) else caption
+                yield manifest.parent / row["video"], [(int(said["frame"]), said["caption"] + "") for said in rows]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{manifest}: line {number}: expected an object with video and caption") from error

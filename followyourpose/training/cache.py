@@ -25,7 +25,7 @@ class CachedMoments:
         frames: encoded at a time.
 
     Raises:
-        ValueError: a clip has another size; it is named by its caption.
+        ValueError: a clip has another size; it is named.
     """
 
     def __init__(
@@ -43,9 +43,7 @@ class CachedMoments:
         for index in tqdm(range(*bounds), "encoding", disable=not state.is_main_process, mininterval=5):
             clip = source.read(index, range(source.num_frames(index)))
             if clip.shape[1:3] != size:
-                raise ValueError(
-                    f"clip {index} ({source.label(index)[0]!r}) is {clip.shape[1:3]}, expected {size} pixels"
-                )
+                raise ValueError(f"clip {index} ({source.name(index)}) is {clip.shape[1:3]}, expected {size} pixels")
             waiting.append(clip)
             if sum(map(len, waiting)) >= frames or index + 1 == bounds[1]:
                 self._encode(waiting, encode)
@@ -63,8 +61,11 @@ class CachedMoments:
     def num_frames(self, index: int) -> int:
         return self.moments[index].shape[1]
 
-    def label(self, index: int) -> tuple[str, np.ndarray | None]:
-        return self.source.label(index)
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
+        return self.source.label(index, frames)
 
     def read(self, index: int, frames: Sequence[int]) -> Tensor:
         return self.moments[index][:, list(frames)]

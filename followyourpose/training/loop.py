@@ -5,6 +5,7 @@ To resume a run, run the same command again.
 
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,21 +15,17 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from followyourpose.config import DataConfig, TrainConfig, locate
-from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
-from followyourpose.data.image_pose import ImagePoseShards
-from followyourpose.data.video_clips import VideoClips
-from followyourpose.pose.render import render_skeleton
+from followyourpose.config import TrainConfig
+from followyourpose.data.batch import Batch
 from followyourpose.training.cache import CachedMoments
 from followyourpose.training.components import load_components, load_scheduler, load_tokenizer
+from followyourpose.training.feed import KINDS, open_feed, open_source
 from followyourpose.training.objectives import OBJECTIVES, Objective
 from followyourpose.training.run_dir import RunDir
 from followyourpose.training.trainable import select_trainable
 
-SOURCES = {"images": ImagePoseShards, "clips": VideoClips}
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # all after the warm-up
 
 
@@ -68,18 +65,19 @@ def train(config: TrainConfig) -> Path:
         return run.path
 
     # ---- data: the same order whether or not the run was interrupted
-    source = SOURCES[config.data.kind](locate(config.data.path), config.data.limit)
+    source = open_source(config.data)
     if config.data.cache:
         size = (config.data.height, config.data.width)
         source = CachedMoments(source, partial(_moments, objective), PartialState(), size)
-    batches = iter(_loader(config, source, step * optim.gradient_accumulation_steps, accelerator))
+    clips = optim.batch_size * optim.gradient_accumulation_steps * accelerator.num_processes  # per step
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    batches = open_feed(config, source, step * clips, rank, ranks, tqdm.write, run.path / "bad.jsonl")
     model, optimizer = accelerator.prepare(objective, optimizer)
     generator = torch.Generator(accelerator.device)
 
     # ---- steps
     model.train()
     started, first, losses = time.monotonic(), step, []
-    clips = optim.batch_size * optim.gradient_accumulation_steps * accelerator.num_processes  # per step
     progress = tqdm(range(step, config.steps), "training", disable=not accelerator.is_main_process, mininterval=5)
     for _ in progress:
         losses.append(_optimize(config, accelerator, model, weights, optimizer, batches, generator, step))
@@ -98,6 +96,7 @@ def train(config: TrainConfig) -> Path:
         if step % config.save_every == 0 or step == config.steps:
             scaler = accelerator.scaler.state_dict() if accelerator.scaler else None  # fp16's loss scale
             run.save(weights, average, {"step": step, "optimizer": optimizer.state_dict(), "scaler": scaler})
+    batches.close()
     run.finish()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -118,7 +117,7 @@ def build_objective(config: TrainConfig) -> Objective:
 
 def _optimize(
     config: TrainConfig, accelerator: Accelerator, model: Objective, weights: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer, batches, generator: torch.Generator, step: int,
+    optimizer: torch.optim.Optimizer, batches: Iterator[Batch], generator: torch.Generator, step: int,
 ) -> float:  # fmt: skip
     """One optimiser step over `gradient_accumulation_steps` batches; returns its mean loss."""
     parts, loss_sum = config.optim.gradient_accumulation_steps, 0.0
@@ -144,7 +143,7 @@ def _optimize(
 def _check(config: TrainConfig) -> None:
     for key, value, known in (
         ("objective", config.objective, OBJECTIVES),
-        ("data.kind", config.data.kind, SOURCES),
+        ("data.kind", config.data.kind, KINDS),
         ("optim.schedule", config.optim.schedule, SCHEDULES),
         ("mixed_precision", config.mixed_precision, ("no", "fp16", "bf16")),
     ):
@@ -186,14 +185,3 @@ def _restore(saved, weights, average, optimizer, schedule, scaler) -> int:
 def _moments(objective: Objective, pixels: Tensor) -> Tensor:
     device = next(objective.parameters()).device
     return objective.moments(pixels.to(device))
-
-
-def _loader(config: TrainConfig, source: Source, start: int, accelerator: Accelerator) -> DataLoader:
-    data: DataConfig = config.data
-    clips = Clips(
-        source, data.num_frames, data.stride, (data.height, data.width), render_skeleton if data.skeleton else None
-    )
-    order = EndlessBatches(
-        len(source), config.optim.batch_size, config.seed, start, accelerator.process_index, accelerator.num_processes
-    )
-    return DataLoader(clips, batch_sampler=order, collate_fn=collate, num_workers=data.workers)

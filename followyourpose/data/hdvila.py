@@ -1,0 +1,74 @@
+"""HD-VILA-100M (Xue et al., CVPR 2022) as it is laid out on disk, with captions as the released code keeps them."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+CAPTION_EVERY = 64  # frames from one captioned frame of a clip to the next, as the released code captioned them
+COLUMNS = ("part_id", "clip_id", "caption")
+
+Captions = list[tuple[int, str]]  # (frame, what it shows)
+_Clip = tuple[str, str]  # the part's folder, and the clip's name without .mp4
+
+
+def hdvila_clips(folder: Path, captions: str | Path | None = None) -> Iterator[tuple[Path, Captions]]:
+    """Every clip that the metadata or the captions name, once: `folder`/part_N/video_clips/CLIP.mp4 and its captions.
+
+    The metadata are hdvila_part*.jsonl beside the parts: {"video_id", "url", "clip": [{"clip_id", "span"}]} per line.
+    The captions are a CSV of part_id, clip_id and caption; a clip's k-th row describes its frame 64k.
+
+    Args:
+        captions: the CSV; None: the one that lies in `folder`.
+
+    Raises:
+        ValueError: there is no CSV, or several, or a file is not as above.
+    """
+    said = _read_captions(_captions_file(folder, captions))
+    for part, clip in dict.fromkeys([*_read_metadata(folder), *said]):
+        yield folder / part / "video_clips" / f"{clip}.mp4", said.get((part, clip), [])
+
+
+def _captions_file(folder: Path, captions: str | Path | None) -> Path:
+    if captions is not None:
+        return Path(captions)
+    files = sorted(folder.glob("*.csv"))
+    if len(files) != 1:
+        raise ValueError(
+            f"{folder}: holds no manifest.jsonl and {len(files)} .csv files; expected the one, or HD-VILA's parts "
+            f"with a .csv of {', '.join(COLUMNS)} (data.captions, where it lies elsewhere)"
+        )
+    return files[0]
+
+
+def _read_captions(file: Path) -> dict[_Clip, Captions]:
+    said: dict[_Clip, Captions] = {}
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as text:
+            rows = csv.DictReader(text)
+            if missing := sorted(set(COLUMNS) - set(rows.fieldnames or ())):
+                raise ValueError(f"{file}: got columns {rows.fieldnames}, expected also {', '.join(missing)}")
+            for row in rows:
+                clip = said.setdefault(_clip(row["part_id"] or "", row["clip_id"] or ""), [])
+                clip.append((CAPTION_EVERY * len(clip), row["caption"] or ""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file}: not a readable CSV of captions ({error})") from error
+    return said
+
+
+def _read_metadata(folder: Path) -> Iterator[_Clip]:
+    for file in sorted(folder.glob("hdvila_part*.jsonl")):
+        part = file.stem.removeprefix("hdvila_part")
+        with open(file) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield from [_clip(part, clip["clip_id"]) for clip in json.loads(line)["clip"]]
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise ValueError(f"{file}: line {number}: expected an object with clip: [{{clip_id}}]") from error
+
+
+def _clip(part: str, clip: str) -> _Clip:
+    """Part 3 is also written part3, part_3 and 03; a clip with and without .mp4."""
+    number = re.fullmatch(r"(?:part)?_?0*(\d+)", part.strip())
+    return f"part_{number[1]}" if number else part.strip(), clip.strip().removesuffix(".mp4")

@@ -1,0 +1,105 @@
+"""Stage-1 data as a folder of image files with a manifest: the same labels as in the shards, one image per row."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from followyourpose.data.image_pose import image_size, read_image
+from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
+
+MANIFESTS = ("manifest.jsonl", "manifest.parquet")
+
+
+class ImagePoseFolder:
+    """Random access to the images of `path`/manifest.jsonl or .parquet; an image is a clip of one frame.
+
+    A row has `image` (a path within the folder), `caption`, `people` ([{"keypoints": [[x, y, confidence] * 17]}], also
+    as a JSON string) or else `label` (the path of a JSON file with it), and `width` and `height`, the pixels of which
+    the keypoints are.
+
+    Attributes:
+        dropped: why images were left out, and how many.
+
+    Raises:
+        ValueError: there is no manifest, a row of it is not as above, or no image is left.
+    """
+
+    def __init__(self, path: str | Path, limit: int | None = None, rules: Rules = PAPER) -> None:
+        self.path = Path(path)
+        self.dropped = Dropped()
+        self.rows: list[tuple[str, str, np.ndarray, tuple[int, int] | None]] = []  # image, caption, people, (H, W)
+        manifest = next((self.path / name for name in MANIFESTS if (self.path / name).is_file()), None)
+        if manifest is None:
+            raise ValueError(f"{path}: holds no {' or '.join(MANIFESTS)}")
+        for number, row in enumerate(_rows(manifest), 1):
+            if limit is not None and len(self.rows) >= limit:
+                break
+            image, caption, people, size = self._parse(row, f"{manifest}: line {number}")
+            reason = rules.against(caption, people, size)
+            if reason is None and not (self.path / image).is_file():
+                reason = "without a file"
+            if reason is None:
+                self.rows.append((image, caption, people, size))
+            else:
+                self.dropped.add(reason, str(self.path / image))
+        if not self.rows:
+            raise ValueError(f"{manifest}: no image, expected at least one (limit: {limit}; {self.dropped})")
+
+    def _parse(self, row: Any, where: str) -> tuple[str, str, np.ndarray, tuple[int, int] | None]:
+        try:
+            image, caption, people = row["image"], row["caption"], row.get("people")
+            if not isinstance(image, str) or not isinstance(caption, str):
+                raise TypeError("image or caption is no string")
+            label: Mapping = row
+            if people is None:
+                label = json.loads((self.path / row["label"]).read_text())
+            elif isinstance(people, str):
+                label = {**row, "people": json.loads(people)}
+            return image, caption.strip(), *parse_people(label)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise ValueError(
+                f"{where}: expected image, caption, and people or label ({type(error).__name__}: {error})"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def num_frames(self, index: int) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return str(self.path / self.rows[index][0])
+
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray]:
+        """The caption, and the people's keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
+        image, caption, people, size = self.rows[index]
+        return caption, rescaled(people, size, image_size(self.path / image, self.name(index)))
+
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
+        """The image as frames (1, H, W, 3) uint8 RGB."""
+        return read_image(self.path / self.rows[index][0], self.name(index))
+
+
+def _rows(manifest: Path) -> Iterator[Any]:
+    if manifest.suffix == ".jsonl":
+        with open(manifest) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{manifest}: line {number}: not JSON ({error})") from error
+        return
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ValueError(f'{manifest}: needs pyarrow; pip install "followyourpose[data]"') from error
+    try:
+        for batch in ParquetFile(manifest).iter_batches():
+            yield from batch.to_pylist()
+    except ArrowInvalid as error:
+        raise ValueError(f"{manifest}: not a parquet file ({error})") from error
