@@ -88,7 +88,8 @@ class Feed(Iterator[Batch]):
         max_bad: the share of the samples tried so far that may be bad, once there are 50.
         name: what messages call the data.
         on_bad: is given one line per bad sample, and when workers are started anew; None: nobody is told.
-        bad_file: gets a line {"name", "reason"} per bad sample.
+        bad_file: gets a line {"name", "reason"} per bad sample, as soon as its folder is there: a run that cannot start
+            leaves none.
 
     Attributes:
         position: samples that all processes together have seen, `start` included: where a resumed run starts.
@@ -108,6 +109,7 @@ class Feed(Iterator[Batch]):
         self.workers, self.timeout, self.max_bad, self.name = workers, timeout, max_bad, name
         self.on_bad, self.bad_file = on_bad, bad_file
         self.bad: dict[str, str] = {}
+        self._unwritten: list[str] = []
         self._seen = np.zeros(len(clips), bool)  # which samples the order has asked for, and how many,
         self._tried = self._failed = 0  # and how many of these were bad
         self._order = iter(self._batches())
@@ -120,11 +122,13 @@ class Feed(Iterator[Batch]):
         self.position += self.batch * self.ranks
         for name, reason in batch.bad:
             self._note(name, reason)
+        self._write()
         self._judge(keys)
         return batch
 
     def close(self) -> None:
         """Ends the workers; the next batch would start new ones."""
+        self._write()
         for process in self._processes:
             process.kill()  # one that hangs would not listen to less
         self._processes, self._loader = set(), None
@@ -179,10 +183,14 @@ class Feed(Iterator[Batch]):
         if name in self.bad:
             return
         self.bad[name] = reason
+        self._unwritten.append(json.dumps({"name": name, "reason": reason}) + "\n")
         self._tell(f"bad sample {name}: {reason}")
-        if self.bad_file is not None:
+
+    def _write(self) -> None:
+        if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
             with open(self.bad_file, "a") as file:
-                file.write(json.dumps({"name": name, "reason": reason}) + "\n")
+                file.write("".join(self._unwritten))
+            self._unwritten.clear()
 
     def _judge(self, keys: list[tuple[int, int]]) -> None:
         """Counts only what the order asked for: what came in the place of a bad sample would be counted too often."""
