@@ -38,9 +38,7 @@ def locate(path: str | Path) -> Path:
 class DataConfig:
     """What a run is trained on."""
 
-    path: str = (
-        MISSING  # a folder; or, of images, shards by name: "shards/{00000..00011}.tar", "https://.../{0..9}.tar"
-    )
+    path: str = MISSING  # a folder; of images also shards by name, local or remote: https://host/{00000..00011}.tar
     kind: str = "images"  # images: .tar shards or a manifest, with keypoints; clips: a manifest or HD-VILA's layout
     height: int = 64  # pixels
     width: int = 64  # pixels
@@ -49,7 +47,7 @@ class DataConfig:
     skeleton: bool = False  # render the keypoints and condition on them
     limit: int | None = None  # use only so many samples, from the first; None: all
     captions: str | None = None  # HD-VILA's .csv of part_id, clip_id, caption; None: the one in the folder
-    min_keypoints: float = 0.5  # images need a person with more than this share of its joints seen; 0: none
+    min_keypoints: float = 0.5  # images need a person with more than this share of the joints seen; 0: any image
     min_caption: int = 1  # images need a caption of so many characters
     min_size: int = 0  # images need so many pixels on their smaller side
     crop: str = "center"  # center or random: which part of a larger picture is taken; people are kept inside

@@ -4,11 +4,12 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
 
@@ -16,6 +17,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
 _BLOCK = 512  # bytes; a tar is made of such, and ends with blocks of zeros
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow has all these for bad images
+
+_Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> text
 
 
 class ImagePoseShards:
@@ -93,11 +96,8 @@ def read_image(file: BinaryIO | Path, name: str) -> np.ndarray:
     Raises:
         ValueError: it cannot be decoded.
     """
-    try:
-        with Image.open(file) as image:
-            return np.array(image.convert("RGB"))[None]
-    except _UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable image ({_one_line(error)})") from error
+    with _opened(file, name) as image:
+        return np.array(image.convert("RGB"))[None]
 
 
 def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
@@ -106,15 +106,19 @@ def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
     Raises:
         ValueError: it is no image.
     """
+    with _opened(file, name) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(file: BinaryIO | Path, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
-            return image.height, image.width
+            yield image
+    except UnidentifiedImageError as error:  # its message names an object in memory
+        raise ValueError(f"{name}: not a readable image") from error
     except _UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable image ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return type(error).__name__ if "BytesIO" in str(error) else " ".join(str(error).split())
+        raise ValueError(f"{name}: not a readable image ({' '.join(str(error).split())})") from error
 
 
 def _caption(text: bytes) -> str:
@@ -141,12 +145,9 @@ def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[
             dropped.add(reason, f"{shard}: {key}")
 
 
-Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> content
-
-
-def _scan(shard: Path) -> tuple[Samples, bool]:
+def _scan(shard: Path) -> tuple[_Samples, bool]:
     """Where the parts of each image lie in a shard, with its texts, in one pass; and whether the shard has an end."""
-    samples: Samples = {}
+    samples: _Samples = {}
     with open(shard, "rb") as file:
         length = file.seek(0, 2)
         file.seek(0)
