@@ -52,7 +52,7 @@ class DataConfig:
     min_size: int = 0  # images need so many pixels on their smaller side
     crop: str = "center"  # center or random: which part of a larger picture is taken; people are kept inside
     flip: float = 0.0  # share of samples that are mirrored; not for captions that tell left from right
-    cache: bool = False  # encode every sample once, before the first step, and keep the latents in memory
+    cache: str | None = None  # the folder of the encoded data set, made where it is not there; None: train on pixels
     max_bad: float = 0.1  # stop when more than this share of the samples cannot be read (after the first 50)
     workers: int = 0  # processes that read data, per training process
     timeout: float = 120.0  # seconds without a batch after which the workers are started anew

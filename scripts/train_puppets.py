@@ -3,8 +3,8 @@
     python scripts/train_puppets.py OUT                                         one process
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data, a folder per run, and at the end OUT/checkpoints, to be moved
-over the repository's. To resume, run the same command again.
+Everything goes to OUT: the world's pictures in OUT/data and encoded in OUT/cache-images and OUT/cache-clips, a folder
+per run, and at the end OUT/checkpoints, to be moved over the repository's. To resume, run the same command again.
 """
 
 import sys
@@ -48,9 +48,12 @@ def main(out: Path) -> None:
     state.wait_for_everyone()
     for name, before in RUNS.items():
         init = out / before if before else REPOSITORY / "configs" / "puppet" / "model"
-        data = out / "data" / ("clips" if name == "stage2" else "images")
-        overrides = [f"output={out / name}", f"init={init}", f"data.path={data}"]
-        train(load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides))
+        kind = "clips" if name == "stage2" else "images"
+        overrides = [f"output={out / name}", f"init={init}", f"data.path={out / 'data' / kind}"]
+        config = load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides)
+        if config.data.cache:
+            config.data.cache = str(out / f"cache-{kind}")  # base and stage 1 share the images'
+        train(config)
         target = out / "checkpoints" / EXPORTS.get(name, "")
         if name in EXPORTS and state.is_main_process and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

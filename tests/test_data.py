@@ -98,8 +98,8 @@ class Steps(Frames):
 class Latents(Frames):
     """The same with latents (8, f, 2, 3) in place of pixels, as a cache serves them."""
 
-    def read(self, index: int, frames: Sequence[int]) -> Tensor:
-        return torch.tensor(frames).float()[None, :, None, None].expand(8, -1, 2, 3)
+    def read(self, index: int, frames: Sequence[int]) -> dict[str, Tensor]:
+        return {"moments": torch.tensor(frames).float()[None, :, None, None].expand(8, -1, 2, 3)}
 
 
 def frames_of(sample: dict) -> list[int]:

@@ -1,6 +1,6 @@
 """Source -> sample -> batch: which frames of a clip are taken, how they are placed, and how clips become tensors.
 
-Shapes: b clips, f frames, p people, H W pixels, h w latent size, c latent channels.
+Shapes: b clips, f frames, p people, H W pixels, h w latent size, c latent channels, l tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +38,8 @@ class Source(Protocol):
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
         """The caption of these frames, and people's keypoints (p, 17, 3) in pixels of what `read` gives, or None."""
 
-    def read(self, index: int, frames: Sequence[int]) -> np.ndarray | Tensor:
-        """Frames (f, H, W, 3) uint8 RGB of any size; or moments (2c, f, h, w) of frames that had the target's size."""
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray | dict[str, Tensor]:
+        """Frames (f, H, W, 3) uint8 RGB of any size; or, encoded and placed already, a sample's moments and text."""
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Batch:
         captions: b strings.
         pixels: (b, 3, f, H, W) in [-1, 1]; None when `moments` is given.
         moments: (b, 2c, f, h, w), mean and log variance of the VAE's posterior, computed before; or None.
+        text: (b, l, d), the text encoder's last hidden states of the captions, computed before; or None.
         skeleton: (b, 3, f, H, W) in [0, 1]; None means unposed.
         people: (b, p, 17, 3) keypoints of the first frame in pixels, confidence 0 where there is no person or the joint
             is outside of the frame; or None.
@@ -60,6 +61,7 @@ class Batch:
     captions: list[str]
     pixels: Tensor | None = None
     moments: Tensor | None = None
+    text: Tensor | None = None
     skeleton: Tensor | None = None
     people: Tensor | None = None
     names: list[str] = field(default_factory=list)
@@ -132,8 +134,8 @@ class Clips(Dataset):
         caption, people = self.source.label(index, frames)
         content = self.source.read(index, frames)
         sample = {"name": self.source.name(index), "caption": caption}
-        if isinstance(content, Tensor):
-            sample["moments"] = content
+        if isinstance(content, dict):
+            sample |= content
         else:
             content, people = self._place(content, people, rng)
             sample["pixels"] = to_pixels(content)
@@ -170,7 +172,7 @@ def collate(samples: Sequence[dict]) -> Batch:
     """Samples -> a batch; people are padded to the largest number in it with confidence 0."""
     stacked = {
         name: torch.stack([sample[name] for sample in samples])
-        for name in ("pixels", "moments", "skeleton")
+        for name in ("pixels", "moments", "text", "skeleton")
         if name in samples[0]
     }
     people = None

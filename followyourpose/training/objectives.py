@@ -47,7 +47,7 @@ class Denoise(Objective):
         timestep = self._timesteps(clips, generator, device)
         noisy = self.scheduler.add_noise(latents, noise, timestep)
         features = self.parts["pose_encoder"](batch.skeleton) if batch.skeleton is not None else None
-        prediction = self._predict(noisy, timestep, self.text(batch.captions, generator, device), features)
+        prediction = self._predict(noisy, timestep, self.text(batch, generator, device), features)
         kind = self.scheduler.config.prediction_type
         target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
         error = (prediction.float() - target.float()).square()
@@ -94,12 +94,22 @@ class Denoise(Objective):
         moments = self.parts["vae"].encode(frames).latent_dist.parameters
         return rearrange(moments, "(b f) c h w -> b c f h w", b=len(pixels))
 
-    @torch.no_grad()
-    def text(self, captions: list[str], generator: torch.Generator, device: torch.device) -> Tensor:
+    def text(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
         """The text encoder's last hidden state (b, l, d); some captions are dropped, for classifier-free guidance."""
-        draws = torch.rand(len(captions), generator=generator, device=device).tolist()
-        kept = [c if draw >= self.config.prompt_dropout else "" for c, draw in zip(captions, draws, strict=True)]
-        return self.parts["text_encoder"](self.tokens(kept, device)).last_hidden_state
+        draws = torch.rand(len(batch.captions), generator=generator, device=device).tolist()
+        dropped = [draw < self.config.prompt_dropout for draw in draws]
+        if batch.text is None:
+            kept = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
+            return self.encode_text(kept, device)
+        if not any(dropped):
+            return batch.text.float()
+        dropped = torch.tensor(dropped, device=device)[:, None, None]
+        return torch.where(dropped, self.encode_text([""], device), batch.text.float())
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[str], device: torch.device) -> Tensor:
+        """Captions -> the text encoder's last hidden state (b, l, d)."""
+        return self.parts["text_encoder"](self.tokens(captions, device)).last_hidden_state
 
     def _timesteps(self, clips: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """One timestep per clip, uniform, but for a share `noise_bias` that is drawn from the noisier half."""

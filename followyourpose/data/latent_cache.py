@@ -1,0 +1,133 @@
+"""An encoded data set on disk, read like any other source: a run trains from it without the pictures.
+
+cache.json                   what was encoded, by which networks, and how many samples or captions each shard holds
+captions.json                the distinct captions
+labels.safetensors           captions (n,), frames (n,): of every sample; people (n_frames,): of every frame, -1 where
+                             nobody has looked; keypoints (n_people, 17, 3), one frame's people after the other's
+latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame
+text-NUMBER.safetensors      text (n_captions, l, d), half precision: the text encoder's last hidden states
+
+Shapes: f frames, p people, c latent channels, h w latent size, l tokens.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+PLAN, CAPTIONS, LABELS = "cache.json", "captions.json", "labels.safetensors"
+
+
+@dataclass
+class Plan:
+    """What cache.json says.
+
+    Attributes:
+        identity: what the contents depend on, by configuration key or network.
+        latents: samples in each shard of latents.
+        text: distinct captions in each shard of text.
+    """
+
+    identity: dict[str, str | int]
+    latents: list[int]
+    text: list[int]
+
+    def shards(self) -> list[tuple[str, range]]:
+        """Every shard's name and which captions or samples it holds; the text's shards come first."""
+        return [
+            (f"{kind}-{number:05d}.safetensors", range(end - count, end))
+            for kind, counts in (("text", self.text), ("latents", self.latents))
+            for number, (count, end) in enumerate(zip(counts, np.cumsum(counts).tolist(), strict=True))
+        ]
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads cache.json.
+
+    Raises:
+        ValueError: it is missing, or is no such file.
+    """
+    try:
+        return Plan(**json.loads((folder / PLAN).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder / PLAN}: cannot be read as an encoded data set's ({error})") from error
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """The names of the shards that are still to be written; cache.json itself where there is none."""
+    if not (folder / PLAN).is_file():
+        return [PLAN]
+    return [name for name, _ in read_plan(folder).shards() if not (folder / name).is_file()]
+
+
+class LatentCache:
+    """Random access to the samples of an encoded data set; nothing but the labels is kept in memory.
+
+    Files are opened when first read, anew in every process, so that the object can be used from several.
+
+    Args:
+        folder: that `followyourpose cache` wrote.
+        limit: use only so many samples, from the first; None: all.
+
+    Raises:
+        ValueError: the folder holds no encoded data set, or one that is not whole.
+    """
+
+    def __init__(self, folder: str | Path, limit: int | None = None) -> None:
+        self.folder, plan = Path(folder), read_plan(Path(folder))
+        if missing := missing_shards(self.folder):
+            raise ValueError(f"{folder}: {missing[0]} is missing; run the command that encodes it again")
+        labels = load_file(self.folder / LABELS)
+        self._captions: list[str] = json.loads((self.folder / CAPTIONS).read_text())
+        self._caption_of, self._frames = labels["captions"].numpy()[:limit], labels["frames"].numpy()[:limit]
+        self._starts = np.cumsum(labels["frames"].numpy()) - labels["frames"].numpy()  # a sample's first frame
+        self._people = labels["people"].numpy()
+        self._keypoints = labels["keypoints"].numpy()
+        self._first_people = np.cumsum(self._people.clip(0)) - self._people.clip(0)  # a frame's first person
+        self._first_samples, self._first_captions = np.cumsum([0, *plan.latents]), np.cumsum([0, *plan.text])
+        self._open: dict[tuple[int, str], safe_open] = {}
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_open": {}}  # open files do not travel to a spawned process
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def num_frames(self, index: int) -> int:
+        return int(self._frames[index])
+
+    def label(self, index: int, frames: Sequence[int] = (0,)) -> tuple[str, np.ndarray | None]:
+        """The caption, and the keypoints (p, 17, 3) of the first of these frames; None where they are unknown."""
+        caption, frame = self._captions[self._caption_of[index]], self._starts[index] + frames[0]
+        if self._people[frame] < 0:
+            return caption, None
+        first = self._first_people[frame]
+        return caption, self._keypoints[first : first + self._people[frame]]
+
+    def read(self, index: int, frames: Sequence[int]) -> dict[str, Tensor]:
+        """{"moments": (2c, f, h, w) of the frames at these indices, "text": (l, d)}, half precision."""
+        shard = int(np.searchsorted(self._first_samples, index, side="right")) - 1
+        start = int(self._starts[index] - self._starts[self._first_samples[shard]])
+        moments = self._rows(f"latents-{shard:05d}.safetensors", "moments", [start + frame for frame in frames])
+        caption = int(self._caption_of[index])
+        shard = int(np.searchsorted(self._first_captions, caption, side="right")) - 1
+        row = caption - int(self._first_captions[shard])
+        text = self._rows(f"text-{shard:05d}.safetensors", "text", [row])
+        return {"moments": moments.transpose(0, 1), "text": text[0]}
+
+    def name(self, index: int) -> str:
+        """What a sample is called in messages."""
+        return f"{self.folder}: sample {index}"
+
+    def _rows(self, file: str, name: str, rows: list[int]) -> Tensor:
+        """These rows of a shard's tensor; no others are read."""
+        key = (os.getpid(), file)
+        if key not in self._open:
+            self._open[key] = safe_open(self.folder / file, "pt")
+        return self._open[key].get_slice(name)[rows]
