@@ -55,6 +55,13 @@ def _train(options: argparse.Namespace) -> None:
     print(train(config))
 
 
+def _cache(options: argparse.Namespace) -> None:
+    config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.cache import make_cache
+
+    print(make_cache(config))
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     config = _config(EvaluateConfig, options.arguments)
     from followyourpose.evaluation.evaluate import evaluate
@@ -166,6 +173,13 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Trains what CONFIG names and writes the run to its `output` folder; to resume, run the same command again.",
         "followyourpose train configs/puppet/stage1.yaml",
         "accelerate launch scripts/train.py configs/sd14/stage2.yaml output=runs/stage2 optim.learning_rate=1e-5",
+    )  # fmt: skip
+    add_config(
+        "cache", _cache, TrainConfig, "encode a run's data once; the same command resumes it",
+        "Writes the VAE's latents and the text encoder's states of CONFIG's data to the folder `data.cache`.\n"
+        "`train` does so too before its first step. Several processes share it: torchrun -m followyourpose cache.",
+        "followyourpose cache configs/puppet/base.yaml",
+        "followyourpose cache configs/sd14/stage1.yaml data.cache=data/laion-pose-sd14",
     )  # fmt: skip
     add_config(
         "evaluate", _evaluate, EvaluateConfig, "measure text, pose and frame consistency",
