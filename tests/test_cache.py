@@ -11,34 +11,23 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from followyourpose import FollowYourPosePipeline
 from followyourpose.cli import main
 from followyourpose.config import TrainConfig, build_config, save_config
 from followyourpose.data import latent_cache
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, collate, to_pixels
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.latent_cache import LatentCache, missing_shards
-from followyourpose.data.sources import open_source
 from followyourpose.pose.render import render_skeleton
-from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training import cache
-from followyourpose.training.cache import cached_source, fingerprint, make_cache
+from followyourpose.training.cache import cached_source, make_cache
+from followyourpose.training.components import fingerprint
+from followyourpose.training.feed import open_source
 from followyourpose.training.loop import build_objective, train
-from tests.tiny import TEXT_WIDTH, TOKENS, write_image_model
+from tests.runs import SIZE
+from tests.tiny import TEXT_WIDTH, TOKENS
 
-SIZE = 16  # pixels; latents have half of it
 COUNTS = {"images": 7, "clips": 3}
 FRAMES = {"images": 1, "clips": 6}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, a video model, and `data/images` and `data/clips`."""
-    folder = tmp_path_factory.mktemp("world")
-    write_image_model(folder / "image-model")
-    FollowYourPosePipeline.from_image_model(folder / "image-model").save_pretrained(folder / "model")
-    write_dataset(folder / "data", **COUNTS, size=SIZE, clip_frames=FRAMES["clips"])
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +42,7 @@ def settings(world: Path, folder: Path, kind: str = "images", *overrides: str) -
     data = {"path": str(world / "data" / kind), "kind": kind, "height": SIZE, "width": SIZE}
     data |= {"skeleton": kind == "images", "cache": str(folder / "cache")}
     content = {
-        "init": str(world / "model"), "output": str(folder / "run"), "steps": 2, "log_every": 1, "data": data,
+        "init": str(world / "video-model"), "output": str(folder / "run"), "steps": 2, "log_every": 1, "data": data,
         "trainable": [r"^pose_encoder\." if kind == "images" else "attn_temp"], "optim": {"batch_size": 2},
     }  # fmt: skip
     return build_config(TrainConfig, content, overrides)
@@ -69,14 +58,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["images", "clips"])
 def test_it_holds_what_the_networks_make_of_the_data(world: Path, tmp_path: Path, kind: str) -> None:
     config = settings(world, tmp_path, kind)
-    objective, data = build_objective(config), open_source(kind, world / "data" / kind)
+    objective, data = build_objective(config), open_source(config.data)
     cached = LatentCache(make_cache(config))
     assert len(cached) == len(data) == COUNTS[kind]
     for index in range(len(data)):
-        caption, people = data.label(index)
-        assert cached.num_frames(index) == data.num_frames(index) and cached.label(index)[0] == caption
-        assert people is None and cached.label(index)[1] is None or np.array_equal(cached.label(index)[1], people)
         frames = [0] if kind == "images" else [1, 4]
+        (caption, people), (own_caption, own_people) = data.label(index, frames), cached.label(index, frames)
+        assert cached.num_frames(index) == data.num_frames(index) and own_caption == caption
+        assert (own_people is None) == (people is None) and (people is None or np.array_equal(own_people, people))
         content = cached.read(index, frames)
         moments = objective.moments(to_pixels(data.read(index, frames))[None])[0]
         text = objective.encode_text([caption], torch.device("cpu"))[0]
@@ -91,7 +80,7 @@ def test_a_caption_is_encoded_once_however_often_it_occurs(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label = ImagePoseShards.label
-    monkeypatch.setattr(ImagePoseShards, "label", lambda self, i: (f"{i % 3}", label(self, i)[1]))
+    monkeypatch.setattr(ImagePoseShards, "label", lambda self, i, frames: (f"{i % 3}", label(self, i, frames)[1]))
     folder = make_cache(settings(world, tmp_path))
     assert json.loads((folder / "captions.json").read_text()) == ["0", "1", "2"]
     assert latent_cache.read_plan(folder).text == [2, 1] and latent_cache.read_plan(folder).latents == [2, 2, 2, 1]
@@ -126,9 +115,9 @@ def test_only_the_wanted_frames_are_read(world: Path, tmp_path: Path, monkeypatc
         def get_slice(self, name: str) -> Slice:
             return Slice(self.file.get_slice(name))
 
-    safe_open = latent_cache.safe_open
+    safe_open, fresh = latent_cache.safe_open, LatentCache(cached.folder)
     monkeypatch.setattr(latent_cache, "safe_open", File)
-    moments = LatentCache(cached.folder).read(1, [2, 5])["moments"]
+    moments = fresh.read(1, [2, 5])["moments"]
     assert asked[0] == [6 + 2, 6 + 5] and len(asked[1]) == 1  # clip 1 begins after clip 0's six frames
     assert torch.equal(moments, whole[:, [2, 5]])
 
@@ -184,6 +173,41 @@ def test_the_posterior_is_sampled_anew_at_every_visit(world: Path, tmp_path: Pat
     objective, generator = build_objective(config), torch.Generator().manual_seed(0)
     batch = collate([Clips(LatentCache(make_cache(config)), 1, [1, 1], (SIZE, SIZE), None)[0, 0]])
     assert not torch.equal(objective.latents(batch, generator), objective.latents(batch, generator))
+
+
+def test_pictures_of_any_size_are_placed_as_a_run_places_them(world: Path, tmp_path: Path) -> None:
+    config = settings(world, tmp_path, "images", "data.height=8")
+    objective, size = build_objective(config), (8, SIZE)
+    own, other = (Clips(source, 1, [1, 1], size, render_skeleton)[3, 0] for source in (
+        LatentCache(make_cache(config)), open_source(config.data)
+    ))  # fmt: skip
+    assert torch.equal(own["skeleton"], other["skeleton"]) and np.array_equal(own["people"], other["people"])
+    moments = objective.moments(other["pixels"][None])[0]
+    torch.testing.assert_close(own["moments"].float(), moments, rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_read_is_told_by_the_run_that_needs_it(world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "clips"
+    shutil.copytree(world / "data" / "clips", data)
+    (data / "000001.mp4").write_text("no video")
+    config = settings(world, tmp_path, "clips", f"data.path={data}", "data.num_frames=2")
+    cached = LatentCache(make_cache(config))
+    assert [cached.num_frames(index) for index in range(3)] == [6, 1, 6]
+    with pytest.raises(ValueError, match="could not be read when the cache was made"):
+        cached.read(1, [0])
+    train(config)
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "bad.jsonl").read_text().splitlines()]
+    assert row["name"].endswith("sample 1")
+
+
+def test_a_clips_captions_keep_their_frames(world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "clips"
+    shutil.copytree(world / "data" / "clips", data)
+    said = [{"frame": 0, "caption": "first"}, {"frame": 5, "caption": "last"}]
+    (data / "manifest.jsonl").write_text(json.dumps({"video": "000000.mp4", "caption": said}) + "\n")
+    cached = LatentCache(make_cache(settings(world, tmp_path, "clips", f"data.path={data}")))
+    assert [cached.label(0, frames)[0] for frames in ([0, 2], [3, 5])] == ["first", "last"]
+    assert not torch.equal(cached.read(0, [0, 2])["text"], cached.read(0, [3, 5])["text"])
 
 
 def test_a_whole_cache_needs_its_data_no_more(world: Path, tmp_path: Path) -> None:
@@ -339,7 +363,8 @@ def test_an_unfinished_cache_goes_on_only_with_as_many_samples(
         ("data.cache=true", "data.cache: got True, expected the folder"),
         ("objective=locate", "data.cache: got .*, which is for objective denoise; this one is locate"),
         ("scratch=[vae]", "data.cache: got .*, but vae is among scratch"),
-        ("data.height=32", r"is \(16, 16\), expected \(32, 16\) pixels"),
+        ("data.crop=random", "data.crop: got 'random', expected 'center': a cache holds one view of each sample"),
+        ("data.flip=0.5", "data.flip: got 0.5, expected 0: a cache holds one view of each sample"),
         ("data.path=nowhere", "nowhere: holds no .tar shard"),
         ("data.kind=image", "data.kind: got 'image', expected one of images, clips"),
     ],

@@ -137,7 +137,10 @@ class Clips(Dataset):
         if isinstance(content, dict):
             sample |= content
         else:
-            content, people = self._place(content, people, rng)
+            content, people = place(content, people, self.size, rng if self.crop == "random" else None)
+            if self.flip and rng.random() < self.flip:
+                content = np.ascontiguousarray(content[:, :, ::-1])
+                people = None if people is None else self.mirror(people, self.size[1])
             sample["pixels"] = to_pixels(content)
         if self.render is not None:
             if people is None:
@@ -154,18 +157,19 @@ class Clips(Dataset):
         start = int(rng.integers(total - stride * (self.num_frames - 1)))
         return [start + stride * k for k in range(self.num_frames)]
 
-    def _place(
-        self, frames: np.ndarray, people: np.ndarray | None, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Frames (f, H, W, 3) and keypoints (p, 17, 3) by one geometry; what has the target's size stays as it is."""
-        if frames.shape[1:3] != self.size:
-            geometry = fit(frames.shape[1:3], self.size, people, rng if self.crop == "random" else None)
-            frames = geometry.of_frames(frames)
-            people = None if people is None else geometry.of_keypoints(people)
-        if self.flip and rng.random() < self.flip:
-            frames = np.ascontiguousarray(frames[:, :, ::-1])
-            people = None if people is None else self.mirror(people, self.size[1])
+
+def place(
+    frames: np.ndarray, people: np.ndarray | None, size: tuple[int, int], rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Brings frames (f, H, W, 3) and keypoints (p, 17, 3) to a size (H, W) by one geometry, which keeps the people.
+
+    Args:
+        rng: draws the crop; None takes the one nearest to the middle.
+    """
+    if frames.shape[1:3] == size:
         return frames, people
+    geometry = fit(frames.shape[1:3], size, people, rng)
+    return geometry.of_frames(frames), None if people is None else geometry.of_keypoints(people)
 
 
 def collate(samples: Sequence[dict]) -> Batch:

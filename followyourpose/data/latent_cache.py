@@ -2,9 +2,10 @@
 
 cache.json                   what was encoded, by which networks, and how many samples or captions each shard holds
 captions.json                the distinct captions
-labels.safetensors           captions (n,), frames (n,): of every sample; people (n_frames,): of every frame, -1 where
-                             nobody has looked; keypoints (n_people, 17, 3), one frame's people after the other's
-latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame
+labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame
+latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame, or
+                             no numbers where a sample could not be read; people (n_frames,): how many are in a frame,
+                             -1 where nobody has looked; keypoints (n_people, 17, 3), frame after frame
 text-NUMBER.safetensors      text (n_captions, l, d), half precision: the text encoder's last hidden states
 
 Shapes: f frames, p people, c latent channels, h w latent size, l tokens.
@@ -66,6 +67,12 @@ def missing_shards(folder: Path) -> list[str]:
     return [name for name, _ in read_plan(folder).shards() if not (folder / name).is_file()]
 
 
+def load_labels(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+    """How many people are in each frame of a shard of latents, (n_frames,), and their keypoints (n_people, 17, 3)."""
+    with safe_open(shard, "np") as file:
+        return file.get_tensor("people"), file.get_tensor("keypoints")
+
+
 class LatentCache:
     """Random access to the samples of an encoded data set; nothing but the labels is kept in memory.
 
@@ -85,12 +92,14 @@ class LatentCache:
             raise ValueError(f"{folder}: {missing[0]} is missing; run the command that encodes it again")
         labels = load_file(self.folder / LABELS)
         self._captions: list[str] = json.loads((self.folder / CAPTIONS).read_text())
-        self._caption_of, self._frames = labels["captions"].numpy()[:limit], labels["frames"].numpy()[:limit]
-        self._starts = np.cumsum(labels["frames"].numpy()) - labels["frames"].numpy()  # a sample's first frame
-        self._people = labels["people"].numpy()
-        self._keypoints = labels["keypoints"].numpy()
+        self._caption_of, frames = labels["captions"].numpy(), labels["frames"].numpy()
+        self._frames, self._starts = frames[:limit], np.cumsum(frames) - frames  # a sample's first frame
+        shards = [load_labels(self.folder / name) for name, _ in plan.shards() if name.startswith("latents")]
+        self._people = np.concatenate([people for people, _ in shards])
+        self._keypoints = np.concatenate([keypoints for _, keypoints in shards])
         self._first_people = np.cumsum(self._people.clip(0)) - self._people.clip(0)  # a frame's first person
         self._first_samples, self._first_captions = np.cumsum([0, *plan.latents]), np.cumsum([0, *plan.text])
+        self.dropped: dict[str, int] = {}
         self._open: dict[tuple[int, str], safe_open] = {}
 
     def __getstate__(self) -> dict:
@@ -102,20 +111,25 @@ class LatentCache:
     def num_frames(self, index: int) -> int:
         return int(self._frames[index])
 
-    def label(self, index: int, frames: Sequence[int] = (0,)) -> tuple[str, np.ndarray | None]:
-        """The caption, and the keypoints (p, 17, 3) of the first of these frames; None where they are unknown."""
-        caption, frame = self._captions[self._caption_of[index]], self._starts[index] + frames[0]
-        if self._people[frame] < 0:
-            return caption, None
-        first = self._first_people[frame]
-        return caption, self._keypoints[first : first + self._people[frame]]
+    def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
+        """The caption in the middle of these frames, and the keypoints (p, 17, 3) of the first; None: unknown."""
+        start = self._starts[index]
+        caption = self._captions[self._caption_of[start + (frames[0] + frames[-1]) // 2]]
+        people, first = self._people[start + frames[0]], self._first_people[start + frames[0]]
+        return caption, None if people < 0 else self._keypoints[first : first + people]
 
     def read(self, index: int, frames: Sequence[int]) -> dict[str, Tensor]:
-        """{"moments": (2c, f, h, w) of the frames at these indices, "text": (l, d)}, half precision."""
+        """{"moments": (2c, f, h, w) of the frames at these indices, "text": (l, d)}, half precision.
+
+        Raises:
+            ValueError: the sample could not be read when it was to be encoded.
+        """
         shard = int(np.searchsorted(self._first_samples, index, side="right")) - 1
         start = int(self._starts[index] - self._starts[self._first_samples[shard]])
         moments = self._rows(f"latents-{shard:05d}.safetensors", "moments", [start + frame for frame in frames])
-        caption = int(self._caption_of[index])
+        if not moments.isfinite().all():
+            raise ValueError("could not be read when the cache was made")
+        caption = int(self._caption_of[self._starts[index] + (frames[0] + frames[-1]) // 2])
         shard = int(np.searchsorted(self._first_captions, caption, side="right")) - 1
         row = caption - int(self._first_captions[shard])
         text = self._rows(f"text-{shard:05d}.safetensors", "text", [row])

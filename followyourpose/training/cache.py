@@ -3,7 +3,6 @@
 To resume, run the same command again: a shard that is there is whole, and is not encoded anew.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,15 +13,15 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from einops import rearrange
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 from tqdm import tqdm
 
 from followyourpose.config import TrainConfig, locate
-from followyourpose.data.batch import Source, to_pixels
+from followyourpose.data.batch import Source, place, to_pixels
 from followyourpose.data.latent_cache import CAPTIONS, LABELS, PLAN, LatentCache, Plan, missing_shards, read_plan
-from followyourpose.data.sources import open_source
-from followyourpose.training.components import load_components, load_scheduler, load_tokenizer
+from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
+from followyourpose.training.feed import open_source
 from followyourpose.training.objectives import Denoise
 
 GEOMETRY = "center crop, no flip"
@@ -57,7 +56,7 @@ def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) 
     if (folder / PLAN).exists():
         _check_identity(folder, identity)
     if locate(data.path).exists() or missing_shards(folder):
-        source = open_source(data.kind, locate(data.path), data.limit)
+        source = open_source(data)
         if state.process_index == 0 and not (folder / PLAN).exists():
             _write_plan(folder, source, identity, objective)
         state.wait_for_everyone()
@@ -74,13 +73,17 @@ def check_cacheable(config: TrainConfig) -> None:
     """Stops a run that a cache cannot serve.
 
     Raises:
-        ValueError: no folder is named, the run does not denoise, or it starts with a random VAE or text encoder.
+        ValueError: no folder is named, the run does not denoise, it starts with a random VAE or text encoder, or its
+            pictures are to be cropped or mirrored anew at every visit.
     """
     folder = config.data.cache
     if folder is None or folder.lower() in ("true", "false"):
         raise ValueError(f"data.cache: got {folder}, expected the folder of an encoded data set")
     if config.objective != "denoise":
         raise ValueError(f"data.cache: got {folder}, which is for objective denoise; this one is {config.objective}")
+    for key, value, fixed in (("crop", config.data.crop, "center"), ("flip", config.data.flip, 0)):
+        if value != fixed:
+            raise ValueError(f"data.{key}: got {value!r}, expected {fixed!r}: a cache holds one view of each sample")
     if random := {"vae", "text_encoder"} & set(config.scratch):
         raise ValueError(f"data.cache: got {folder}, but {min(random)} is among scratch, so every run has another one")
 
@@ -98,18 +101,6 @@ def identity_of(config: TrainConfig, objective: Denoise) -> dict[str, str | int]
         "text_encoder": fingerprint(objective.parts["text_encoder"]),
         "tokenizer": len(objective.tokenizer),
     }
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of a network's names, shapes and some values of every tensor, to half precision.
-
-    As the cache holds half precision, a network and its half precision export count as the same.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        some = tensor.flatten()[:: max(1, tensor.numel() // 64)]
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.half().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _check_identity(folder: Path, identity: dict[str, str | int]) -> None:
@@ -140,22 +131,21 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
     known = (CAPTIONS, LABELS)
     if folder.exists() and any(p.name not in known and p.suffix != ".partial" for p in folder.iterdir()):
         raise ValueError(f"{folder}: is not empty and holds no encoded data set; choose another data.cache")
-    frame = _moments(source, range(1), [1], objective)  # stops here, with nothing written, if the data do not fit
     captions: dict[str, int] = {}
-    caption_of, frames, people, keypoints = [], [], [], [torch.zeros(0, 17, 3)]
+    caption_of, frames = [], []
     for index in tqdm(range(len(source)), "labels", mininterval=5):
-        caption, first = source.label(index)
-        caption_of.append(captions.setdefault(caption, len(captions)))
-        frames.append(source.num_frames(index))
-        of_frames = [] if first is None else [first] * frames[-1]
-        people += [len(of_frame) for of_frame in of_frames] or [-1] * frames[-1]
-        keypoints += [torch.from_numpy(of_frame).float() for of_frame in of_frames]
-    labels = {"captions": torch.tensor(caption_of), "frames": torch.tensor(frames), "people": torch.tensor(people),
-              "keypoints": torch.cat(keypoints)}  # fmt: skip
-    _write(folder / LABELS, save(labels))
-    _write(folder / CAPTIONS, json.dumps(list(captions), indent=0).encode())
-    latents = _portions([frame.nbytes * count for count in frames])
+        try:
+            said = [source.label(index, [frame])[0] for frame in range(source.num_frames(index))]
+        except (ValueError, OSError):
+            said = [""]  # one frame, which a run will find to be unreadable
+        caption_of += [captions.setdefault(caption, len(captions)) for caption in said]
+        frames.append(len(said))
+    data = objective.config.data
+    one = _encode(torch.zeros(3, 1, data.height, data.width), objective)
+    latents = _portions([one.nbytes * count for count in frames])
     text = _portions([_states([""], objective).nbytes] * len(captions))
+    _write(folder / LABELS, save({"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}))
+    _write(folder / CAPTIONS, json.dumps(list(captions), indent=0).encode())
     _write(folder / PLAN, json.dumps(asdict(Plan(identity, latents, text)), indent=1).encode())
 
 
@@ -174,33 +164,51 @@ def _portions(sizes: Sequence[int]) -> list[int]:
 def _write_shards(folder: Path, source: Source, objective: Denoise, state: PartialState) -> None:
     """Writes this process's part of the shards that are missing."""
     captions = json.loads((folder / CAPTIONS).read_text())
+    counts = load_file(folder / LABELS)["frames"].tolist()
     own = read_plan(folder).shards()[state.process_index :: state.num_processes]
     own = [(name, items) for name, items in own if not (folder / name).exists()]
     for name, items in tqdm(own, "shards", disable=state.process_index > 0 or not own):
         if name.startswith("text"):
             content = {"text": _states([captions[i] for i in items], objective)}
         else:
-            content = {"moments": _moments(source, items, [source.num_frames(i) for i in items], objective)}
+            content = _latents(source, items, [counts[i] for i in items], objective)
         _write(folder / name, save(content))
 
 
-def _moments(source: Source, samples: Sequence[int], frames: Sequence[int], objective: Denoise) -> Tensor:
-    """The posteriors (n, 2c, h, w) of so many frames of each sample, one after the other, half precision."""
-    data, device = objective.config.data, next(objective.parameters()).device
-    size = (data.height, data.width)
-    at_once = max(1, BATCH_PIXELS // (size[0] * size[1]))
-    parts, waiting = [], []
-    for number, (index, count) in enumerate(zip(samples, frames, strict=True), 1):
-        clip = source.read(index, range(count))
-        if clip.shape[1:3] != size:
-            raise ValueError(f"clip {index} ({source.label(index)[0]!r}) is {clip.shape[1:3]}, expected {size} pixels")
+def _latents(source: Source, samples: Sequence[int], counts: Sequence[int], objective: Denoise) -> dict[str, Tensor]:
+    """The content of a shard of latents (see data/latent_cache.py): so many frames of each sample."""
+    data = objective.config.data
+    at_once = max(1, BATCH_PIXELS // (data.height * data.width))
+    moments, people, keypoints, waiting = [], [], [np.zeros((0, 17, 3), np.float32)], []
+    for number, (index, count) in enumerate(zip(samples, counts, strict=True), 1):
+        clip, persons = _read(source, index, count, (data.height, data.width))
+        people += [-1 if persons is None else len(persons)] * count
+        keypoints += [] if persons is None else [persons] * count
         waiting.append(clip)
-        if sum(map(len, waiting)) >= at_once or number == len(samples):
-            for pixels in to_pixels(np.concatenate(waiting)).split(at_once, dim=1):
-                moments = objective.moments(pixels[None].to(device))[0]
-                parts.append(rearrange(moments, "c f h w -> f c h w").to("cpu", torch.float16))
+        if sum(clip.shape[1] for clip in waiting) >= at_once or number == len(samples):
+            moments += [_encode(pixels, objective) for pixels in torch.cat(waiting, dim=1).split(at_once, dim=1)]
             waiting = []
-    return torch.cat(parts).contiguous()
+    return {
+        "moments": torch.cat(moments).contiguous(),
+        "people": torch.tensor(people, dtype=torch.int64),
+        "keypoints": torch.from_numpy(np.concatenate(keypoints)),
+    }
+
+
+def _read(source: Source, index: int, count: int, size: tuple[int, int]) -> tuple[Tensor, np.ndarray | None]:
+    """All frames of a sample as pixels (3, f, H, W), and its people (p, 17, 3); no numbers if it cannot be read."""
+    try:
+        people = source.label(index, [0])[1]
+        frames, people = place(source.read(index, range(count)), people, size)
+        return to_pixels(frames), people
+    except (ValueError, OSError):
+        return torch.full((3, count, *size), torch.nan), None
+
+
+def _encode(pixels: Tensor, objective: Denoise) -> Tensor:
+    """The posteriors (f, 2c, h, w) of pixels (3, f, H, W), half precision."""
+    moments = objective.moments(pixels[None].to(next(objective.parameters()).device))[0]
+    return rearrange(moments, "c f h w -> f c h w").to("cpu", torch.float16)
 
 
 def _states(captions: Sequence[str], objective: Denoise) -> Tensor:
