@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"followyourpose: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("followyourpose: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"followyourpose: interrupted {stop}".rstrip(), file=sys.stderr)
         return 130
     return 0
 
@@ -52,7 +52,8 @@ def _train(options: argparse.Namespace) -> None:
     config = _config(TrainConfig, options.arguments)
     from followyourpose.training.loop import train
 
-    print(train(config))
+    train(config, dry_run=options.dry_run)
+    print(config.output)
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -154,12 +155,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    def add_config(name: str, call: Callable[..., None], schema: type, help: str, about: str, *examples: str) -> None:
+    def add_config(
+        name: str, call: Callable[..., None], schema: type, help: str, about: str, *examples: str
+    ) -> argparse.ArgumentParser:
         keys = f"keys of CONFIG, and their defaults:\n\n{manual(schema)}"
         verb = add(name, call, help, f"{about}\n\n{keys}", *examples)
         verb.usage = f"followyourpose {name} [-h] [--debug] [CONFIG] [key=value ...]"
         what = "a YAML file, and values that replace its own"
         verb.add_argument("arguments", nargs="*", metavar="CONFIG, key=value", help=what)
+        return verb
 
     add_config(
         "generate", _generate, GenerateConfig, "videos from prompts and a skeleton",
@@ -168,12 +172,21 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "followyourpose generate",
         'followyourpose generate configs/puppet/generate.yaml prompt="a robot in the desert" skeleton=my.mp4 seed=3',
     )  # fmt: skip
-    add_config(
+    train = add_config(
         "train", _train, TrainConfig, "train a stage; the same command resumes it",
-        "Trains what CONFIG names and writes the run to its `output` folder; to resume, run the same command again.",
+        "Trains what CONFIG names and writes the run to its `output` folder; to resume, run the same command again.\n"
+        "SIGTERM and Ctrl-C save the step under way, then stop.\n\n"
+        "1 GPU:    followyourpose train CONFIG\n"
+        "8 GPUs:   accelerate launch --multi_gpu --num_processes 8 scripts/train.py CONFIG\n"
+        "2 nodes:  torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \\\n"
+        "              scripts/train.py CONFIG        (on each; configs/sd14/train.slurm does it under Slurm)",
         "followyourpose train configs/puppet/stage1.yaml",
-        "accelerate launch scripts/train.py configs/sd14/stage2.yaml output=runs/stage2 optim.learning_rate=1e-5",
+        "followyourpose train configs/sd14/stage2.yaml output=runs/stage2 optim.learning_rate=1e-5 --dry-run",
     )  # fmt: skip
+    train.usage = train.usage.replace("[--debug]", "[--debug] [--dry-run]")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print settings, trainable parameters, data and memory, and stop"
+    )
     add_config(
         "cache", _cache, TrainConfig, "encode a run's data once; the same command resumes it",
         "Writes the VAE's latents and the text encoder's states of CONFIG's data to the folder `data.cache`.\n"

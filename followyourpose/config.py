@@ -63,6 +63,7 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its schedule."""
 
+    name: str = "adamw"  # adamw, or adamw8bit: its state in 8 bits (needs bitsandbytes and CUDA)
     batch_size: int = 8  # clips per process and step
     gradient_accumulation_steps: int = 1  # batches per optimiser step
     learning_rate: float = 1e-4  # its highest value
@@ -71,7 +72,22 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
     weight_decay: float = 1e-2  # of AdamW
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
+    max_skipped: int = 20  # steps in a row without a finite gradient, which are skipped, before the run stops
     ema_decay: float | None = None  # of the moving average of the weights; None: none is kept
+
+
+@dataclass
+class ValidationConfig:
+    """Videos that a run draws now and then, from the same noise each time, to be looked at."""
+
+    every: int = 0  # steps from one time to the next; 0: never
+    prompts: list[str] = field(default_factory=list)  # a video each
+    skeleton: str | None = None  # as for generate; None: the shipped sample; without effect where no pose is trained
+    num_frames: int = 8  # frames per video
+    num_inference_steps: int = 20  # denoising steps
+    guidance_scale: float = 7.5  # of classifier-free guidance; 1: none
+    pose_guidance: str = "both"  # both: the skeleton conditions both halves of guidance; conditional: only the one
+    noise: str = "independent"  # initial noise of the frames: independent, mixed or shared
 
 
 @dataclass
@@ -87,13 +103,22 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     steps: int = MISSING  # optimiser steps
     save_every: int = 500  # steps between checkpoints
+    keep_checkpoints: int = 2  # so many of the newest stay
     log_every: int = 20  # steps between lines of log.jsonl
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of accelerate: tensorboard, wandb, ...
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 0  # of the data's order, the noise and the dropout
     mixed_precision: str = "no"  # no, fp16 or bf16
     gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
+    compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
+    caption_crop: float = 0.0  # of objective contrast: share of captions cut to some of their words in a row
     kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
     noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
+    min_snr_gamma: float | None = (
+        None  # weigh timesteps by min(SNR, gamma) (arXiv 2303.09556), 5 is usual; None: evenly
+    )
+    noise_offset: float = 0.0  # share of noise that is one number per channel and clip, for darker and lighter videos
     shared_noise: float = 0.0  # share of clips whose frames all get the same noise, as `noise: shared` generates
     person_weight: float = 1.0  # how much more errors count where a person is; above 1 needs images with keypoints
 

@@ -11,8 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from followyourpose import FollowYourPosePipeline
 from followyourpose.models.pose_encoder import PoseEncoder, identity_start
 from followyourpose.models.unet import VideoUNet
+from followyourpose.puppets.dataset import write_dataset
+from tests.runs import SIZE
+from tests.tiny import write_image_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -48,6 +52,17 @@ def golden_config(goldens: Path) -> dict[str, Any]:
 def golden_weights(goldens: Path) -> dict[str, Tensor]:
     """The reference network's weights in the released layout, fp32."""
     return load_file(goldens / "tiny_a_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `image-model`, `video-model` (the same, inflated), `data/images` and `data/clips`."""
+    folder = tmp_path_factory.mktemp("world")
+    write_image_model(folder / "image-model")
+    torch.manual_seed(0)
+    FollowYourPosePipeline.from_image_model(folder / "image-model").save_pretrained(folder / "video-model")
+    write_dataset(folder / "data", images=7, clips=3, size=SIZE, clip_frames=6)
+    return folder
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "inspection": set(),
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
-    "training": {"config", "data", "models", "pipeline", "pose"},
+    "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
     "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
     "skeleton_input": {"config", "data", "pose"},
     "generate": {"config", "data", "pipeline", "skeleton_input"},

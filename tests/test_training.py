@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,57 +15,29 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate import PartialState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPOutput
 
 from followyourpose import FollowYourPosePipeline, VideoUNet
-from followyourpose.config import TrainConfig, build_config, load_config, save_config
-from followyourpose.data.batch import Batch, to_pixels
-from followyourpose.data.image_pose import ImagePoseShards
-from followyourpose.data.video_clips import VideoClips
-from followyourpose.puppets.dataset import write_dataset
+from followyourpose.config import TrainConfig, load_config, save_config
+from followyourpose.data.batch import Batch
+from followyourpose.data.video_io import read_frames
 from followyourpose.training import loop
-from followyourpose.training.cache import CachedMoments
-from followyourpose.training.components import export, load_component, load_components, load_scheduler
+from followyourpose.training.components import export, load_components, load_scheduler
 from followyourpose.training.loop import build_objective, train
-from followyourpose.training.objectives import Denoise
+from followyourpose.training.objectives import Contrast, Denoise
+from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
-from tests.tiny import DDIM, TEXT_WIDTH, write_image_model
+from tests.runs import BASE, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
+from tests.tiny import DDIM, TEXT_WIDTH
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZE = 16  # pixels; latents have half of it
-RELEASED_NAMES = ("attn1.to_q", "attn2.to_q", "attn_temp", "conv_temporal")  # what the authors' stage 2 trains
-
-STAGE1 = {"trainable": [r"^pose_encoder\."], "data": {"skeleton": True}, "optim": {"learning_rate": 1e-2}}
-STAGE2 = {
-    "trainable": [rf"^unet\..*{name.replace('.', '[.]')}" for name in RELEASED_NAMES],
-    "data": {"kind": "clips", "num_frames": 3, "stride": [1, 2]},
-    "optim": {"learning_rate": 1e-2},
-}
-BASE = {"scratch": ["unet"], "trainable": [r"^unet\."], "prompt_dropout": 0.5}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `image-model`, `video-model` (the same, inflated), `data/images` and `data/clips`."""
-    folder = tmp_path_factory.mktemp("world")
-    write_image_model(folder / "image-model")
-    torch.manual_seed(0)
-    FollowYourPosePipeline.from_image_model(folder / "image-model").save_pretrained(folder / "video-model")
-    write_dataset(folder / "data", images=7, clips=3, size=SIZE, clip_frames=6)
-    return folder
-
-
-def settings(world: Path, output: Path, stage: dict, *overrides: str) -> TrainConfig:
-    """A small run of `stage`; an override is key=value, as on the command line."""
-    content = {"init": str(world / "video-model"), "output": str(output), "steps": 2, "log_every": 1} | stage
-    kind = stage.get("data", {}).get("kind", "images")
-    content["data"] = {"path": str(world / "data" / kind), "height": SIZE, "width": SIZE} | stage.get("data", {})
-    content["optim"] = {"batch_size": 2} | stage.get("optim", {})
-    return build_config(TrainConfig, content, overrides)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +81,7 @@ def assert_same_run(first: Path, second: Path) -> None:
         assert (first / name).exists() == (second / name).exists()
         if (first / name).exists():
             assert (first / name).read_bytes() == (second / name).read_bytes()
-    (one,), (other,) = first.glob("checkpoint-*/state.pt"), second.glob("checkpoint-*/state.pt")
-    one, other = torch.load(one, weights_only=True), torch.load(other, weights_only=True)
+    one, other = (torch.load(max(run.glob("checkpoint-*/state.pt")), weights_only=True) for run in (first, second))
     assert one["step"] == other["step"] and one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
     for state, twin in zip(*(run["optimizer"]["state"].values() for run in (one, other)), strict=True):
         assert all(torch.equal(state[name], twin[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
@@ -150,13 +124,13 @@ RICH = [
 
 @pytest.mark.parametrize(
     ("stage", "overrides"),
-    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=true", "data.workers=1"]), (BASE, RICH)],
+    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH)],
     ids=["stage1", "stage2-rich", "stage2-cached", "base-rich"],
 )
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: dict, overrides: list[str]
 ) -> None:
-    overrides = [*overrides, "steps=4", "save_every=2"]
+    overrides = [each.replace("CACHE", str(tmp_path / "cache")) for each in (*overrides, "steps=4", "save_every=2")]
     unbroken = train(settings(world, tmp_path / "unbroken", stage, *overrides))
     interrupt(monkeypatch, step=3)
     again = settings(world, tmp_path / "broken", stage, *overrides)
@@ -222,10 +196,10 @@ def test_a_half_written_checkpoint_is_ignored(world: Path, tmp_path: Path, stage
     assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=4")))
 
 
-def test_only_the_newest_checkpoint_is_kept(world: Path, tmp_path: Path) -> None:
-    run = train(settings(world, tmp_path / "run", STAGE1, "steps=3", "save_every=1"))
-    assert [p.name for p in run.glob("checkpoint-*")] == ["checkpoint-0000003"]
-    assert (run / "weights.safetensors").read_bytes() == (run / "checkpoint-0000003/weights.safetensors").read_bytes()
+def test_only_the_newest_checkpoints_are_kept(world: Path, tmp_path: Path) -> None:
+    run = train(settings(world, tmp_path / "run", STAGE1, "steps=4", "save_every=1", "keep_checkpoints=2"))
+    assert sorted(p.name for p in run.glob("checkpoint-*")) == ["checkpoint-0000003", "checkpoint-0000004"]
+    assert (run / "weights.safetensors").read_bytes() == (run / "checkpoint-0000004/weights.safetensors").read_bytes()
 
 
 def test_a_run_writes_its_settings_and_a_line_per_interval(world: Path, tmp_path: Path) -> None:
@@ -238,11 +212,178 @@ def test_a_run_writes_its_settings_and_a_line_per_interval(world: Path, tmp_path
 
 def test_the_loss_in_the_log_is_a_mean_after_a_resume_too(world: Path, tmp_path: Path) -> None:
     train(settings(world, tmp_path / "each", STAGE1, "steps=4"))
-    each = [json.loads(line)["loss"] for line in (tmp_path / "each" / "log.jsonl").read_text().splitlines()]
     train(settings(world, tmp_path / "run", STAGE1, "steps=1", "log_every=4"))
     train(settings(world, tmp_path / "run", STAGE1, "steps=4", "log_every=4"))
-    (row,) = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert row["loss"] == pytest.approx(np.mean(each[1:]))
+    (row,) = log_of(tmp_path / "run")
+    assert row["loss"] == pytest.approx(np.mean([row["loss"] for row in log_of(tmp_path / "each")]))
+
+
+def test_the_log_of_a_broken_run_is_that_of_an_unbroken_one(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps after the last checkpoint were logged before the kill, and are logged again: once is enough."""
+    overrides = ["steps=5", "save_every=2"]
+    unbroken = log_of(train(settings(world, tmp_path / "unbroken", STAGE1, *overrides)))
+    interrupt(monkeypatch, step=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(world, tmp_path / "run", STAGE1, *overrides))
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # cut off by the kill
+    broken = log_of(train(settings(world, tmp_path / "run", STAGE1, *overrides)))
+    assert [(row["step"], row["clips"], row["loss"]) for row in broken] == [
+        (row["step"], row["clips"], row["loss"]) for row in unbroken
+    ]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(state: dict, path: Path) -> None:
+        if state["step"] == 2:
+            raise OSError(28, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    config = settings(world, tmp_path / "run", STAGE1, "steps=3", "save_every=1")
+    with pytest.raises(ValueError, match="checkpoint-0000002: cannot be written .*No space left.*checkpoint-0000001"):
+        train(config)
+    assert [p.name for p in tmp_path.glob("run/checkpoint-*")] == ["checkpoint-0000001"]
+    monkeypatch.setattr(torch, "save", save)
+    assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=3", "save_every=1")))
+
+
+def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(world: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        timer = threading.Timer(1.5, os.kill, (os.getpid(), number))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt, match=r"saved at step \d+; to go on, run the same command again"):
+            train(settings(world, tmp_path / "run", STAGE1, "steps=100000", "save_every=1000000"))
+        timer.cancel()
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    step = int(max((tmp_path / "run").glob("checkpoint-*")).name.split("-")[1])
+    overrides = [f"steps={step + 3}", "save_every=1000"]
+    unbroken = train(settings(world, tmp_path / "unbroken", STAGE1, *overrides))
+    assert_same_run(train(settings(world, tmp_path / "run", STAGE1, *overrides)), unbroken)
+
+
+def test_steps_without_a_finite_gradient_are_skipped_counted_and_at_last_stop_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {1, 3, 4}
+    latents, calls = Denoise.latents, iter(range(100))
+
+    def sometimes_infinite(self: Denoise, batch: Batch, generator: torch.Generator) -> Tensor:
+        return latents(self, batch, generator) * (float("inf") if next(calls) in bad else 1.0)
+
+    monkeypatch.setattr(Denoise, "latents", sometimes_infinite)
+    run = train(settings(world, tmp_path / "run", STAGE1, "steps=6", "optim.ema_decay=0.9", "optim.max_skipped=3"))
+    assert [row["skipped"] for row in log_of(run)] == [0, 1, 0, 1, 2, 0]
+    assert [row["loss"] is None for row in log_of(run)] == [False, True, False, True, True, False]
+    assert all(tensor.isfinite().all() for tensor in trained_weights(run).values())
+    bad |= set(range(100))
+    with pytest.raises(ValueError, match="3 steps in a row had no finite gradient .*lower optim.learning_rate"):
+        train(settings(world, tmp_path / "other", STAGE1, "steps=6", "optim.max_skipped=3"))
+
+
+# ---- what a checkpoint is for ----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_names_its_settings_and_the_weights_it_was_trained_on(world: Path, stage1: Path) -> None:
+    with safe_open(stage1 / "weights.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["run"])
+    assert about["config"]["trainable"] == STAGE1["trainable"]
+    assert about["frozen"].keys() == {"vae", "text_encoder", "unet", "pose_encoder"}
+
+
+def test_another_base_model_is_refused_on_resume_and_when_built_upon(world: Path, tmp_path: Path) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(world / "video-model", base)
+    config = settings(world, run, STAGE1, f"init={base}")
+    train(config)
+    unet = VideoUNet.from_pretrained(base / "unet")
+    with torch.no_grad():
+        unet.conv_out.bias += 1
+    unet.save_pretrained(base / "unet")
+    for again in (
+        lambda: train(settings(world, run, STAGE1, f"init={base}", "steps=3")),
+        lambda: export(run, tmp_path / "out"),
+        lambda: train(settings(world, tmp_path / "next", STAGE2, f"init={run}")),
+    ):
+        with pytest.raises(ValueError, match="was trained on top of another unet than that of init: "):
+            again()
+
+
+def test_a_changed_setting_is_refused_with_every_key_that_differs(world: Path, stage1: Path) -> None:
+    with pytest.raises(ValueError, match="holds a run with optim.learning_rate: 0.01, got 0.5; seed: 0, got 4"):
+        train(settings(world, stage1, STAGE1, "seed=4", "optim.learning_rate=0.5", "log_every=7"))
+
+
+# ---- seeing it train -------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train(settings(world, tmp_path / "run", STAGE2, "optim.ema_decay=0.9"), dry_run=True)
+    out = capsys.readouterr().out
+    assert "optim:\n" in out and "  ema_decay: 0.9\n" in out
+    for pattern in STAGE2["trainable"]:
+        assert re.search(rf"{re.escape(pattern)}: [1-9]\d* tensors, [\d,]+ parameters", out)
+    assert "data: 3 samples in " in out and "activations: " in out and "in all: " in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", [STAGE1, STAGE2, BASE], ids=["stage1", "stage2", "base"])
+def test_the_activations_of_a_dry_run_are_those_that_autograd_keeps(world: Path, tmp_path: Path, stage: dict) -> None:
+    config = settings(world, tmp_path / "run", stage)
+    objective = build_objective(config)
+    select_trainable(objective.parts, config.trainable)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    frames = config.data.num_frames
+    batch = Batch(["a cat"] * 2, torch.zeros(2, 3, frames, SIZE, SIZE))
+    batch.skeleton = torch.zeros(2, 3, frames, SIZE, SIZE) if config.data.skeleton else None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective(batch, torch.Generator().manual_seed(0))
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    loss.backward()
+    assert memory(config, objective)["activations"] == pytest.approx(measured, rel=0.1)
+
+
+def test_validation_videos_come_from_fixed_noise_and_leave_the_run_as_it_is(world: Path, tmp_path: Path) -> None:
+    overrides = ["steps=4", "optim.ema_decay=0.9"]
+    shown = ["validation.every=2", "validation.prompts=[a cat, a dog]", "validation.num_inference_steps=2"]
+    shown += ["validation.num_frames=2"]
+    plain = train(settings(world, tmp_path / "plain", STAGE1, *overrides))
+    run = train(settings(world, tmp_path / "run", STAGE1, *overrides, *shown))
+    assert sorted(file.name for file in (run / "validation").iterdir()) == [
+        "0000002-a-cat.mp4", "0000002-a-dog.mp4", "0000004-a-cat.mp4", "0000004-a-dog.mp4",
+    ]  # fmt: skip
+    assert read_frames(run / "validation" / "0000002-a-cat.mp4").shape == (2, SIZE, 2 * SIZE, 3)  # beside the skeleton
+    for name, tensor in load_file(plain / "weights.safetensors").items():
+        assert torch.equal(tensor, load_file(run / "weights.safetensors")[name])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_first_batch_is_a_picture(world: Path, tmp_path: Path, cached: bool) -> None:
+    overrides = [f"data.cache={tmp_path / 'cache'}"] if cached else []
+    picture = np.asarray(Image.open(train(settings(world, tmp_path / "run", STAGE1, *overrides)) / "first-batch.png"))
+    assert picture.shape[1] == 2 * 8 * SIZE and picture.shape[0] > 2 * 8 * SIZE  # enlarged; two rows and captions
+    assert picture.std() > 20
+
+
+def test_losses_go_to_the_tracker(world: Path, stage1: Path) -> None:
+    events = EventAccumulator(str(stage1 / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
 
 
 # ---- a run that cannot start -----------------------------------------------------------------------------------------
@@ -263,8 +404,6 @@ def test_the_loss_in_the_log_is_a_mean_after_a_resume_too(world: Path, tmp_path:
         ("init=nowhere", "nowhere: neither a run"),
         ("data.path=nowhere", "nowhere: holds no .tar shard"),
         ("data.num_frames=2", "has 1 frames, expected at least 2"),
-        ("data.height=32 data.cache=true", r"is \(16, 16\), expected \(32, 16\) pixels"),
-        ("data.num_frames=2 data.cache=true", "has 1 frames, expected at least 2"),
     ],
 )
 def test_what_cannot_start_says_why_and_leaves_no_folder(
@@ -399,28 +538,6 @@ def test_a_folder_without_a_run_is_not_exported(world: Path, tmp_path: Path) -> 
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", [ImagePoseShards, VideoClips])
-def test_cached_latents_equal_those_of_the_pixels(world: Path, source: type) -> None:
-    kind = "images" if source is ImagePoseShards else "clips"
-    vae = load_component(world / "video-model", "vae")
-    objective = Denoise(nn.ModuleDict({"vae": vae}), None, DDIMScheduler(**DDIM), None)
-    data = source(world / "data" / kind)
-    cached = CachedMoments(data, objective.moments, PartialState(), (SIZE, SIZE), frames=4)  # several groups of clips
-    assert len(cached) == len(data)
-    for index in range(len(data)):
-        frames = [0] if kind == "images" else [1, 4]
-        assert cached.num_frames(index) == data.num_frames(index)
-        assert cached.label(index, frames)[0] == data.label(index, frames)[0]
-        exact = objective.moments(to_pixels(data.read(index, frames))[None])[0]
-        torch.testing.assert_close(cached.read(index, frames).float(), exact, rtol=1e-3, atol=1e-4)
-
-
-def test_cached_and_uncached_runs_agree_up_to_half_precision(world: Path, tmp_path: Path) -> None:
-    runs = [train(settings(world, tmp_path / str(cache), STAGE1, f"data.cache={cache}")) for cache in (True, False)]
-    losses = [json.loads((run / "log.jsonl").read_text().splitlines()[0])["loss"] for run in runs]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-
-
 def loss_of(objective: Denoise, captions: list[str]) -> float:
     """The loss of one fixed batch, with fixed random numbers, under these captions."""
     pixels = torch.rand(len(captions), 3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -449,12 +566,65 @@ def test_errors_count_more_where_a_person_is(world: Path, tmp_path: Path) -> Non
     objective = build_objective(settings(world, tmp_path / "run", STAGE1, "person_weight=4"))
     people = torch.zeros(1, 2, 17, 3)
     people[:, 0, :, :2], people[:, 0, :, 2] = torch.tensor([0.0, 0.0]), 1  # in the corner; a second one is not there
-    weight = objective._importance(Batch(["a cat"], people=people), (8, 8))
+    weight = objective._person_weight(Batch(["a cat"], people=people), (8, 8))
     assert weight.shape == (1, 1, 1, 8, 8) and weight.mean() == pytest.approx(1)
     assert weight[..., 0, 0] / weight[..., 7, 7] == pytest.approx(4)
     with pytest.raises(ValueError, match="person_weight: got 2.0, expected 1: the data has no keypoints"):
         train(settings(world, tmp_path / "run", STAGE2, "person_weight=2"))
     assert not (tmp_path / "run").exists()
+
+
+def test_min_snr_weighs_the_clean_latents_error_by_the_clipped_ratio(world: Path, tmp_path: Path) -> None:
+    """Whatever is predicted, the weight of an error of the clean latents is min(SNR, gamma)."""
+    objective = build_objective(settings(world, tmp_path / "run", STAGE2))
+    timestep, gamma = torch.tensor([0, 300, 600, 999]), 5.0
+    alpha = objective.scheduler.alphas_cumprod[timestep]
+    snr = alpha / (1 - alpha)
+    for kind, clean in (("epsilon", snr), ("v_prediction", snr + 1)):
+        objective.scheduler.register_to_config(prediction_type=kind)
+        weight = objective._snr_weight(timestep, gamma).flatten()
+        torch.testing.assert_close(weight * clean, snr.clamp(max=gamma))
+    objective.scheduler.alphas_cumprod[-1] = 0  # zero terminal SNR
+    assert objective._snr_weight(timestep, gamma).flatten()[-1] == 0
+    objective.scheduler.register_to_config(prediction_type="epsilon")
+    assert objective._snr_weight(timestep, gamma).flatten()[-1] == 1
+
+
+def test_offset_noise_shifts_a_channel_of_a_clip_as_a_whole(world: Path, tmp_path: Path) -> None:
+    objective = build_objective(settings(world, tmp_path / "run", STAGE2, "noise_offset=0.5"))
+    noise = objective._noise((300, 2, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert noise.mean((2, 3, 4)).std() == pytest.approx(0.5, rel=0.1)
+
+
+class Pairs(nn.Module):
+    """A CLIP of two captions and two images; it remembers the captions it was shown."""
+
+    def forward(self, input_ids: list[str], pixel_values: Tensor) -> CLIPOutput:
+        self.captions = input_ids
+        return CLIPOutput(logits_per_image=torch.tensor([[9.0, -9.0], [-9.0, 9.0]]))
+
+
+def test_a_cropped_caption_is_some_words_in_a_row_and_fits_every_image_that_says_them(
+    world: Path, tmp_path: Path
+) -> None:
+    captions = ["a cat on the moon", "a dog on the moon"]
+    batch = Batch(captions, torch.zeros(2, 3, 1, SIZE, SIZE))
+
+    def losses(share: float) -> dict[tuple[str, ...], float]:
+        clip, found = Pairs(), {}
+        config = settings(world, tmp_path / "run", STAGE1, f"caption_crop={share}")
+        objective = Contrast(nn.ModuleDict({"clip": clip}), None, None, config)
+        objective.tokens = lambda captions, device: captions
+        for seed in range(100):
+            loss = objective(batch, torch.Generator().manual_seed(seed))
+            found[tuple(clip.captions)] = loss.item()
+        return found
+
+    assert losses(0.0).keys() == {tuple(captions)} and max(losses(0.0).values()) < 1e-6
+    cropped = losses(1.0)
+    assert all(own in full for pair in cropped for own, full in zip(pair, captions, strict=True)) and len(cropped) > 20
+    assert any(loss > 1 for (own, _), loss in cropped.items() if own in captions[1])  # it fits the other image too
+    assert all(loss < 1e-6 for pair, loss in cropped.items() if "cat" in pair[0] and "dog" in pair[1])
 
 
 class Oracle(nn.Module):
@@ -492,7 +662,7 @@ def test_the_target_is_what_the_schedulers_config_says(world: Path, tmp_path: Pa
 
 def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.yaml"
-    save_config(settings(world, run, STAGE1, "data.cache=true", "optim.ema_decay=0.9"), file)
+    save_config(settings(world, run, STAGE1, f"data.cache={tmp_path / 'cache'}", "optim.ema_decay=0.9"), file)
     # `accelerate launch --cpu` starts a single process whatever it is told; torchrun starts what accelerate then joins.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
@@ -501,9 +671,10 @@ def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoint-0000002", "config.yaml", "log.jsonl", "weights.safetensors", "weights_ema.safetensors",
+        "checkpoint-0000002", "config.yaml", "first-batch.png", "log.jsonl", "run", "weights.safetensors",
+        "weights_ema.safetensors",
     ]  # fmt: skip
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rows = log_of(run)
     batch = load_config(TrainConfig, file).optim.batch_size
     assert [(row["step"], row["clips"]) for row in rows] == [(1, 2 * batch), (2, 4 * batch)]
     trained = load_file(run / "weights.safetensors")

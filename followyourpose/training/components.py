@@ -4,8 +4,9 @@ A folder with a config.yaml is a run: its networks are those of its own `init`, 
 So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each run stores only what it trained.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,12 +17,12 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from followyourpose.config import TrainConfig, load_config, locate
 from followyourpose.folders import new_folder
-from followyourpose.models.inflate import inflate
+from followyourpose.models.inflate import NEW_LAYERS, inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
-from followyourpose.training.run_dir import is_run, trained_weights
+from followyourpose.training.run_dir import check_frozen, is_run, trained_weights
 
 
 def root_folder(folder: str | Path) -> Path:
@@ -64,10 +65,27 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     module = load_component(run.init, name, scratch=name in run.scratch)
     if trained and name == "unet" and name not in run.scratch:
         module = as_video(module)
+    check_frozen(folder / "weights.safetensors", {name: fingerprint(module, trained.keys())}, run.init)
     _, unexpected = module.load_state_dict(trained, strict=False)
     if unexpected:
         raise ValueError(f"{folder}: trained weights do not fit {name}: {sorted(unexpected)[:3]}")
     return module
+
+
+def fingerprint(module: nn.Module, trained: Collection[str] = ()) -> str:
+    """Twelve hex digits that tell a network's weights, without those named in `trained`, from others.
+
+    It looks at some 256 values of each tensor, so that it takes a second at the size of Stable Diffusion, in half
+    precision, so that a network and its export are the same. What inflation adds is left out: until stage 2 trains it,
+    it is no part of what a run builds on.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        if key not in trained and not any(f".{layer}." in key for layer in NEW_LAYERS):
+            values = tensor.detach().flatten()
+            values = values[:: max(1, len(values) // 256)].half().cpu().numpy()
+            digest.update(f"{key} {tuple(tensor.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def as_video(unet: UNet2DConditionModel | VideoUNet) -> VideoUNet:

@@ -228,6 +228,7 @@ def open_feed(
 
 
 def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the run still needs its batches
     cv2.setNumThreads(0)  # a forked process has not the threads that OpenCV believes to have
 
 

@@ -47,24 +47,42 @@ class Denoise(Objective):
         timestep = self._timesteps(clips, generator, device)
         noisy = self.scheduler.add_noise(latents, noise, timestep)
         features = self.parts["pose_encoder"](batch.skeleton) if batch.skeleton is not None else None
-        prediction = self._predict(noisy, timestep, self.text(batch, generator, device), features)
+        text = self.text(batch, generator, device)
+        prediction = self.predict(self.parts["unet"], noisy, timestep, text, features)
         kind = self.scheduler.config.prediction_type
         target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
         error = (prediction.float() - target.float()).square()
-        if self.config.person_weight == 1:
-            return error.mean()
-        return (error * self._importance(batch, latents.shape[-2:])).mean()
+        if self.config.min_snr_gamma is not None:
+            error = error * self._snr_weight(timestep, self.config.min_snr_gamma)
+        if self.config.person_weight != 1:
+            error = error * self._person_weight(batch, latents.shape[-2:])
+        return error.mean()
 
     def _noise(self, shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
         """Noise (b, c, f, h, w); in a share `shared_noise` of the clips every frame has the first one's."""
         noise = torch.randn(shape, generator=generator, device=device)
-        if not self.config.shared_noise:
-            return noise
-        shared = torch.rand(shape[0], generator=generator, device=device) < self.config.shared_noise
-        return torch.where(shared[:, None, None, None, None], noise[:, :, :1], noise)
+        if self.config.noise_offset:  # Guttenberg 2023, "Diffusion with offset noise"
+            offset = torch.randn((*shape[:2], 1, 1, 1), generator=generator, device=device)
+            noise = noise + self.config.noise_offset * offset
+        if self.config.shared_noise:
+            shared = torch.rand(shape[0], generator=generator, device=device) < self.config.shared_noise
+            noise = torch.where(shared[:, None, None, None, None], noise[:, :, :1], noise)
+        return noise
 
-    def _importance(self, batch: Batch, size: tuple[int, int]) -> Tensor:
-        """How much an error counts: (b, 1, 1, h, w); `person_weight` where a person is, else 1; its mean is 1."""
+    def _snr_weight(self, timestep: Tensor, gamma: float) -> Tensor:
+        """Min-SNR weights (b, 1, 1, 1, 1) of timesteps (b,) (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+
+        An error of the clean latents weighs min(SNR, gamma); one of the noise is 1 / SNR times as much, one of the
+        velocity 1 / (SNR + 1) times. At zero terminal SNR a velocity weighs nothing.
+        """
+        alpha = self.scheduler.alphas_cumprod.to(timestep.device)[timestep]
+        snr = alpha / (1 - alpha)
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        weight = snr.clamp(max=gamma) / (snr + 1) if velocity else (gamma / snr).clamp(max=1)
+        return weight[:, None, None, None, None]
+
+    def _person_weight(self, batch: Batch, size: tuple[int, int]) -> Tensor:
+        """Weights of places (b, 1, 1, h, w): `person_weight` where a person is, else 1; brought to a mean of 1."""
         if batch.people is None:
             raise ValueError(f"person_weight: got {self.config.person_weight}, expected 1: the data has no keypoints")
         data = self.config.data
@@ -72,8 +90,11 @@ class Denoise(Objective):
         weight = 1 + (self.config.person_weight - 1) * people
         return (weight / weight.mean())[:, :, None]
 
-    def _predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, features: list[Tensor] | None) -> Tensor:
-        unet = self.parts["unet"]
+    @staticmethod
+    def predict(
+        unet: nn.Module, noisy: Tensor, timestep: Tensor, text: Tensor, features: list[Tensor] | None
+    ) -> Tensor:
+        """The UNet's prediction (b, c, f, h, w) of latents (b, c, f, h, w) at timesteps (b,) under text (b, l, d)."""
         if isinstance(unet, UNet2DConditionModel):  # the base model is trained in the image model's own class
             return unet(noisy[:, :, 0], timestep, text).sample[:, :, None]
         return unet(noisy, timestep, text, features)
@@ -153,18 +174,28 @@ def _person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) 
 class Contrast(Objective):
     """Trains a CLIP: each image must find its caption among the batch's, and each caption its image.
 
-    Symmetric cross-entropy (Radford et al. 2021); where a caption occurs twice in a batch, both images are right.
+    Symmetric cross-entropy (Radford et al. 2021). A caption fits every image whose own caption contains it: where one
+    occurs twice in a batch, both images are right. In a share `caption_crop` of the captions only some words in a row
+    are kept, so that parts of a caption mean something by themselves, also in combinations that were never seen.
     """
 
     needs = ("clip",)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         pixels = batch.pixels[:, :, 0]
-        output = self.parts["clip"](input_ids=self.tokens(batch.captions, pixels.device), pixel_values=pixels)
-        same = torch.tensor([[float(a == b) for b in batch.captions] for a in batch.captions], device=pixels.device)
-        target = same / same.sum(1, keepdim=True)
-        logits = output.logits_per_image
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        captions = [self._crop(caption, generator, pixels.device) for caption in batch.captions]
+        output = self.parts["clip"](input_ids=self.tokens(captions, pixels.device), pixel_values=pixels)
+        fits = torch.tensor([[float(c in own) for c in captions] for own in batch.captions], device=pixels.device)
+        by_image = F.cross_entropy(output.logits_per_image, fits / fits.sum(1, keepdim=True))
+        by_caption = F.cross_entropy(output.logits_per_image.T, fits.T / fits.T.sum(1, keepdim=True))
+        return (by_image + by_caption) / 2
+
+    def _crop(self, caption: str, generator: torch.Generator, device: torch.device) -> str:
+        words, draws = caption.split(), torch.rand(3, generator=generator, device=device).tolist()
+        if draws[0] >= self.config.caption_crop:
+            return caption
+        first, last = sorted(int(draw * len(words)) for draw in draws[1:])
+        return " ".join(words[first : last + 1])
 
 
 class Locate(Objective):

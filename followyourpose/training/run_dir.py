@@ -2,9 +2,15 @@
 
 config.yaml                   the run's settings, every default included
 log.jsonl                     one line per `log_every` steps
-checkpoint-STEP/              weights, moving average and optimiser state; only the newest is kept
+first-batch.png               the first batch as the networks see it, with captions
+bad.jsonl                     the samples that could not be used, one line each with the reason
+validation/                   videos drawn on the way, STEP-PROMPT.mp4
+checkpoint-STEP/              weights, moving average and optimiser state; the newest `keep_checkpoints` stay
 weights.safetensors           what a finished run trained, by component and parameter name
 weights_ema.safetensors       its moving average, where the run keeps one
+
+A file of weights carries in its metadata the run's settings and, per network, a fingerprint of the weights that were
+frozen: what was trained means something only on top of them.
 """
 
 import json
@@ -15,35 +21,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from followyourpose.config import TrainConfig, load_config, save_config
 
-# What may change when a run goes on: how long, and how often it writes. Everything else must be as it was.
-_FREE = ("output", "steps", "save_every", "log_every")
+# What may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part in what
+# is learned, and must be as it was.
+_FREE = (
+    "output", "steps", "save_every", "keep_checkpoints", "log_every", "trackers", "validation.", "compile",
+    "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
+    "data.max_bad", "data.download",
+)  # fmt: skip
+LOG, BAD, FIRST_BATCH, VALIDATION = "log.jsonl", "bad.jsonl", "first-batch.png", "validation"
 
 
 class RunDir:
-    """Opens `config.output`: a new run, or the one that is there if its settings are the same.
+    """Opens `config.output`: a new run, or the one that is there if it is of the same settings.
 
     Nothing is written before the first step's log or checkpoint: a command that could not start can be corrected.
 
     Raises:
-        ValueError: the folder holds another run's settings (the first differing key is named), or other files.
+        ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
     """
 
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
         self.path, self.main, self.config = Path(config.output), main, config
         stored = self.path / "config.yaml"
         if stored.exists():
-            before = _flat(asdict(load_config(TrainConfig, stored)))
-            for key, value in _flat(asdict(config)).items():
-                if key not in _FREE and before[key] != value:
-                    raise ValueError(
-                        f"{self.path}: holds a run with {key}: {before[key]}, got {value}; "
-                        "choose another output, or the settings it was started with"
-                    )
+            before, now = _flat(asdict(load_config(TrainConfig, stored))), _flat(asdict(config))
+            differ = [key for key in now if before[key] != now[key] and not key.startswith(_FREE)]
+            if differ:
+                changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
+                raise ValueError(
+                    f"{self.path}: holds a run with {changes}; "
+                    "choose another output, or the settings it was started with"
+                )
         elif self.path.exists() and any(p.suffix != ".partial" for p in self.path.iterdir()):
             raise ValueError(f"{self.path}: is not empty and holds no run; choose another output")
 
@@ -52,47 +66,81 @@ class RunDir:
         found = [p for p in self.path.glob("checkpoint-*") if p.suffix != ".partial"]
         return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-        """The newest checkpoint's weights, moving average and state; None where there is none yet."""
+    def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
+        """The newest checkpoint's weights, moving average and state; None where there is none yet.
+
+        Args:
+            frozen: fingerprints, by network, of what the run does not train.
+
+        Raises:
+            ValueError: the checkpoint was trained on top of other weights.
+        """
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
         newest = checkpoints[-1]
+        check_frozen(newest / "weights.safetensors", frozen, self.config.init)
         average = newest / "weights_ema.safetensors"
         state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
         return load_file(newest / "weights.safetensors"), load_file(average) if average.exists() else {}, state
 
-    def save(self, weights: dict[str, Tensor], average: dict[str, Tensor], state: dict) -> None:
-        """Writes a checkpoint under a temporary name, renames it, and only then removes the older ones."""
-        if not self.main:
-            return
-        self._write_config()
+    def save(
+        self, weights: dict[str, Tensor], average: dict[str, Tensor], frozen: dict[str, str], state: dict[str, Any]
+    ) -> None:
+        """Writes a checkpoint under a temporary name, renames it, and only then removes the oldest ones.
+
+        Raises:
+            ValueError: it cannot be written, as on a full disk; what was there before stays.
+        """
         target = self.path / f"checkpoint-{state['step']:07d}"
+        if not self.main or target.exists():  # the same step of the same run is the same checkpoint
+            return
         partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _save_weights(weights, partial / "weights.safetensors")
-        if average:
-            _save_weights(average, partial / "weights_ema.safetensors")
-        torch.save(state, partial / "state.pt")
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-        for old in self.checkpoints()[:-1]:
+        settings = {key: value for key, value in asdict(self.config).items() if key != "output"}
+        metadata = {"run": json.dumps({"config": settings, "frozen": frozen}, sort_keys=True)}
+        try:
+            self._write_config()
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _save_weights(weights, partial / "weights.safetensors", metadata)
+            if average:
+                _save_weights(average, partial / "weights_ema.safetensors", metadata)
+            torch.save(state, partial / "state.pt")
+            partial.rename(target)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            last = self.checkpoints()[-1:] or ["none"]
+            raise ValueError(f"{target}: cannot be written ({error}); the last checkpoint is {last[0]}") from error
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
             shutil.rmtree(old)
 
     def finish(self) -> None:
-        """Puts the newest checkpoint's weights where a finished run's are looked for."""
+        """Puts the newest checkpoint's weights where those of a finished run are looked for."""
         if self.main:
-            for file in self.checkpoints()[-1].glob("*.safetensors"):
+            # weights.safetensors comes last: where it is, the run has finished.
+            for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
                 shutil.copyfile(file, self.path / f"{file.name}.partial")
                 os.replace(self.path / f"{file.name}.partial", self.path / file.name)
 
     def log(self, row: dict[str, float]) -> None:
+        """Adds a line to the log."""
         if self.main:
             self._write_config()
-            with open(self.path / "log.jsonl", "a") as file:
+            with open(self.path / LOG, "a") as file:
                 file.write(json.dumps(row) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Takes back what was logged after `step`: a run that goes on from there logs it once more."""
+        log = self.path / LOG
+        if self.main and log.exists():
+            rows = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
+            partial = log.with_name(f"{LOG}.partial")
+            partial.write_text("".join(f"{line}\n" for line in rows))
+            os.replace(partial, log)
 
     def _write_config(self) -> None:
         partial = self.path / "config.yaml.partial"
@@ -107,10 +155,26 @@ def trained_weights(run: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the run has not finished.
     """
-    for name in ("weights_ema.safetensors", "weights.safetensors"):
-        if (run / name).exists():
-            return load_file(run / name)
-    raise ValueError(f"{run}: the run has not finished (no weights.safetensors); run its train command again")
+    if not (run / "weights.safetensors").exists():
+        raise ValueError(f"{run}: the run has not finished (no weights.safetensors); run its train command again")
+    average = run / "weights_ema.safetensors"
+    return load_file(average if average.exists() else run / "weights.safetensors")
+
+
+def check_frozen(weights: Path, frozen: dict[str, str], init: str) -> None:
+    """Passes if a run's weights were trained on top of networks with these fingerprints.
+
+    Raises:
+        ValueError: a network of `init` is another one.
+    """
+    with safe_open(weights, "pt") as file:
+        before = json.loads((file.metadata() or {}).get("run", "{}")).get("frozen", {})
+    for name in before.keys() & frozen.keys():
+        if before[name] != frozen[name]:
+            raise ValueError(
+                f"{weights}: was trained on top of another {name} than that of init: {init} "
+                f"(fingerprint {before[name]}, got {frozen[name]})"
+            )
 
 
 def is_run(folder: str | Path) -> bool:
@@ -126,5 +190,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+def _step_of(line: str) -> float:
+    """The step of a line of the log; a line that a kill cut off has none, and goes."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path, metadata)

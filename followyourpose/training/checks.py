@@ -1,0 +1,57 @@
+"""What the settings of a run must fulfil, told before anything is loaded."""
+
+from importlib.util import find_spec
+
+import torch
+
+from followyourpose.config import TrainConfig
+
+PRECISIONS = ("no", "fp16", "bf16")
+SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # all after the warm-up
+OPTIMIZERS = ("adamw", "adamw8bit")
+LEAST_1 = (
+    "steps", "save_every", "keep_checkpoints", "log_every",
+    "optim.batch_size", "optim.gradient_accumulation_steps", "optim.max_skipped",
+)  # fmt: skip
+SHARES = ("prompt_dropout", "noise_bias", "shared_noise", "caption_crop")
+
+
+def check_settings(config: TrainConfig, objectives: tuple[str, ...]) -> None:
+    """Passes when every setting that can be judged by itself is in order; those of `data` are the feed's to judge.
+
+    Args:
+        objectives: the values that there are for `objective`.
+
+    Raises:
+        ValueError: names the key, what was got and what was expected.
+    """
+    for key, known in (
+        ("objective", objectives),
+        ("optim.name", OPTIMIZERS),
+        ("optim.schedule", SCHEDULES),
+        ("mixed_precision", PRECISIONS),
+    ):
+        if (value := _value(config, key)) not in known:
+            raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(known)}")
+    for key in LEAST_1:
+        if (value := _value(config, key)) < 1:
+            raise ValueError(f"{key}: got {value}, expected at least 1")
+    for key in SHARES:
+        if not 0 <= (value := _value(config, key)) <= 1:
+            raise ValueError(f"{key}: got {value}, expected a share from 0 to 1")
+    for key in ("data.cache", "gradient_checkpointing"):
+        if (value := _value(config, key)) and config.objective != "denoise":
+            raise ValueError(f"{key}: got {value}, which is for objective denoise; this one is {config.objective}")
+    if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
+        raise ValueError("optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install bitsandbytes`")
+    if config.validation.every > 0 and config.objective != "denoise":
+        raise ValueError(f"validation.every: got {config.validation.every}, expected 0: only denoise draws videos")
+    if config.validation.every > 0 and not config.validation.prompts:
+        raise ValueError("validation.prompts: got none, expected one at least where validation.every is above 0")
+
+
+def _value(config: TrainConfig, key: str):
+    value = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,88 @@
+"""`followyourpose train --dry-run`: what a run would do, told without its first step."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from followyourpose.config import TrainConfig
+from followyourpose.data.batch import Source
+from followyourpose.training.objectives import Denoise, Objective
+
+_TRAINED = 4 + 4 + 8  # bytes per trained parameter: itself, its gradient, Adam's two moments, all in fp32
+_GB = 1e9
+
+
+def describe_plan(config: TrainConfig, objective: Objective, source: Source) -> str:
+    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory."""
+    clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
+    lines = [
+        yaml.safe_dump(asdict(config), sort_keys=False),
+        "trainable:",
+        *(f"  {line}" for line in _patterns(objective.parts, config.trainable)),
+        f"data: {len(source):,} samples in {config.data.path}",
+        *(f"  {number:,} left out: {reason}" for reason, number in source.dropped.items()),
+        f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "
+        f"the run {config.steps * clips / len(source):,.2f} epochs",
+        "memory of one process, estimated:",
+        *(f"  {name}: {size / _GB:.3f} GB" for name, size in memory(config, objective).items()),
+    ]
+    return "\n".join(lines)
+
+
+def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
+    """Bytes that one process needs, by purpose, and in all. What a backward pass needs beyond them is not counted."""
+    counts = {True: 0, False: 0}
+    for parameter in objective.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    needs = {"frozen weights": 4.0 * counts[False], "trained weights, gradients, Adam": float(_TRAINED * counts[True])}
+    if config.optim.ema_decay:
+        needs["moving average"] = 4.0 * counts[True]
+    if isinstance(objective, Denoise):
+        name = "activations" + (" between checkpoints" if config.gradient_checkpointing else "")
+        needs[name] = _activations(config, objective) / (1 if config.mixed_precision == "no" else 2)
+    return needs | {"in all": sum(needs.values())}
+
+
+def _patterns(module: nn.Module, patterns: Sequence[str]) -> Iterator[str]:
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        sizes = [parameter.numel() for name, parameter in named.items() if re.search(pattern, name)]
+        yield f"{pattern}: {len(sizes)} tensors, {sum(sizes):,} parameters"
+    trained = sum(parameter.numel() for parameter in named.values() if parameter.requires_grad)
+    yield f"in all: {trained:,} of {sum(parameter.numel() for parameter in named.values()):,} parameters"
+
+
+def _activations(config: TrainConfig, objective: Denoise) -> float:
+    """Bytes that autograd keeps of one batch in fp32: counted on networks that have shapes, but no numbers."""
+    data, vae = config.data, objective.parts["vae"].config
+    factor, b, f = 2 ** (len(vae.block_out_channels) - 1), config.optim.batch_size, data.num_frames
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept.append(tensor)
+        return tensor
+
+    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        parts = {name: _hollow(objective.parts[name]) for name in ("unet", "pose_encoder") if name in objective.parts}
+        latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
+        text = torch.empty(b, objective.tokenizer.model_max_length, parts["unet"].config.cross_attention_dim)
+        skeleton = torch.empty(b, 3, f, data.height, data.width)
+        features = parts["pose_encoder"](skeleton) if "pose_encoder" in parts else None
+        objective.predict(parts["unet"], latents, torch.zeros(b, dtype=torch.long), text, features)
+    return float(sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}.values()))
+
+
+def _hollow(module: nn.Module) -> nn.Module:
+    """A network like the given one, made where tensors are fake: the same shapes, trained and checkpointed likewise."""
+    twin = type(module).from_config(module.config).train()
+    for own, other in zip(twin.parameters(), module.parameters(), strict=True):
+        own.requires_grad_(other.requires_grad)
+    if getattr(module, "is_gradient_checkpointing", False):
+        twin.enable_gradient_checkpointing()
+    return twin

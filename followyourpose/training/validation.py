@@ -1,0 +1,88 @@
+"""Validation: videos that a run draws on the way, always from the same noise, prompts and skeleton."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+
+from followyourpose.config import GenerateConfig, TrainConfig
+from followyourpose.data.video_io import write_video
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
+from followyourpose.skeleton_input import open_skeleton
+from followyourpose.training.components import as_video
+from followyourpose.training.objectives import Denoise
+
+FPS = 8.0
+
+
+class Validation:
+    """Draws one video per prompt with a run's networks as they are, into its folder and its trackers.
+
+    A run that trains no pose encoder draws without a skeleton, an image UNet a single frame.
+
+    Raises:
+        ValueError: the skeleton cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, objective: Denoise, folder: Path) -> None:
+        self.config, self.objective, self.folder = config, objective, folder
+        settings, self.skeleton = config.validation, None
+        self.frames = 1 if isinstance(objective.parts["unet"], UNet2DConditionModel) else settings.num_frames
+        if "pose_encoder" in objective.parts:
+            source = open_skeleton(
+                GenerateConfig(
+                    prompt=settings.prompts, skeleton=settings.skeleton, num_frames=self.frames, skeleton_end="loop"
+                )
+            )
+            self.skeleton = source.frames(config.data.height, config.data.width)
+
+    @torch.no_grad()
+    def draw(self, step: int, accelerator: Accelerator) -> list[Path]:
+        """Writes STEP-PROMPT.mp4 for each prompt, and a row of frames to the trackers; returns the files."""
+        settings, pipe = self.config.validation, self._pipeline()
+        self.objective.eval()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files, pictures = [], {}
+        for prompt in settings.prompts:
+            with accelerator.autocast():
+                (video,) = pipe(
+                    prompt,
+                    self.skeleton,
+                    num_frames=self.frames,
+                    height=self.config.data.height,
+                    width=self.config.data.width,
+                    num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale,
+                    pose_guidance=settings.pose_guidance,
+                    noise=settings.noise,
+                    generator=torch.Generator().manual_seed(self.config.seed),
+                ).videos
+            frames = (video * 255).round().astype(np.uint8)
+            shown = frames if self.skeleton is None else np.concatenate([self.skeleton, frames], axis=2)
+            name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+            files.append(self.folder / f"{step:07d}-{name}.mp4")
+            write_video(files[-1], shown, FPS)
+            pictures[f"validation/{name}"] = np.concatenate(list(shown), axis=1)[None]  # one picture of all frames
+        for tracker in accelerator.trackers:
+            layout = (
+                {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            )  # the others know it by themselves
+            tracker.log_images(pictures, step, **layout)
+        self.objective.train()
+        return files
+
+    def _pipeline(self) -> FollowYourPosePipeline:
+        parts, objective = self.objective.parts, self.objective
+        unet = as_video(parts["unet"])
+        pose_encoder = parts["pose_encoder"] if "pose_encoder" in parts else None
+        if pose_encoder is None:  # a pipeline has one; at its zero start it changes nothing
+            pose_encoder = PoseEncoder(unet.config.block_out_channels, vae_scale_factor(parts["vae"]))
+        pipe = FollowYourPosePipeline(
+            parts["vae"], parts["text_encoder"], objective.tokenizer, unet, pose_encoder, objective.scheduler
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
