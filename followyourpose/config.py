@@ -108,7 +108,7 @@ class TrainConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of accelerate: tensorboard, wandb, ...
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 0  # of the data's order, the noise and the dropout
-    mixed_precision: str = "no"  # no, fp16 or bf16
+    mixed_precision: str = "fp32"  # fp32, fp16 or bf16; weights and optimiser state are fp32 in all
     gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
     compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance

@@ -117,7 +117,7 @@ def _settings(options: argparse.Namespace, folder: Path, overrides: list[str] = 
     }  # fmt: skip
     chosen = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     # Quoted, because YAML reads a bare no as false.
-    reset = ["data.cache=null", "gradient_checkpointing=false", "mixed_precision='no'"]
+    reset = ["data.cache=null", "gradient_checkpointing=false", "mixed_precision=fp32"]
     overrides = [text.replace("CACHE", str(folder / "cache")) for text in overrides]
     return load_config(TrainConfig, file, [*reset, *paths, *length, *chosen, *overrides])
 

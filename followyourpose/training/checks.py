@@ -6,7 +6,8 @@ import torch
 
 from followyourpose.config import TrainConfig
 
-PRECISIONS = ("no", "fp16", "bf16")
+# What a configuration says -> what accelerate calls it. YAML reads a bare no as False.
+PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no", "False": "no"}
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # all after the warm-up
 OPTIMIZERS = ("adamw", "adamw8bit")
 LEAST_1 = (

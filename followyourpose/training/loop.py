@@ -22,7 +22,7 @@ from tqdm import tqdm
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
 from followyourpose.training.cache import cached_source
-from followyourpose.training.checks import SCHEDULES, check_settings
+from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
@@ -50,7 +50,7 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
     run = RunDir(config)
     # Told so, accelerate joins the processes that torchrun started also where there is no accelerator.
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=PRECISIONS[config.mixed_precision],
         cpu=not torch.accelerator.is_available(),
         log_with=config.trackers or None,
         project_dir=run.path,
@@ -191,7 +191,7 @@ def _skipped(config: TrainConfig, state: dict[str, Any], loss: float, norm: floa
         raise ValueError(
             f"{config.output}: {skipped} steps in a row had no finite gradient (at step {state['step']} the loss is "
             f"{loss}); look at first-batch.png and log.jsonl there, and try a lower optim.learning_rate, a longer "
-            f"optim.warmup_steps, or mixed_precision bf16 or no in place of {config.mixed_precision}"
+            f"optim.warmup_steps, or mixed_precision bf16 or fp32 in place of {config.mixed_precision}"
         )
     return skipped
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Source
+from followyourpose.training.checks import PRECISIONS
 from followyourpose.training.objectives import Denoise, Objective
 
 _TRAINED = 4 + 4 + 8  # bytes per trained parameter: itself, its gradient, Adam's two moments, all in fp32
@@ -44,7 +45,7 @@ def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
         needs["moving average"] = 4.0 * counts[True]
     if isinstance(objective, Denoise):
         name = "activations" + (" between checkpoints" if config.gradient_checkpointing else "")
-        needs[name] = _activations(config, objective) / (1 if config.mixed_precision == "no" else 2)
+        needs[name] = _activations(config, objective) / (1 if PRECISIONS[config.mixed_precision] == "no" else 2)
     return needs | {"in all": sum(needs.values())}
 
 
