@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -698,3 +699,24 @@ def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     assert trained and all(
         name.startswith("pose_encoder.") and tensor.isfinite().all() for name, tensor in trained.items()
     )
+
+
+def test_a_signal_to_the_launcher_of_several_processes_saves_their_run(world: Path, tmp_path: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "run.yaml"
+    save_config(settings(world, run, STAGE1, "steps=100000", "save_every=100000"), file)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.Popen(
+        [*command, str(REPOSITORY / "scripts" / "train.py"), str(file)],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(1200):
+            if (run / "log.jsonl").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(120)
+    finally:
+        process.kill()
+    (checkpoint,) = run.glob("checkpoint-*")
+    assert load_file(checkpoint / "weights.safetensors") and not list(run.glob("*.partial"))

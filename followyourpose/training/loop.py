@@ -65,10 +65,10 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
     frozen = _fingerprints(objective, weights)
 
     # ---- data: the same order whether or not the run was interrupted
-    source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
     if dry_run:
-        accelerator.print(describe_plan(config, objective, source))
+        accelerator.print(describe_plan(config, objective, open_source(config.data)))
         return run.path
+    source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
     accelerator.print(f"{run.path}: training {sum(p.numel() for p in weights.values()):,} parameters")
 
     # ---- optimiser, schedule, moving average: only of what is trained
@@ -134,6 +134,7 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler else None  # fp16's loss scale
                 run.save(weights, average, frozen, state | {"optimizer": optimizer.state_dict(), "scaler": scaler})
             if stopping and step < config.steps:
+                accelerator.wait_for_everyone()  # a launcher kills the others as soon as one of them ends
                 raise KeyboardInterrupt(f"{run.path}: saved at step {step}; to go on, run the same command again")
     run.finish()
     accelerator.wait_for_everyone()
