@@ -36,8 +36,9 @@ def _images(batch: Batch, objective: Objective) -> Tensor:
     if batch.pixels is not None:
         return batch.pixels
     assert isinstance(objective, Denoise)  # only it reads moments
-    mean = batch.moments[:MOST_CLIPS, :, :MOST_FRAMES].float().chunk(2, dim=1)[0]
-    frames = objective.parts["vae"].decode(rearrange(mean, "b c f h w -> (b f) c h w")).sample
+    vae = objective.parts["vae"]
+    mean = batch.moments[:MOST_CLIPS, :, :MOST_FRAMES].to(vae.device).float().chunk(2, dim=1)[0]
+    frames = vae.decode(rearrange(mean, "b c f h w -> (b f) c h w")).sample
     return rearrange(frames, "(b f) c h w -> b c f h w", b=len(mean))
 
 

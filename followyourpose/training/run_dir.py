@@ -4,6 +4,7 @@ config.yaml                   the run's settings, every default included
 log.jsonl                     one line per `log_every` steps
 first-batch.png               the first batch as the networks see it, with captions
 bad.jsonl                     the samples that could not be used, one line each with the reason
+run/                          what the trackers write: TensorBoard's files
 validation/                   videos drawn on the way, STEP-PROMPT.mp4
 checkpoint-STEP/              weights, moving average and optimiser state; the newest `keep_checkpoints` stay
 weights.safetensors           what a finished run trained, by component and parameter name

@@ -85,4 +85,4 @@ class Validation:
             parts["vae"], parts["text_encoder"], objective.tokenizer, unet, pose_encoder, objective.scheduler
         )
         pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return pipe.to(parts["vae"].device)  # what was made here is on the CPU
