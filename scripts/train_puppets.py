@@ -21,7 +21,7 @@ from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.components import export
 from followyourpose.training.loop import train
 
-AMOUNTS = {"images": 60_000, "clips": 3_000}
+AMOUNTS = {"images": 60_000, "clips": 2_000}
 # run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
 RUNS = {
     "clip": None,
