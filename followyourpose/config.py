@@ -112,7 +112,6 @@ class TrainConfig:
     gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
     compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
-    caption_crop: float = 0.0  # of objective contrast: share of captions cut to some of their words in a row
     kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
     noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
     min_snr_gamma: float | None = (
@@ -184,7 +183,7 @@ class EvaluateConfig:
     num_frames: int = 8  # frames per video
     batch_size: int = 8  # videos at a time
     num_inference_steps: int = 20  # denoising steps
-    guidance_scale: float = 3.0  # of classifier-free guidance; 1 is none
+    guidance_scale: float = 2.0  # of classifier-free guidance; 1 is none
     pose_guidance: str = "conditional"  # both: the skeleton conditions both halves; conditional: only the one
     noise: str = "shared"  # initial noise of the frames: independent, mixed or shared
     seed: int = 1000  # of the scenes and of the noise

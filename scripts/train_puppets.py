@@ -25,7 +25,7 @@ AMOUNTS = {"images": 60_000, "clips": 2_000}
 # run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
 RUNS = {
     "clip": None,
-    "clip-judge": "clip",
+    "clip-image": "clip",
     "detector": None,
     "autoencoder": "clip",
     "base": "autoencoder",
@@ -33,7 +33,7 @@ RUNS = {
     "stage2": "stage1",
 }
 EXPORTS = {
-    "clip-judge": "puppet-eval/clip",
+    "clip-image": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
     "base": "puppet-base",
     "stage2": "puppet",

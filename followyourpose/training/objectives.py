@@ -174,28 +174,18 @@ def _person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) 
 class Contrast(Objective):
     """Trains a CLIP: each image must find its caption among the batch's, and each caption its image.
 
-    Symmetric cross-entropy (Radford et al. 2021). A caption fits every image whose own caption contains it: where one
-    occurs twice in a batch, both images are right. In a share `caption_crop` of the captions only some words in a row
-    are kept, so that parts of a caption mean something by themselves, also in combinations that were never seen.
+    Symmetric cross-entropy (Radford et al. 2021); where a caption occurs twice in a batch, both images are right.
     """
 
     needs = ("clip",)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         pixels = batch.pixels[:, :, 0]
-        captions = [self._crop(caption, generator, pixels.device) for caption in batch.captions]
-        output = self.parts["clip"](input_ids=self.tokens(captions, pixels.device), pixel_values=pixels)
-        fits = torch.tensor([[float(c in own) for c in captions] for own in batch.captions], device=pixels.device)
-        by_image = F.cross_entropy(output.logits_per_image, fits / fits.sum(1, keepdim=True))
-        by_caption = F.cross_entropy(output.logits_per_image.T, fits.T / fits.T.sum(1, keepdim=True))
-        return (by_image + by_caption) / 2
-
-    def _crop(self, caption: str, generator: torch.Generator, device: torch.device) -> str:
-        words, draws = caption.split(), torch.rand(3, generator=generator, device=device).tolist()
-        if draws[0] >= self.config.caption_crop:
-            return caption
-        first, last = sorted(int(draw * len(words)) for draw in draws[1:])
-        return " ".join(words[first : last + 1])
+        output = self.parts["clip"](input_ids=self.tokens(batch.captions, pixels.device), pixel_values=pixels)
+        same = torch.tensor([[float(a == b) for b in batch.captions] for a in batch.captions], device=pixels.device)
+        target = same / same.sum(1, keepdim=True)
+        logits = output.logits_per_image
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class Locate(Objective):
