@@ -10,7 +10,7 @@ CAPTION_EVERY = 64  # frames from one captioned frame of a clip to the next, as 
 COLUMNS = ("part_id", "clip_id", "caption")
 
 Captions = list[tuple[int, str]]  # (frame, what it shows)
-_Clip = tuple[str, str]  # the part's folder, and the clip's name without .mp4
+Clip = tuple[str, str]  # the part's folder, and the clip's name without .mp4
 
 
 def hdvila_clips(folder: Path, captions: str | Path | None = None) -> Iterator[tuple[Path, Captions]]:
@@ -25,7 +25,7 @@ def hdvila_clips(folder: Path, captions: str | Path | None = None) -> Iterator[t
     Raises:
         ValueError: there is no CSV, or several, or a file is not as above.
     """
-    said = _read_captions(_captions_file(folder, captions))
+    said = read_captions(_captions_file(folder, captions))
     for part, clip in dict.fromkeys([*_read_metadata(folder), *said]):
         yield folder / part / "video_clips" / f"{clip}.mp4", said.get((part, clip), [])
 
@@ -42,33 +42,38 @@ def _captions_file(folder: Path, captions: str | Path | None) -> Path:
     return files[0]
 
 
-def _read_captions(file: Path) -> dict[_Clip, Captions]:
-    said: dict[_Clip, Captions] = {}
+def read_captions(file: Path) -> dict[Clip, Captions]:
+    """What a CSV of captions says of each clip, by the part's folder and the clip's name.
+
+    Raises:
+        ValueError: it is not as above.
+    """
+    said: dict[Clip, Captions] = {}
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
             rows = csv.DictReader(text)
             if missing := sorted(set(COLUMNS) - set(rows.fieldnames or ())):
                 raise ValueError(f"{file}: got columns {rows.fieldnames}, expected also {', '.join(missing)}")
             for row in rows:
-                clip = said.setdefault(_clip(row["part_id"] or "", row["clip_id"] or ""), [])
+                clip = said.setdefault(clip_place(row["part_id"] or "", row["clip_id"] or ""), [])
                 clip.append((CAPTION_EVERY * len(clip), row["caption"] or ""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: not a readable CSV of captions ({error})") from error
     return said
 
 
-def _read_metadata(folder: Path) -> Iterator[_Clip]:
+def _read_metadata(folder: Path) -> Iterator[Clip]:
     for file in sorted(folder.glob("hdvila_part*.jsonl")):
         part = file.stem.removeprefix("hdvila_part")
         with open(file) as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield from [_clip(part, clip["clip_id"]) for clip in json.loads(line)["clip"]]
+                    yield from [clip_place(part, clip["clip_id"]) for clip in json.loads(line)["clip"]]
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ValueError(f"{file}: line {number}: expected an object with clip: [{{clip_id}}]") from error
 
 
-def _clip(part: str, clip: str) -> _Clip:
-    """Part 3 is also written part3, part_3 and 03; a clip with and without .mp4."""
+def clip_place(part: str, clip: str) -> Clip:
+    """The folder of a part and the name of a clip: part 3 is also written part3, part_3 and 03, a clip with .mp4."""
     number = re.fullmatch(r"(?:part)?_?0*(\d+)", part.strip())
     return f"part_{number[1]}" if number else part.strip(), clip.strip().removesuffix(".mp4")

@@ -18,7 +18,7 @@ _PARTS = ("image", "txt", "json")
 _BLOCK = 512  # bytes; a tar is made of such, and ends with blocks of zeros
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow has all these for bad images
 
-_Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> text
+Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> text
 
 
 class ImagePoseShards:
@@ -127,7 +127,7 @@ def _caption(text: bytes) -> str:
 
 def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[str, list[int]]]:
     """Each usable image of a shard: its key, and offset and size of its image, caption and label, in this order."""
-    samples, whole = _scan(shard)
+    samples, whole = scan_shard(shard)
     if not whole:
         dropped.add("shards cut off or no tar", str(shard))
     for key, (places, texts) in samples.items():
@@ -145,9 +145,9 @@ def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[
             dropped.add(reason, f"{shard}: {key}")
 
 
-def _scan(shard: Path) -> tuple[_Samples, bool]:
+def scan_shard(shard: Path) -> tuple[Samples, bool]:
     """Where the parts of each image lie in a shard, with its texts, in one pass; and whether the shard has an end."""
-    samples: _Samples = {}
+    samples: Samples = {}
     with open(shard, "rb") as file:
         length = file.seek(0, 2)
         file.seek(0)
