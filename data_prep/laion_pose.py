@@ -1,0 +1,257 @@
+"""LAION-Pose (paper, section 4.1): img2dataset's shards -> shards with people's keypoints, which stage 1 reads.
+
+A unit of work is a shard. IN/00000.tar becomes OUT/00000.tar, with the images that are kept, OUT/00000.parquet, with
+every image and what became of it, and OUT/00000_stats.json, the counts, which come last and say that the shard is done.
+To go on after any stop, run the same command again.
+"""
+
+import io
+import json
+import sys
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of data_prep/, whose names would hide packages
+
+from data_prep.command import add_runner, parser, runner_of, start
+from data_prep.estimators import Estimator, open_estimator
+from data_prep.scale import run
+from data_prep.selection import Selection, largest_area
+from data_prep.units import is_done, new_files
+from followyourpose.data.image_pose import Samples, read_image, scan_shard
+from followyourpose.data.labels import SEEN, only_inside
+from followyourpose.data.prepared import STATS, add_up, tell
+from followyourpose.pose.skeleton import JOINTS
+
+KEPT = "kept"  # the status of an image that is; the others have the reason
+_PIXELS = 2**24  # of images that are decoded at a time: 64 of 512 x 512
+_SUFFIXES = {"PNG": "png", "WEBP": "webp"}  # by what the image is; all else that is read is called jpg
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The job: annotates shards, and puts what comes of it into `out`."""
+
+    out: Path
+    backend: str
+    selection: Selection = field(default_factory=Selection)
+
+    def settings(self, shard: Path) -> dict[str, Any]:
+        """All that a shard's output depends on, for its stats file."""
+        return {"backend": self.backend, **asdict(self.selection), "bytes of the input": shard.stat().st_size}
+
+    def is_done(self, shard: Path) -> bool:
+        return is_done(self.out / f"{shard.stem}{STATS}", self.settings(shard))
+
+    def open(self) -> Callable[[Path], None]:
+        return partial(annotate, job=self, estimator=open_estimator(self.backend))
+
+
+@dataclass
+class _Image:
+    content: bytes
+    suffix: str
+    pixels: np.ndarray  # (H, W, 3) uint8
+    caption: str
+    about: dict[str, Any]  # img2dataset's: url, sha256, ...
+    people: np.ndarray = field(default_factory=lambda: np.zeros((0, 17, 3)))
+
+
+def annotate(shard: Path, job: Annotation, estimator: Estimator) -> None:
+    """Does a shard: IN/NAME.tar -> OUT/NAME.tar, NAME.parquet and NAME_stats.json, all of them or none.
+
+    Raises:
+        ValueError: the shard cannot be opened, its output cannot be written, or pyarrow is not installed.
+    """
+    write_index = _index_writer()  # where it is missing, that is said before the work
+    rows: dict[str, dict[str, Any]] = {}  # key -> what became of the image
+    people_per_image, joints_seen = Counter(), np.zeros(len(JOINTS), int)
+    with new_files(job.out, f"{shard.stem}{STATS}") as folder:
+        samples, whole = scan_shard(shard)
+        with tarfile.open(folder / shard.name, "w") as tar, open(shard, "rb") as file:
+            for images in _batches(_readable(file, samples, rows)):
+                _find_people(list(images.values()), estimator)
+                for key, image in images.items():
+                    reason = job.selection.against(image.caption, image.people, image.pixels.shape[:2])
+                    rows[key] |= _row(image, reason)
+                    if reason is None:
+                        _add(tar, key, image)
+                        seen = image.people[..., 2] >= SEEN
+                        people_per_image[int(seen.any(-1).sum())] += 1
+                        joints_seen += seen.sum(0)
+        dropped = Counter(row["status"] for row in rows.values())
+        stats = {
+            "settings": job.settings(shard),
+            "read": len(rows),
+            "kept": dropped.pop(KEPT, 0),
+            "dropped": dict(sorted(dropped.items())),
+            "shards cut off or no tar": int(not whole),
+            "images by number of people": dict(sorted(people_per_image.items())),
+            "people by joint seen": dict(zip(JOINTS, joints_seen.tolist(), strict=True)),
+            "download": _download_stats(shard),
+        }
+        write_index(folder / f"{shard.stem}.parquet", list(rows.values()))
+        (folder / f"{shard.stem}{STATS}").write_text(json.dumps(stats, indent=2) + "\n")
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _readable(file: BinaryIO, samples: Samples, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, _Image]]:
+    """The images that can be read, by key; of the others their rows say why not."""
+    for key, (places, texts) in samples.items():
+        image = _read(file, places, texts)
+        if isinstance(image, str):
+            rows[key] = {"key": key, "status": image}
+        else:
+            rows[key] = {"key": key}
+            yield key, image
+
+
+def _read(file: BinaryIO, places: Mapping[str, tuple[int, int]], texts: Mapping[str, bytes]) -> _Image | str:
+    """The image of a sample, or why there is none."""
+    if missing := [part for part in ("image", "txt") if part not in places]:
+        return f"without {' and '.join(missing)}"
+    offset, size = places["image"]
+    file.seek(offset)
+    content = file.read(size)
+    try:
+        pixels = read_image(io.BytesIO(content), "image")[0]
+    except ValueError:
+        return "that cannot be decoded"
+    try:
+        caption, about = texts["txt"].decode().strip(), dict(json.loads(texts.get("json", b"{}")))
+    except (ValueError, TypeError):
+        return "without a readable caption and metadata"
+    return _Image(content, _SUFFIXES.get(Image.open(io.BytesIO(content)).format, "jpg"), pixels, caption, about)
+
+
+def _batches(images: Iterable[tuple[str, _Image]]) -> Iterator[dict[str, _Image]]:
+    batch, pixels = {}, 0
+    for key, image in images:
+        batch[key] = image
+        pixels += image.pixels.size // 3
+        if pixels >= _PIXELS:
+            yield batch
+            batch, pixels = {}, 0
+    if batch:
+        yield batch
+
+
+def _find_people(images: Sequence[_Image], estimator: Estimator) -> None:
+    """Fills in the people; images of one size go to the estimator together."""
+    by_size = defaultdict(list)
+    for image in images:
+        by_size[image.pixels.shape].append(image)
+    for alike in by_size.values():
+        found = estimator(np.stack([image.pixels for image in alike]))
+        for image, people in zip(alike, found, strict=True):
+            # Judged as they are written: a hundredth of a pixel is exact enough, and of a confidence too.
+            people = np.asarray(people, float).reshape(-1, len(JOINTS), 3).round(2)
+            image.people = only_inside(people, image.pixels.shape[:2])
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _add(tar: tarfile.TarFile, key: str, image: _Image) -> None:
+    height, width = image.pixels.shape[:2]
+    people = [{"keypoints": person.tolist()} for person in image.people]
+    label = image.about | {"width": width, "height": height, "people": people}
+    for suffix, content in (
+        (image.suffix, image.content), ("txt", image.caption.encode()), ("json", json.dumps(label).encode()),
+    ):  # fmt: skip
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # of the year 1970 and of nobody: the same whoever writes it
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def _row(image: _Image, reason: str | None) -> dict[str, Any]:
+    """What the index says of an image, beside its key."""
+    height, width = image.pixels.shape[:2]
+    seen, url = (image.people[..., 2] >= SEEN).sum(-1), image.about.get("url")
+    return {
+        "status": reason or KEPT, "url": url if isinstance(url, str) else None, "caption": image.caption,
+        "width": width, "height": height, "people": int((seen > 0).sum()), "joints_seen": int(seen.max(initial=0)),
+        "largest_area": largest_area(image.people, (height, width)),
+    }  # fmt: skip
+
+
+def _index_writer() -> Callable[[Path, list[dict[str, Any]]], None]:
+    """What writes rows as a parquet file."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError('the index needs pyarrow; pip install "followyourpose[data]"') from error
+    text, number = pyarrow.string(), pyarrow.int32()
+    kinds = {
+        "key": text, "status": text, "url": text, "caption": text, "width": number, "height": number,
+        "people": number, "joints_seen": number, "largest_area": pyarrow.float32(),
+    }  # fmt: skip
+    return lambda path, rows: parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds)), path)
+
+
+def _download_stats(shard: Path) -> dict[str, int]:
+    """How many links there were, and how many gave an image, where img2dataset left that beside the shard."""
+    try:
+        content = json.loads(shard.with_name(f"{shard.stem}{STATS}").read_text())
+        return {key: content[key] for key in ("count", "successes", "failed_to_download", "failed_to_resize")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Annotates a folder of shards; `arguments` None takes those of the process."""
+    flags = parser(
+        __doc__,
+        "python data_prep/laion_pose.py data/laion data/laion-pose --backend rtmlib",
+        "sbatch --array=0-99 --wrap 'python data_prep/laion_pose.py data/laion data/laion-pose --runner slurm'",
+    )
+    usual = Selection()
+    flags.add_argument("source", type=Path, metavar="IN", help="img2dataset's folder of .tar shards")
+    flags.add_argument("out", type=Path, metavar="OUT", help="the folder to write; data.path of stage 1")
+    flags.add_argument(
+        "--backend", default="rtmlib", help="the pose estimator: rtmlib, mmpose, puppet (default: rtmlib)"
+    )
+    flags.add_argument(
+        "--min-keypoints", type=float, default=usual.min_keypoints, metavar="SHARE",
+        help=f"an image needs a person with more than this share of its joints seen (default: {usual.min_keypoints})",
+    )  # fmt: skip
+    flags.add_argument(
+        "--people", type=int, nargs=2, default=usual.people, metavar=("FEWEST", "MOST"),
+        help="people per image, of whom a joint is seen (default: {} {})".format(*usual.people),
+    )  # fmt: skip
+    flags.add_argument(
+        "--area", type=float, nargs=2, default=usual.area, metavar=("LEAST", "MOST"),
+        help="share of the image that the largest person's box takes (default: {} {})".format(*usual.area),
+    )  # fmt: skip
+    flags.add_argument("--min-size", type=int, default=0, metavar="PIXELS", help="of the smaller side (default: 0)")
+    add_runner(flags)
+    options = flags.parse_args(arguments)
+    shards = sorted(options.source.absolute().glob("*.tar"))  # absolute, for Ray's actors work in another folder
+    if not shards:
+        raise ValueError(f"{options.source}: holds no .tar shard, expected img2dataset's --output_format webdataset")
+    if options.source.resolve() == options.out.resolve():
+        raise ValueError(f"{options.out}: got the same folder for IN and OUT")
+    selection = Selection(options.min_keypoints, tuple(options.people), tuple(options.area), options.min_size)
+    selection.check()
+    run(Annotation(options.out.absolute(), options.backend, selection), shards, **runner_of(options))
+    files = [options.out / f"{shard.stem}{STATS}" for shard in shards]
+    print(f"{options.out}: {tell(add_up(file for file in files if file.is_file()))}")
+
+
+if __name__ == "__main__":
+    start(__file__, main)

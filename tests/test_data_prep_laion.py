@@ -1,0 +1,354 @@
+"""LAION-Pose: whoever annotates a shard, and however often he is killed, the same images come out, once each."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.laion_pose import Annotation, annotate
+from data_prep.scale import slurm_part
+from data_prep.selection import Selection
+from followyourpose.data.image_pose import ImagePoseShards
+from followyourpose.data.labels import Rules
+from followyourpose.data.prepared import add_up, stats_files
+from followyourpose.pose.skeleton import body_height
+from followyourpose.training.loop import train
+from tests.downloads import REPOSITORY, contents, jpeg, run_script, sample, write_downloads, write_tar
+from tests.runs import STAGE1, log_of, settings
+
+IMAGES = int(os.environ.get("FOLLOWYOURPOSE_PREP_IMAGES", 200))  # for the whole proof 2000, and 10 kills
+KILLS = int(os.environ.get("FOLLOWYOURPOSE_PREP_KILLS", 3))
+SHARDS = 20
+EVERYTHING = Rules(min_keypoints=0)
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """img2dataset's folder of puppets, and who is in each picture."""
+    folder = tmp_path_factory.mktemp("downloads")
+    return folder, write_downloads(folder, IMAGES, IMAGES // SHARDS)
+
+
+@pytest.fixture(scope="module")
+def annotated(downloads: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes make of it."""
+    out = tmp_path_factory.mktemp("annotated") / "laion-pose"
+    run_script("laion_pose", downloads[0], out, "--backend", "puppet", "--workers", "2")
+    return out
+
+
+def person(joints: int = 17, size: float = 30.0) -> np.ndarray:
+    """A person (17, 3) in a box of `size` pixels, of whom some joints are seen."""
+    xy = np.random.default_rng(0).uniform(0, size, (17, 2))
+    xy[:2] = [[0, 0], [size, size]]
+    return np.concatenate([xy, (np.arange(17) < joints)[:, None]], axis=1)
+
+
+def picture(shade: int = 100, height: int = 64, width: int = 64) -> bytes:
+    return jpeg(np.full((height, width, 3), shade, np.uint8))
+
+
+def seeing(*people: np.ndarray):
+    """An estimator that sees these people in every frame."""
+    return lambda frames: [list(people) for _ in frames]
+
+
+def stats_of(shard: Path, out: Path) -> dict:
+    return json.loads((out / f"{shard.stem}_stats.json").read_text())
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_training_reads_what_is_kept_and_its_keypoints_are_those_of_the_people(
+    downloads: tuple[Path, dict], annotated: Path
+) -> None:
+    source, truth = ImagePoseShards(annotated), downloads[1]
+    total = add_up(stats_files(annotated))
+    assert total["read"] == IMAGES and total["kept"] == len(source) == IMAGES - sum(total["dropped"].values())
+    assert len(source) > 0.8 * IMAGES and total["dropped"]["without people"] >= IMAGES // 10
+    assert total["download"]["count"] == IMAGES + 5 * SHARDS and source.dropped == {}
+    errors = []
+    for index in range(len(source)):
+        true = truth[source.name(index).rsplit(": ", 1)[1]]
+        assert len(true) == 1
+        found = source.label(index, [0])[1][0]
+        seen = true[0, :, 2] > 0
+        errors += (np.linalg.norm((found - true[0])[seen, :2], axis=-1) / body_height(true[0])).tolist()
+    assert np.mean(np.array(errors) < 0.1) > 0.9
+
+
+def test_the_index_lists_every_image_once_with_what_became_of_it(downloads: tuple[Path, dict], annotated: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [row for file in sorted(annotated.glob("*.parquet")) for row in parquet.read_table(file).to_pylist()]
+    assert sorted(row["key"] for row in rows) == sorted(downloads[1])
+    source = ImagePoseShards(annotated)
+    names = {source.name(index).rsplit(": ", 1)[1] for index in range(len(source))}
+    assert {row["key"] for row in rows if row["status"] == "kept"} == names
+    assert all(
+        row["url"].endswith(f"{row['key']}.jpg") and row["joints_seen"] > 8 for row in rows if row["key"] in names
+    )
+
+
+def test_stage_1_trains_on_what_comes_out(world: Path, annotated: Path, tmp_path: Path) -> None:
+    run = train(settings(world, tmp_path / "run", STAGE1, f"data.path={annotated}"))
+    assert len(log_of(run)) == 2 and (run / "weights.safetensors").is_file()
+
+
+def test_what_img2dataset_says_of_an_image_stays_with_it(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    label = json.loads(ImagePoseShards(tmp_path / "out")._part(0, "json"))
+    assert label["url"] == "https://example.org/0.jpg" and (label["width"], label["height"]) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("people", "reason"),
+    [
+        ([person()], None),
+        ([person(9)], None),
+        ([], "without people"),
+        ([person(0)], "without people"),
+        ([person(8)], "without a person that is seen well enough"),
+        ([person(8), person(9)], None),
+        ([person()] * 4, "with too many people"),
+        ([person(size=5)], "with people too small"),
+        ([person(size=63)], "with people too large"),
+    ],
+)
+def test_images_are_chosen_by_the_people_in_them(people: Sequence[np.ndarray], reason: str | None) -> None:
+    rules = Selection(people=(1, 3), area=(0.05, 0.9))
+    assert rules.against("a caption", np.array(people).reshape(-1, 17, 3), (64, 64)) == reason
+
+
+def test_an_image_of_any_size_has_its_keypoints_in_its_own_pixels(tmp_path: Path) -> None:
+    sizes = [(64, 64), (48, 64), (64, 64), (96, 32)]
+    images = {str(i): sample(str(i), picture(10 * i, *size)) for i, size in enumerate(sizes)}
+    shapes = []
+
+    def middle(frames: np.ndarray) -> list[list[np.ndarray]]:
+        shapes.append(frames.shape)
+        centre = np.tile([frames.shape[2] / 2, frames.shape[1] / 2, 1.0], (17, 1))
+        return [[centre] for _ in frames]
+
+    job = Annotation(tmp_path / "out", "middle", Selection(area=(0, 1)))
+    annotate(write_tar(tmp_path / "in" / "0.tar", images), job, middle)
+    assert shapes == [(2, 64, 64, 3), (1, 48, 64, 3), (1, 96, 32, 3)]
+    source = ImagePoseShards(tmp_path / "out")
+    for index, (height, width) in enumerate(sizes):
+        assert source.label(index, [0])[1][0, 0].tolist() == [width / 2, height / 2, 1]
+
+
+# ---- who does it, and how often --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_whoever_runs_the_shards_writes_the_same_bytes(
+    downloads: tuple[Path, dict], annotated: Path, tmp_path: Path, runner: str
+) -> None:
+    if runner == "ray" and not find_spec("ray"):
+        pytest.skip('Ray is not installed: pip install "followyourpose[ray]"')
+    workers = "1" if runner == "local" else "2"
+    run_script(
+        "laion_pose", downloads[0], tmp_path / "out", "--backend", "puppet", "--runner", runner, "--workers", workers
+    )
+    assert contents(tmp_path / "out") == contents(annotated)
+
+
+def test_the_tasks_of_an_array_do_all_shards_once(
+    downloads: tuple[Path, dict], annotated: Path, tmp_path: Path
+) -> None:
+    for task in (5, 4):  # in any order
+        array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "2"}
+        arguments = (downloads[0], tmp_path / "out", "--backend", "puppet", "--runner", "slurm", "--workers", "1")
+        done = run_script("laion_pose", *arguments, **array)
+        assert f"{SHARDS} units, {SHARDS // 2} of them here, 0 done before" in done.stdout
+    assert contents(tmp_path / "out") == contents(annotated)
+
+
+def sessions_processes(session: int) -> list[int]:
+    """The processes that are alive in a session."""
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(of) == session and state != "Z":
+            alive.append(int(stat.parent.name))
+    return alive
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for left-over processes in /proc")
+def test_kills_lose_nothing_double_nothing_and_leave_nobody(
+    downloads: tuple[Path, dict], annotated: Path, tmp_path: Path
+) -> None:
+    out, moment = tmp_path / "out", random.Random(0)
+    script = str(REPOSITORY / "data_prep" / "laion_pose.py")
+    command = [sys.executable, script, str(downloads[0]), str(out), "--backend", "puppet", "--workers", "2"]
+    for _ in range(KILLS):
+        before = set(out.iterdir()) if out.exists() else set()
+        run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not out.exists() or set(out.iterdir()) <= before:  # until it has begun a shard
+            assert run.poll() is None, "it ended by itself"
+            time.sleep(0.005)
+        time.sleep(moment.uniform(0, IMAGES * 3e-4))
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, "it ended by itself"
+        deadline = time.monotonic() + 20
+        while sessions_processes(run.pid):
+            assert time.monotonic() < deadline, "workers live on"
+            time.sleep(0.05)
+    done = run_script("laion_pose", downloads[0], out, "--backend", "puppet", "--workers", "2")
+    assert f"{SHARDS} units" in done.stdout
+    assert contents(out) == contents(annotated)
+    again = run_script("laion_pose", downloads[0], out, "--backend", "puppet")
+    assert f"{SHARDS} done before" in again.stdout and contents(out) == contents(annotated)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("units", [0, 1, 5, 12])
+def test_an_arrays_parts_are_disjoint_and_complete(units: int, count: int) -> None:
+    variables = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": str(count)}
+    parts = [slurm_part(range(units), variables | {"SLURM_ARRAY_TASK_ID": str(task)}) for task in range(1, count + 1)]
+    assert [unit for part in parts for unit in part] == list(range(units))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_an_array_that_is_none_or_has_gaps_is_refused() -> None:
+    with pytest.raises(ValueError, match="SLURM_ARRAY_TASK_ID.*sbatch --array"):
+        slurm_part(range(3), {})
+    with pytest.raises(ValueError, match="without gaps"):
+        slurm_part(range(3), {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"})
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_used_is_counted_by_its_reason(tmp_path: Path) -> None:
+    good, others = sample("0", picture()), {}
+    for index, (part, content) in enumerate(
+        (("jpg", b"no image"), ("jpg", None), ("txt", None), ("txt", b"\xff"), ("json", b"{"), ("txt", b" "))
+    ):
+        files = dict(good)
+        if content is None:
+            del files[part]
+        else:
+            files[part] = content
+        others[f"1{index}"] = files
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"00": good, **others})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    stats = stats_of(shard, tmp_path / "out")
+    assert (stats["read"], stats["kept"], stats["shards cut off or no tar"]) == (7, 1, 0)
+    assert stats["dropped"] == {
+        "that cannot be decoded": 1, "with too short a caption": 1, "without a readable caption and metadata": 2,
+        "without image": 1, "without txt": 1,
+    }  # fmt: skip
+    assert len(ImagePoseShards(tmp_path / "out", rules=EVERYTHING)) == 1
+
+
+def test_a_shard_that_is_cut_off_or_no_tar_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "in" / "00000.tar", {f"{i}": sample(str(i), picture(i)) for i in range(9)})
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size * 2 // 5])
+    (tmp_path / "in" / "00001.tar").write_bytes(b"an error page")
+    (tmp_path / "in" / "00002.tar").write_bytes(b"")
+    for file in sorted((tmp_path / "in").iterdir()):
+        annotate(file, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    total = add_up(stats_files(tmp_path / "out"))
+    assert total["shards cut off or no tar"] == 3 and 1 <= total["kept"] < 9
+    source = ImagePoseShards(tmp_path / "out")
+    assert len(source) == total["kept"] and source.dropped == {}
+
+
+def test_captions_and_folders_may_be_in_any_script(tmp_path: Path) -> None:
+    caption = "танцующая 舞者 💃 naïve"
+    shard = write_tar(tmp_path / "données 日本" / "00000.tar", {"ключ": sample("ключ", picture(), caption)})
+    annotate(shard, Annotation(tmp_path / "sortie ü", "fixed"), seeing(person()))
+    source = ImagePoseShards(tmp_path / "sortie ü")
+    assert source.label(0, [0])[0] == caption and source.name(0).endswith(": ключ")
+
+
+def test_a_shard_that_was_done_with_other_settings_stops_the_run_by_name(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    job = Annotation(tmp_path / "out", "fixed")
+    assert not job.is_done(shard)
+    annotate(shard, job, seeing(person()))
+    assert job.is_done(shard)
+    with pytest.raises(ValueError, match=r"00000_stats.json: min_keypoints: was done with 0.5, asked for is 0.4"):
+        Annotation(tmp_path / "out", "fixed", Selection(min_keypoints=0.4)).is_done(shard)
+    with pytest.raises(ValueError, match="backend: was done with 'fixed'"):
+        Annotation(tmp_path / "out", "other").is_done(shard)
+    shard.write_bytes(shard.read_bytes() + bytes(10240))
+    with pytest.raises(ValueError, match="bytes of the input"):
+        job.is_done(shard)
+    stats = tmp_path / "out" / "00000_stats.json"
+    stats.write_text("{}")
+    with pytest.raises(ValueError, match="delete it"):
+        job.is_done(shard)
+
+
+def test_a_failure_leaves_neither_output_nor_rest(tmp_path: Path) -> None:
+    def fail(frames: np.ndarray) -> list:
+        raise MemoryError
+
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    with pytest.raises(MemoryError):
+        annotate(shard, Annotation(tmp_path / "out", "fail"), fail)
+    assert contents(tmp_path / "out") == {} and not list((tmp_path / "out").iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"{tmp_path / 'file'}.*cannot be read or written"):
+        annotate(shard, Annotation(tmp_path / "file" / "out", "fixed"), seeing(person()))
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(ValueError, match="locked.*Permission denied"):
+            annotate(shard, Annotation(tmp_path / "locked" / "out", "fixed"), seeing(person()))
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="pip install"):
+        annotate(tmp_path / "00000.tar", Annotation(tmp_path / "out", "fixed"), seeing(person()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "holds no .tar shard"),
+        (("--backend", "nobody"), "nobody"),
+        (("--backend", "puppet", "--area", "1", "0"), "--area: got (1.0, 0.0)"),
+        (("--backend", "puppet", "--min-keypoints", "50"), "--min-keypoints: got (50.0,)"),
+        (("--backend", "puppet", "--workers", "0"), "--workers: got 0"),
+        (("--backend", "puppet", "--runner", "slurm"), "SLURM_ARRAY_TASK_ID"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    (tmp_path / "in").mkdir()
+    if arguments:
+        write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    done = run_script("laion_pose", tmp_path / "in", tmp_path / "out", *arguments, code=2)
+    assert done.stderr.startswith("laion_pose: error: ") and reason in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_input_and_output_must_differ(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00000.tar", {"0": sample("0", picture())})
+    assert "same folder" in run_script("laion_pose", tmp_path, tmp_path, "--backend", "puppet", code=2).stderr
+
+
+@pytest.mark.parametrize("script", ["laion_pose", "hdvila", "puppets"])
+def test_every_script_shows_help_with_two_examples(script: str) -> None:
+    out = run_script(script, "--help").stdout
+    assert out[out.index("examples:") :].count(script) >= 2
