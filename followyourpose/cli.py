@@ -100,9 +100,17 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    path = locate(options.path)
+    if path.suffix != ".safetensors":
+        from followyourpose.inspect_data import describe_data, is_dataset
+
+        if is_dataset(path):
+            sheet = options.sheet or Path("outputs") / f"{path.absolute().name}-samples.png"
+            print(describe_data(path, sheet, options.samples, options.seed))
+            return
     from followyourpose.inspection import describe
 
-    print(describe(locate(options.path)))
+    print(describe(path))
 
 
 def _config(schema: type, arguments: list[str], default: str | None = None) -> Any:
@@ -245,12 +253,19 @@ def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_inspect(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add(
-        "inspect", _inspect, "list what weights hold",
-        "Counts the tensors and parameters of a folder's .safetensors files; of a single file it lists every tensor.",
+        "inspect", _inspect, "look at a data set, or list what weights hold",
+        "Of a data set it writes a picture of random samples, with skeletons and captions, and prints counts, sizes,\n"
+        "which joints are seen, and what was dropped. Of weights it counts the tensors and parameters of a folder's\n"
+        ".safetensors files, and lists every tensor of a single file.",
+        "followyourpose inspect data/laion-pose --sheet samples.png",
+        "followyourpose inspect data/hdvila --samples 8 --seed 1",
         "followyourpose inspect checkpoints/puppet",
-        "followyourpose inspect checkpoints/puppet/pose_encoder/diffusion_pytorch_model.safetensors",
     )  # fmt: skip
-    verb.add_argument("path", type=Path, metavar="PATH", help="a folder, or a .safetensors file")
+    what = "stage-1 shards, a folder with a manifest, HD-VILA's parts; or weights: a folder, or a .safetensors file"
+    verb.add_argument("path", type=Path, metavar="PATH", help=what)
+    verb.add_argument("--sheet", type=Path, metavar="PNG", help="the picture (default: outputs/NAME-samples.png)")
+    verb.add_argument("--samples", type=int, default=16, metavar="N", help="on the picture (default: 16)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of samples (default: 0)")
 
 
 def manual(schema: type, prefix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`followyourpose inspect`: what a folder of weights, or one file of them, holds, without loading it."""
+"""`followyourpose inspect` of weights: what a folder of them, or one file, holds, without loading it."""
 
 import json
 from collections import Counter
@@ -19,7 +19,10 @@ def describe(path: str | Path) -> str:
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     if not files:
-        raise ValueError(f"{path}: no .safetensors file is there, expected one, or a folder that holds some")
+        raise ValueError(
+            f"{path}: no .safetensors file is there, expected one, a folder that holds some, or a data set (.tar "
+            "shards, a manifest, or HD-VILA's part_N/video_clips)"
+        )
     lines = []
     for file in files:
         shapes, kinds = _tensors(file)

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "data": set(),
     "pose": set(),
     "inspection": set(),
+    "inspect_data": {"data", "pose"},
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
@@ -54,7 +55,18 @@ MAY_IMPORT = {
     "skeleton_input": {"config", "data", "pose"},
     "generate": {"config", "data", "pipeline", "skeleton_input"},
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
-    "cli": {"config", "evaluation", "generate", "inspection", "models", "pose", "puppets", "training", "web"},
+    "cli": {
+        "config",
+        "evaluation",
+        "generate",
+        "inspect_data",
+        "inspection",
+        "models",
+        "pose",
+        "puppets",
+        "training",
+        "web",
+    },
     "__main__": {"cli"},
 }
 PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_loading")  # one part in three files
@@ -93,6 +105,13 @@ def test_imports_go_one_way(module: str) -> None:
 def test_nothing_but_the_entry_points_imports_the_command_line() -> None:
     importing = {module for module, file in MODULES.items() if "followyourpose.cli" in imports_of(file)}
     assert importing == {"followyourpose.__main__"}
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "data_prep").glob("*.py")), ids=lambda file: file.stem)
+def test_data_preparation_uses_data_and_poses_only(file: Path) -> None:
+    allowed = {"cli"} if file.stem == "puppets" else {"config", "data", "pose"}
+    assert {part_of(imported) for imported in imports_of(file)} <= allowed
+    assert ast.get_docstring(ast.parse(file.read_text()))
 
 
 def test_the_rules_of_import_have_no_circle() -> None:
