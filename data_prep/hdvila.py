@@ -151,9 +151,9 @@ def find_videos(metadata: Path, videos: Path) -> tuple[list[Video], int]:
     Raises:
         ValueError: there is no metadata, or a line of it is not as HD-VILA's; file and line are named.
     """
-    files = sorted(metadata.glob("*.jsonl")) if metadata.is_dir() else [metadata]
+    files = sorted(metadata.glob("hdvila_part*.jsonl")) if metadata.is_dir() else [metadata]
     if not files:
-        raise ValueError(f"{metadata}: holds no .jsonl, expected HD-VILA's hdvila_partN.jsonl")
+        raise ValueError(f"{metadata}: holds no hdvila_partN.jsonl, expected HD-VILA's metadata")
     files_there = sorted((file for file in videos.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES), reverse=True)
     there = {file.stem: file for file in files_there}  # of several the first
     found: dict[tuple[str, str], Video] = {}
