@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from followyourpose.data.video_io import VideoError, probe, read_frames, write_gif, write_video
+from followyourpose.data.video_io import (
+    VideoError,
+    probe,
+    read_frames,
+    stream_frames,
+    video_writer,
+    write_gif,
+    write_video,
+)
 
 FRAMES, HEIGHT, WIDTH = 12, 48, 64
 
@@ -93,11 +101,97 @@ def test_videos_that_decord_misreads_are_read_by_pyav(video: Path, frames: np.nd
     assert probe(tmp_path / "turned.mp4").height == WIDTH
 
 
+# Name of a file -> how ffmpeg makes it of the clip: what cameras, phones and web sites make.
+KINDS = {
+    "turned-90.mp4": ["-display_rotation", "90", "-i", "CLIP", "-c", "copy"],
+    "turned-180.mp4": ["-display_rotation", "180", "-i", "CLIP", "-c", "copy"],
+    "turned-270.mov": ["-display_rotation", "270", "-i", "CLIP", "-c", "copy"],
+    "variable-rate.mp4": ["-i", "CLIP", "-vf", "setpts='(N+N*N/9)/8/TB'", "-fps_mode", "vfr", "-crf", "10"],
+    "dropped-frames.mkv": ["-i", "CLIP", "-vf", "select='mod(n,5)-2'", "-fps_mode", "vfr", "-crf", "10"],
+    "odd.webm": ["-i", "CLIP", "-vf", "crop=63:47:0:0", "-c:v", "libvpx-vp9", "-crf", "10", "-b:v", "0"],
+    "odd.mp4": ["-i", "CLIP", "-vf", "crop=63:47:0:0", "-pix_fmt", "yuv444p", "-crf", "10"],
+    "ten-bit.mp4": ["-i", "CLIP", "-pix_fmt", "yuv420p10le", "-crf", "10"],
+    "hevc.mp4": ["-i", "CLIP", "-c:v", "libx265", "-pix_fmt", "yuv420p10le", "-x265-params", "log-level=0:crf=10"],
+    "av1.mp4": ["-i", "CLIP", "-c:v", "libsvtav1", "-crf", "10", "-svtav1-params", "lookahead=0"],
+    "with-sound.mp4": ["-f", "lavfi", "-i", "sine", "-i", "CLIP", "-c:v", "copy", "-c:a", "aac", "-shortest"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_video_gives_the_frames_that_ffmpeg_gives(video: Path, name: str, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    path = tmp_path / name
+    ffmpeg(*(video if argument == "CLIP" else argument for argument in KINDS[name]), path)
+    info = probe(path)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-fps_mode", "passthrough"]
+    raw = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], check=True, capture_output=True).stdout
+    expected = np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3)
+    assert info.num_frames == len(expected) and info.fps > 0
+    assert ("turned" in name and "180" not in name) == (info.height > info.width)
+    assert_close(read_frames(path), expected)
+    assert_close(read_frames(path, [7, 2]), expected[[7, 2]])
+    assert_close(np.concatenate(list(stream_frames(path, at_most=5))), expected)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "turned.mp4", "clip.gif", "images"])
+def test_streaming_gives_every_frame_once_in_chunks(
+    video: Path, frames: np.ndarray, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    if name == "images":
+        path.mkdir()
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(path / f"{index}.png")
+    elif name == "clip.gif":
+        write_gif(path, frames, fps=8)
+    else:
+        ffmpeg(*(["-display_rotation", "90"] if "turned" in name else []), "-i", video, "-c", "copy", path)
+    chunks = list(stream_frames(path, at_most=5))
+    assert [len(chunk) for chunk in chunks] == [5, 5, 2]
+    np.testing.assert_array_equal(np.concatenate(chunks), read_frames(path))
+    np.testing.assert_array_equal(np.concatenate(list(stream_frames(path, range(3, 9)))), read_frames(path)[3:9])
+    monkeypatch.setattr("followyourpose.data.video_io._CHUNK_BYTES", 2 * 3 * HEIGHT * WIDTH)
+    assert [len(chunk) for chunk in stream_frames(path)] == [2] * 6
+
+
+def test_an_image_is_one_frame(tmp_path: Path, frames: np.ndarray) -> None:
+    Image.fromarray(frames[0]).save(tmp_path / "one.png")
+    assert probe(tmp_path / "one.png").num_frames == 1 and probe(tmp_path / "one.png").fps is None
+    np.testing.assert_array_equal(read_frames(tmp_path / "one.png"), frames[:1])
+
+
+def test_a_file_of_sound_only_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac", tmp_path / "song.mp4")
+    with pytest.raises(VideoError, match=r"song\.mp4: holds no video, only audio"):
+        probe(tmp_path / "song.mp4")
+
+
+def test_a_video_is_written_piece_by_piece(tmp_path: Path, frames: np.ndarray) -> None:
+    write_video(tmp_path / "whole.mp4", frames[:, :47, :63], fps=8)
+    with video_writer(tmp_path / "pieces.mp4", 47, 63, fps=8) as write:
+        write(frames[:5, :47, :63])
+        write(frames[5:, :47, :63])
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_a_video_that_is_not_finished_does_not_appear(tmp_path: Path, frames: np.ndarray) -> None:
+    with pytest.raises(KeyboardInterrupt), video_writer(tmp_path / "half.mp4", HEIGHT, WIDTH, fps=8) as write:
+        write(frames)
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(VideoError, match=r"half\.mp4: got frames \(12, 48, 60, 3\), expected \(f, 48, 64, 3\)"),
+        video_writer(tmp_path / "half.mp4", HEIGHT, WIDTH, fps=8) as write,
+    ):
+        write(frames[:, :, :60])
+    assert not list(tmp_path.iterdir())
+
+
 def test_both_readers_give_the_same_frames(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     pytest.importorskip("decord")
     first = read_frames(video, [9, 1])
-    monkeypatch.setattr("followyourpose.data.video_io.find_spec", lambda package: package == "av" or None)
+    monkeypatch.setattr("followyourpose.data.video_readers.find_spec", lambda package: package == "av" or None)
     np.testing.assert_array_equal(read_frames(video, [9, 1]), first)
 
 
@@ -111,6 +205,7 @@ def test_both_readers_give_the_same_frames(video: Path, monkeypatch: pytest.Monk
         ("broken.gif", b"GIF89a", "cannot be read"),
         ("folder", {}, "no frames"),
         ("images", {"0.png": b"no image"}, "cannot be read"),
+        ("image.png", b"no image", "cannot be read"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, name: str, content: object, reason: str) -> None:
