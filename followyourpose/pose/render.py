@@ -1,18 +1,23 @@
-"""Keypoints -> skeleton frames: MMPose's coloured limbs on black, the form in which the network sees a pose."""
+"""Keypoints -> skeleton frames: coloured limbs on black, the form in which the network sees a pose."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from followyourpose.pose.skeleton import JOINT_COLORS, LIMBS, NUM_JOINTS
+from followyourpose.pose.skeleton import NUM_JOINTS, SEEN, STYLES
 
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates: 1/16 pixel
 _CANVAS = 256  # smaller frames are drawn at about this size and reduced: a limb may be thinner than a pixel
 
 
 def render_skeleton(
-    people: Sequence[np.ndarray], height: int, width: int, min_confidence: float = 0.3, thickness: float | None = None
+    people: Sequence[np.ndarray],
+    height: int,
+    width: int,
+    min_confidence: float = SEEN,
+    thickness: float | None = None,
+    style: str = "coco",
 ) -> np.ndarray:
     """Draws people's skeletons as (H, W, 3) uint8 RGB on black.
 
@@ -21,26 +26,38 @@ def render_skeleton(
             sequence gives a black frame.
         height, width: size of the frame in pixels.
         min_confidence: joints below it, and the limbs that end in them, are left out.
-        thickness: of the limbs, in pixels; None takes 1/50 of the longer side.
+        thickness: of the limbs, in pixels; None takes the style's share of the longer side: 1/50, OpenPose's 1/64.
+        style: "coco", MMPose's colours, with which the released checkpoint was trained; or "openpose", OpenPose's 18
+            joints: COCO's and a neck between the shoulders.
 
     Raises:
-        ValueError: a person's array is not (17, 3).
+        ValueError: a person's array is not (17, 3), or there is no such style.
     """
+    if style not in STYLES:
+        raise ValueError(f"style: got {style!r}, expected one of {', '.join(STYLES)}")
+    look = STYLES[style]
     scale = max(1, round(_CANVAS / max(height, width)))
     frame = np.zeros((height * scale, width * scale, 3), np.uint8)
-    stroke = max(1, round(max(frame.shape) / 50 if thickness is None else thickness * scale))
+    stroke = max(1, round(max(frame.shape) / look.limb_widths if thickness is None else thickness * scale))
     for person in people:
         person = np.asarray(person, np.float32)
         if person.shape != (NUM_JOINTS, 3):
             raise ValueError(f"a person's keypoints have shape {person.shape}, expected ({NUM_JOINTS}, 3)")
-        seen = person[:, 2] >= min_confidence
+        ends = person[look.between]  # (j, 2, 3)
+        seen = ends[..., 2].min(1) >= min_confidence
         # Far outside the frame OpenCV's fixed-point numbers would overflow; the drawn part does not change.
-        xy = (np.clip(person[:, :2], -1e4, 1e4) + 0.5) * scale - 0.5
+        xy = (np.clip(ends[..., :2].mean(1), -1e4, 1e4) + 0.5) * scale - 0.5
         xy = np.round(xy * 2**_SHIFT).astype(int)
-        for start, end, color in LIMBS:
+        for start, end, color in look.limbs:
             if seen[start] and seen[end]:
                 cv2.line(frame, xy[start].tolist(), xy[end].tolist(), color, stroke, cv2.LINE_AA, _SHIFT)
         for joint in np.flatnonzero(seen):
-            radius = int(stroke * 0.9 * 2**_SHIFT)
-            cv2.circle(frame, xy[joint].tolist(), radius, JOINT_COLORS[joint], -1, cv2.LINE_AA, _SHIFT)
+            radius = int(stroke * look.radius * 2**_SHIFT)
+            cv2.circle(frame, xy[joint].tolist(), radius, look.joint_colors[joint], -1, cv2.LINE_AA, _SHIFT)
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) if scale > 1 else frame
+
+
+def overlay(frame: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
+    """Lays a skeleton over the frame it was found in, both (H, W, 3) uint8: as opaque as it is bright."""
+    opacity = skeleton.max(-1, keepdims=True).astype(np.float32) / 255
+    return (frame * (1 - opacity) + skeleton).clip(0, 255).round().astype(np.uint8)

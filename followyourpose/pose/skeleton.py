@@ -1,8 +1,11 @@
-"""The COCO-17 skeleton as data: joints, limbs, their colours, and what a mirror does to them.
+"""The COCO-17 skeleton as data: joints, limbs, how they are drawn, and what a mirror does to them.
 
 Keypoints are arrays (17, 3): x and y in pixels, x to the right and y down, and a confidence in [0, 1]. "Left" is the
 person's own left.
 """
+
+import colorsys
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +16,7 @@ JOINTS = (
 )  # fmt: skip
 JOINT = {name: index for index, name in enumerate(JOINTS)}
 NUM_JOINTS = len(JOINTS)
+SEEN = 0.3  # the confidence from which a joint counts as seen, and is drawn
 
 # MMPose's colours for COCO (its coco.py), which the released checkpoint was trained with: the person's left is green,
 # the right orange, what is in the middle blue.
@@ -46,6 +50,50 @@ LIMBS = tuple(
         ("right_ear", "right_shoulder", MIDDLE),
     )
 )
+
+# OpenPose's 18 joints, each as the two of COCO's that it lies between: all are one of COCO's but the neck.
+_OPENPOSE = (
+    ("nose", "nose"), ("left_shoulder", "right_shoulder"),
+    *((f"{side}_{part}",) * 2 for side in ("right", "left") for part in ("shoulder", "elbow", "wrist")),
+    *((f"{side}_{part}",) * 2 for side in ("right", "left") for part in ("hip", "knee", "ankle")),
+    ("right_eye",) * 2, ("left_eye",) * 2, ("right_ear",) * 2, ("left_ear",) * 2,
+)  # fmt: skip
+_OPENPOSE_LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
+    (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+_RAINBOW = tuple(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1.0, 1.0)) for i in range(18))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a skeleton is drawn: limbs in their order, joints on top.
+
+    Attributes:
+        between: (j, 2) the two COCO joints in whose middle each drawn joint lies; the same one twice where it is one.
+        joint_colors: (j, 3) RGB; limbs: (from, to, RGB) with numbers of drawn joints.
+        limb_widths: so many limbs, side by side, would fill the frame's longer side.
+        radius: of a joint, in widths of a limb.
+    """
+
+    between: np.ndarray
+    joint_colors: tuple[tuple[int, int, int], ...]
+    limbs: tuple[tuple[int, int, tuple[int, int, int]], ...]
+    limb_widths: int
+    radius: float
+
+
+STYLES = {
+    "coco": Style(np.stack([np.arange(NUM_JOINTS)] * 2, 1), JOINT_COLORS, LIMBS, 50, 0.9),
+    # As ControlNet's OpenPose models were trained: the joints of the rainbow, the limbs at 0.6 of its brightness.
+    "openpose": Style(
+        np.array([[JOINT[name] for name in pair] for pair in _OPENPOSE]),
+        _RAINBOW,
+        tuple((a, b, tuple(round(0.6 * c) for c in _RAINBOW[i])) for i, (a, b) in enumerate(_OPENPOSE_LIMBS)),
+        64,
+        0.5,
+    ),
+}
 
 # Index of the joint that each joint becomes in a mirror: left and right change places.
 MIRROR = np.array(
