@@ -30,6 +30,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["k.json"]
 
 
+def test_who_is_who_is_read_back(tmp_path: Path) -> None:
+    person = np.zeros((17, 3), np.float32)
+    write_keypoints(tmp_path / "k.json", ClipKeypoints(64, 48, 8, [[person], [], [person] * 2], [[3], [], [7, 3]]))
+    assert read_keypoints(tmp_path / "k.json").ids == [[3], [], [7, 3]]
+    assert read_keypoints(written(tmp_path, content())).ids is None
+
+
 def test_a_clip_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"frames\[0\]\[0\].keypoints"):
         write_keypoints(tmp_path / "k.json", ClipKeypoints(64, 48, 8, [[np.zeros((16, 3))]]))
@@ -58,6 +65,8 @@ def person(joints: Any) -> dict[str, Any]:
         (change(frames={}), "frames: got dict, expected a list"),
         (change(frames=[[], {}]), r"frames[1]: got dict, expected a list"),
         (change(frames=[[], [{"joints": []}]]), "frames[1][0]: got ['joints']"),
+        (change(frames=[[{"keypoints": [], "id": "a"}]]), "frames[0][0].id: got 'a', expected a whole number"),
+        (change(frames=[[{"keypoints": [], "name": "a"}]]), "frames[0][0]: got ['keypoints', 'name']"),
         (person([[0, 0, 1]] * 16), "frames[1][0].keypoints: got shape (16, 3)"),
         (person([[0, 0, 1]] * 16 + [[0, 0]]), "frames[1][0].keypoints: got no table"),
         (person([["a", 0, 1]] * 17), "frames[1][0].keypoints: got no table"),

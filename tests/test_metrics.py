@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from followyourpose.evaluation.metrics import (
-    OKS_SIGMAS,
     average_precision,
     body_mask,
     bootstrap_interval,
@@ -12,11 +11,11 @@ from followyourpose.evaluation.metrics import (
     flicker,
     frame_consistency,
     match_people,
-    object_keypoint_similarity,
     pck,
     pck_per_video,
     top1,
 )
+from followyourpose.pose.similarity import OKS_SIGMAS, object_keypoint_similarity
 from followyourpose.pose.skeleton import JOINT
 
 

@@ -1,9 +1,10 @@
 """Keypoints of a clip as JSON: who stands where in every frame.
 
     {"width": W, "height": H, "fps": fps,
-     "frames": [[{"keypoints": [[x, y, confidence], ... 17]}, ... people], ... frames]}
+     "frames": [[{"keypoints": [[x, y, confidence], ... 17], "id": 0}, ... people], ... frames]}
 
-x and y are in pixels of a W x H frame, confidence in [0, 1], joints in the order of `skeleton.JOINTS`.
+x and y are in pixels of a W x H frame, confidence in [0, 1], joints in the order of `skeleton.JOINTS`. Who has the same
+id is the same person; a file may leave all ids out.
 """
 
 import json
@@ -24,12 +25,14 @@ class ClipKeypoints:
     Attributes:
         width, height: of the frames, in pixels; fps: frames per second.
         frames: per frame one array (17, 3) per person: x, y in pixels, confidence in [0, 1]. A frame may have nobody.
+        ids: per frame one number per person, the same from frame to frame; None: nobody said who is who.
     """
 
     width: int
     height: int
     fps: float
     frames: list[list[np.ndarray]]
+    ids: list[list[int]] | None = None
 
 
 def write_keypoints(path: str | Path, clip: ClipKeypoints) -> None:
@@ -41,6 +44,10 @@ def write_keypoints(path: str | Path, clip: ClipKeypoints) -> None:
     frames = [
         [{"keypoints": np.asarray(person, float).round(3).tolist()} for person in people] for people in clip.frames
     ]
+    if clip.ids is not None:
+        for people, ids in zip(frames, clip.ids, strict=True):
+            for person, number in zip(people, ids, strict=True):
+                person["id"] = number
     content = {"width": clip.width, "height": clip.height, "fps": clip.fps, "frames": frames}
     _parse(content, str(path))
     path = Path(path)
@@ -70,17 +77,22 @@ def _parse(content: Any, place: str) -> ClipKeypoints:
         value = content[key]
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
             raise ValueError(f"{place}: {key}: got {value!r}, expected a number above 0")
-    frames = []
+    frames, ids = [], []
     for f, people in enumerate(_list(content["frames"], f"{place}: frames")):
         at = f"{place}: frames[{f}]"
         frames.append([_person(person, f"{at}[{p}]") for p, person in enumerate(_list(people, at))])
+        ids.append([person.get("id") for person in people])
     if not frames:
         raise ValueError(f"{place}: frames: got none, expected at least one")
-    return ClipKeypoints(content["width"], content["height"], float(content["fps"]), frames)
+    known = all(number is not None for people in ids for number in people)
+    return ClipKeypoints(content["width"], content["height"], float(content["fps"]), frames, ids if known else None)
 
 
 def _person(person: Any, place: str) -> np.ndarray:
-    _keys(person, ("keypoints",), place)
+    named = isinstance(person, dict) and "id" in person
+    _keys(person, ("keypoints", "id") if named else ("keypoints",), place)
+    if named and (not isinstance(person["id"], int) or isinstance(person["id"], bool)):
+        raise ValueError(f"{place}.id: got {person['id']!r}, expected a whole number")
     try:
         joints = np.array(person["keypoints"], np.float32)
     except (ValueError, TypeError) as error:
