@@ -1,0 +1,114 @@
+"""Frames -> people with their keypoints, by whichever network finds them: one interface, three backends.
+
+Letters: n frames, p people, H W pixels. A person is (17, 3): COCO-17, x, y in pixels of the frame, confidence.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
+
+# Backend -> the weights it takes where none are named, relative to the repository. Downloads keep their own names.
+WEIGHTS = {
+    "puppet": "checkpoints/puppet-eval/detector",
+    "rtmlib": "checkpoints/rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.onnx",
+    "mmpose": "checkpoints/td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth",
+}
+_PERSON = 3  # joints: with fewer that are seen, what was found is nobody
+
+
+class PoseEstimator:
+    """Finds people in frames; made by `open_estimator`.
+
+    Networks that look at a box without asking whether somebody is in it find a person everywhere: one of whom hardly a
+    joint is seen is left out, whatever the backend.
+
+    Args:
+        find: frames (n, H, W, 3) uint8 RGB -> per frame the poses (p, 17, 3) that a backend found.
+    """
+
+    def __init__(self, find: Callable[[np.ndarray], Sequence[np.ndarray]]) -> None:
+        self._find = find
+
+    def __call__(self, frames: np.ndarray) -> list[list[np.ndarray]]:
+        """Frames (n, H, W, 3) uint8 RGB -> per frame one (17, 3) float32 per person: x, y, confidence in [0, 1].
+
+        Raises:
+            ValueError: the frames are not (n, H, W, 3) uint8.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"frames are {frames.shape} {frames.dtype}, expected (n, H, W, 3) uint8")
+        found = [np.asarray(poses, np.float32).reshape(-1, NUM_JOINTS, 3).copy() for poses in self._find(frames)]
+        for poses in found:
+            poses[..., 2] = poses[..., 2].clip(0, 1)  # the peak of a heatmap may be a little outside
+        return [[pose for pose in poses if (pose[:, 2] >= SEEN).sum() >= _PERSON] for poses in found]
+
+
+def open_estimator(
+    backend: str,
+    weights: str | Path,
+    config: str | Path | None = None,
+    boxes: str | Path | None = None,
+    device: str | None = None,
+) -> PoseEstimator:
+    """Loads the networks of a backend, which then find people in any number of frames.
+
+    Args:
+        backend: "puppet" (the embedded detector; one person), "rtmlib" (RTMPose or RTMO, an .onnx file) or "mmpose"
+            (HRNet and what else it has, a .pth file).
+        weights: the backend's file, or the puppet detector's folder; `WEIGHTS` has those it is documented with.
+        config: of mmpose only: a file, or the name of one that it ships; None: the one the weights are named after.
+        boxes: a YOLOX or RTMDet .onnx that finds people for the top-down networks of rtmlib and mmpose; None: each
+            frame is one person's box.
+        device: cpu, cuda, ...; None: cuda where the backend can use one, else cpu.
+
+    Raises:
+        ValueError: there is no such backend, it is not installed, or a file is missing, unreadable or of another kind;
+            the message says what to install, or to put where.
+    """
+    if backend not in WEIGHTS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(WEIGHTS)}")
+    for key, path in (("weights", weights), ("boxes", boxes)):
+        if path is not None and not Path(path).exists():
+            what = f"checkpoints/README.md says what to download for {backend}, and where to put it"
+            raise ValueError(f"{key}: {path}: no such file or folder; {what}")
+    if config is not None and backend != "mmpose":
+        raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
+    if backend == "rtmlib":
+        from followyourpose.pose.estimate_rtmlib import Rtmlib
+
+        return PoseEstimator(Rtmlib(Path(weights), boxes, device))
+    if backend == "mmpose":
+        from followyourpose.pose.estimate_mmpose import MMPose
+
+        return PoseEstimator(MMPose(Path(weights), config, boxes, device))
+    if boxes is not None:
+        raise ValueError(f"boxes: got {boxes}, expected none: the puppet detector sees whole frames")
+    return PoseEstimator(_puppet(Path(weights), device))
+
+
+def _puppet(weights: Path, device: str | None) -> Callable[[np.ndarray], np.ndarray]:
+    from followyourpose.pose.detector import PuppetDetector
+
+    if not (weights / "config.json").is_file():
+        raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
+    detector = PuppetDetector.from_pretrained(weights).eval().to(torch_device(device))
+    return lambda frames: detector.detect(frames)[:, None]  # one person per frame
+
+
+def torch_device(device: str | None) -> str:
+    """The device of that name, or, for None, cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: PyTorch has no such device here.
+    """
+    import torch
+
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device: got {device!r}: {str(error).splitlines()[0]}") from error
+    return name
