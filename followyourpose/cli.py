@@ -15,7 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from followyourpose.config import EvaluateConfig, GenerateConfig, TrainConfig, build_config, load_config, locate
+from followyourpose.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PoseConfig,
+    TrainConfig,
+    build_config,
+    load_config,
+    locate,
+)
 
 SAMPLE_CONFIG = "configs/puppet/generate.yaml"
 EXPECTED_ERRORS = (ValueError, OSError)  # what bad input raises; anything else is a bug and keeps its traceback
@@ -83,6 +91,16 @@ def _puppets(options: argparse.Namespace) -> None:
         held_out=options.held_out,
     )
     print(options.out)
+
+
+def _extract_pose(options: argparse.Namespace) -> None:
+    flags = {name: getattr(options, name) for name in _pose_flags()}
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = build_config(PoseConfig, given, name="command line")
+    from followyourpose.extract_pose import extract_pose
+
+    extract_pose(options.video, options.output, config)
+    print(options.output)
 
 
 def _convert_weights(options: argparse.Namespace) -> None:
@@ -155,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         return verb
 
     _add_config_verbs(add)
+    _add_extract_pose(add)
     _add_puppets(add)
     _add_convert_weights(add)
     _add_export(add)
@@ -208,6 +227,30 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "followyourpose evaluate",
         "followyourpose evaluate model=checkpoints/mine num_videos=16 output=outputs/mine",
     )  # fmt: skip
+
+
+def _add_extract_pose(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "extract-pose", _extract_pose, "a video of people to the video of their skeletons",
+        "Writes skeleton.mp4, keypoints.json (what generate takes as skeleton=) and overlay.mp4, to check them.\n"
+        "VIDEO may also be a gif, an image or a folder of images; generate does the same with pose.source=raw.",
+        "followyourpose extract-pose dance.mp4 -o outputs/dance --backend rtmlib --people 1 --smooth 7",
+        "followyourpose extract-pose dance.mp4 -o outputs/dance --backend mmpose --boxes checkpoints/yolox.onnx",
+    )  # fmt: skip
+    verb.add_argument("video", type=Path, metavar="VIDEO", help="what shows people")
+    verb.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder to write")
+    for name, help in _pose_flags().items():
+        verb.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=help)
+
+
+def _pose_flags() -> dict[str, str]:
+    """The keys of PoseConfig that are flags too, and their help."""
+    comments = _comments(PoseConfig)
+    return {
+        field.name: f"{comments[field.name]} (default: {field.default})"
+        for field in dataclasses.fields(PoseConfig)
+        if field.name != "source"
+    }
 
 
 def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -270,8 +313,7 @@ def _add_inspect(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def manual(schema: type, prefix: str = "") -> str:
     """One line per key of a config dataclass: key, default, and the comment that stands beside it in the source."""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE))
-    lines = []
+    comments, lines = _comments(schema), []
     for field in dataclasses.fields(schema):
         factory = field.default_factory
         if dataclasses.is_dataclass(factory):
@@ -282,6 +324,11 @@ def manual(schema: type, prefix: str = "") -> str:
         comment = comments.get(field.name, "").replace("None", "null")
         lines.append(f"  {prefix + field.name:<34} {text!s:<24} {comment}".rstrip())
     return "\n".join(lines)
+
+
+def _comments(schema: type) -> dict[str, str]:
+    """Key of a config dataclass -> the comment beside it."""
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE))
 
 
 def _version() -> str:

@@ -136,6 +136,32 @@ class CropConfig:
 
 
 @dataclass
+class PoseConfig:
+    """How people are found in a video, and how their skeletons are drawn; the flags of extract-pose too."""
+
+    source: str = "skeleton"  # what `skeleton` is: skeleton, or raw: a video of people, whose poses are found first
+    backend: str = "puppet"  # who finds them: puppet (the embedded detector), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
+    weights: str | None = None  # the backend's file; None: the one that checkpoints/README.md names
+    config: str | None = None  # of mmpose, a file or a name that it ships; None: the one the weights are named after
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
+    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu
+    people: int | None = None  # keep so many in a frame, the largest ones; None: all
+    max_gap: int = 5  # frames for which a joint, or somebody, may be lost and is filled in between
+    smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
+    min_confidence: float = 0.3  # joints below it are not drawn
+    style: str = "coco"  # coco: MMPose's colours, as the released checkpoint knows them; or openpose
+
+
+@dataclass
+class RetargetConfig:
+    """Another body for the skeleton, which has to be keypoints (a .json, or a raw video)."""
+
+    reference: str | None = None  # a keypoints .json of whom the skeleton gets limbs, size and place; None: of nobody
+    scale: float = 1.0  # makes people so many times larger, about their feet
+    limbs: dict[str, float] = field(default_factory=dict)  # the same for single ones: trunk, thigh, shin, forearm, ...
+
+
+@dataclass
 class GenerateConfig:
     """A video per prompt from one skeleton.
 
@@ -146,6 +172,8 @@ class GenerateConfig:
     prompt: Any = MISSING  # a string or a list of strings: one video (or num_videos_per_prompt) for each
     negative_prompt: str = ""  # what the videos should not show
     skeleton: str | None = None  # a video, a gif, a folder of frames or a keypoints .json; None: the shipped sample
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton that are skipped at its beginning
     stride: int = 1  # frames: every how many-th of the skeleton is taken
     num_frames: int = 16  # frames of the video

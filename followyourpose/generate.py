@@ -18,6 +18,7 @@ from PIL import Image
 
 from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.data.video_io import write_gif, write_video
+from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import new_folder
 from followyourpose.skeleton_input import open_skeleton
 
@@ -39,7 +40,8 @@ def generate(config: GenerateConfig) -> Path:
 
     Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
     run.json has every setting and version. Video j of a prompt starts from seed + j, whatever the other prompts are.
-    The folder appears when all is done: a run that fails leaves nothing behind.
+    Of a raw video, `pose` beside them has what extract-pose writes of the frames that are used. The folder appears
+    when all is done: a run that fails leaves nothing behind.
 
     Raises:
         ValueError: a setting, the skeleton, the model or the output folder cannot be used. All but what only the
@@ -50,6 +52,9 @@ def generate(config: GenerateConfig) -> Path:
     started = time.time()
     final = _output(config, prompts[0])
     with new_folder(final) as folder:
+        if config.pose.source == "raw":
+            pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
+            source = source.found(extract_pose(source.path, folder / "pose", pose, source.span))
         pipe = load_pipeline(config)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
@@ -73,7 +78,8 @@ def generate(config: GenerateConfig) -> Path:
         }
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"{final}:")
-    for file in ["run.json", *(file for video in videos for file in video["files"])]:
+    poses = ["pose/skeleton.mp4", "pose/overlay.mp4"] if config.pose.source == "raw" else []
+    for file in ["run.json", *poses, *(file for video in videos for file in video["files"])]:
         print(f"  {file}")
     return final
 
@@ -98,6 +104,7 @@ def check_settings(config: GenerateConfig) -> list[str]:
         value = getattr(config, key)
         if value is not None and value < least:
             raise ConfigError(f"{key}: got {value}, expected at least {least}")
+    check_pose(config.pose)
     if not 0 < config.fps <= 100:
         raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 100, the most that a gif can say")
     if not np.isfinite(config.guidance_scale):

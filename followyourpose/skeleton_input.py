@@ -1,15 +1,20 @@
-"""The skeleton of a run: a video, gif, folder of frames or keypoints file -> skeleton frames at the run's size."""
+"""The skeleton of a run: a video, gif, folder of frames or keypoints file -> skeleton frames at the run's size.
 
-from dataclasses import dataclass
+A raw video becomes one when its people have been found (`SkeletonInput.found`).
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from followyourpose.config import CropConfig, GenerateConfig, locate
+from followyourpose.config import ConfigError, GenerateConfig, RetargetConfig, locate
 from followyourpose.data.transforms import cover, frame_indices
-from followyourpose.data.video_io import ACCEPTED, probe, read_frames
+from followyourpose.data.video_io import probe, read_frames
+from followyourpose.data.video_readers import ACCEPTED
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 from followyourpose.pose.render import render_skeleton
+from followyourpose.pose.retarget import retarget
 
 SAMPLE = Path(__file__).parent / "assets" / "dance.mp4"
 _CHUNK = 32  # frames of the source in memory at a time
@@ -21,15 +26,26 @@ class SkeletonInput:
 
     Attributes:
         path: where they come from; indices: which frames of it, in order.
-        size: height and width of the source in pixels; crop: what is cut off its sides.
-        keypoints: of a keypoints file; None for frames that are skeletons already.
+        size: height and width of the source in pixels.
+        config: of the run: what is cut off the source's sides, and how keypoints are drawn.
+        keypoints: of the source's frames, from the number `first` on; None for frames that are skeletons already.
     """
 
     path: Path
     indices: list[int]
     size: tuple[int, int]
-    crop: CropConfig
+    config: GenerateConfig
     keypoints: ClipKeypoints | None = None
+    first: int = 0
+
+    @property
+    def span(self) -> range:
+        """The frames of the source from the first that is used to the last."""
+        return range(min(self.indices), max(self.indices) + 1)
+
+    def found(self, people: ClipKeypoints) -> "SkeletonInput":
+        """That of a raw video, in whose `span` these people were found."""
+        return replace(self, keypoints=_retargeted(people, self.config.retarget), first=self.span.start)
 
     def frames(self, height: int, width: int) -> np.ndarray:
         """Skeleton frames (f, height, width, 3) uint8 RGB: keypoints are drawn at that size, frames are resized to it.
@@ -37,10 +53,12 @@ class SkeletonInput:
         Raises:
             ValueError: a frame cannot be read.
         """
-        geometry = cover(self.size, (height, width), **vars(self.crop))
+        geometry = cover(self.size, (height, width), **vars(self.config.crop))
         if self.keypoints is not None:
-            moved = [[geometry.of_keypoints(person) for person in self.keypoints.frames[i]] for i in self.indices]
-            return np.stack([render_skeleton(people, height, width) for people in moved])
+            sure, style = self.config.pose.min_confidence, self.config.pose.style
+            used = [self.keypoints.frames[index - self.first] for index in self.indices]
+            moved = [[geometry.of_keypoints(person) for person in people] for people in used]
+            return np.stack([render_skeleton(people, height, width, sure, style=style) for people in moved])
         chunks = [self.indices[i : i + _CHUNK] for i in range(0, len(self.indices), _CHUNK)]
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
 
@@ -49,13 +67,18 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
     """Finds the skeleton of a run, the shipped sample where `config.skeleton` is None, and checks what is asked of it.
 
     Raises:
-        ValueError: the file is missing, unreadable or of the wrong type, has too few frames, or is cropped away; the
-            message names the file.
+        ValueError: the file is missing, unreadable or of the wrong type, has too few frames, or is cropped away, or
+            cannot be retargeted; the message names the file.
     """
+    raw = config.pose.source == "raw"
+    if raw and config.skeleton is None:
+        raise ConfigError("skeleton: got none, expected a video of people, since pose.source is raw")
     path = SAMPLE if config.skeleton is None else locate(config.skeleton)
     if not path.exists():
         raise ValueError(f"skeleton: {path}: no such file or folder, expected {ACCEPTED}, or a keypoints .json")
-    keypoints = read_keypoints(path) if path.suffix.lower() == ".json" else None
+    keypoints = read_keypoints(path) if path.suffix.lower() == ".json" and not raw else None
+    if keypoints is None and not raw and config.retarget != RetargetConfig():
+        raise ConfigError(f"retarget: {path} is drawn already, expected a keypoints .json, or pose.source raw")
     if keypoints is None:
         info = probe(path)
         total, size = info.num_frames, (info.height, info.width)
@@ -66,4 +89,14 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
         cover(size, size, **vars(config.crop))
     except ValueError as error:
         raise ValueError(f"skeleton: {path}: {error}") from error
-    return SkeletonInput(path, indices, size, config.crop, keypoints)
+    # A raw video's people are not known yet; nobody can be retargeted too, and what is wrong is told now.
+    people = keypoints or ClipKeypoints(size[1], size[0], 1.0, [[]])
+    retargeted = _retargeted(people, config.retarget)
+    return SkeletonInput(path, indices, size, config, None if keypoints is None else retargeted)
+
+
+def _retargeted(people: ClipKeypoints, config: RetargetConfig) -> ClipKeypoints:
+    if config == RetargetConfig():
+        return people
+    reference = None if config.reference is None else read_keypoints(locate(config.reference))
+    return retarget(people, reference, config.scale, config.limbs)

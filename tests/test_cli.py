@@ -12,7 +12,7 @@ from followyourpose.cli import main
 from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-VERBS = ["generate", "train", "cache", "evaluate", "puppets", "convert-weights", "export", "inspect"]
+VERBS = ["generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect"]
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -91,6 +91,10 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["generate", "--seed", "3"], "unrecognized arguments: --seed"),
         (["train"], "no CONFIG file was given: no value for data.path, init, output, steps, trainable"),
         (["evaluate", "num_video=3"], "unknown key num_video; the nearest is num_videos"),
+        (["extract-pose", "a.mp4"], "required: -o/--output"),
+        (["extract-pose", "a.mp4", "-o", "out"], "a.mp4: no such file or folder, expected a video"),
+        (["extract-pose", "a.mp4", "-o", "out", "--people", "some"], "command line: people: Value 'some'"),
+        (["extract-pose", "a.mp4", "-o", "out", "--smooth", "4"], "pose.smooth: got 4, expected 0, or an odd number"),
         (["puppets"], "required: OUT"),
         (["puppets", "out", "--images", "many"], "--images: invalid int value: 'many'"),
         (["puppets", "out"], "--images 0 --clips 0"),

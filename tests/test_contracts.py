@@ -13,14 +13,17 @@ import followyourpose
 from followyourpose import FollowYourPosePipeline, PoseEncoder, VideoUNet
 from followyourpose.config import EvaluateConfig, GenerateConfig, TrainConfig, load_config
 from followyourpose.data.batch import Batch, to_pixels, to_skeleton
-from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.data.video_io import read_frames, stream_frames, video_writer, write_video
 from followyourpose.evaluation.evaluate import evaluate
+from followyourpose.extract_pose import extract_pose
 from followyourpose.generate import generate
 from followyourpose.models.inflate import inflate
 from followyourpose.models.weights import from_released, to_released
 from followyourpose.pipeline import FollowYourPoseOutput
 from followyourpose.pose.detector import PuppetDetector
+from followyourpose.pose.estimate import PoseEstimator, open_estimator
 from followyourpose.pose.render import render_skeleton
+from followyourpose.pose.retarget import retarget
 from followyourpose.pose.skeleton import flip_keypoints
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.components import export
@@ -53,22 +56,16 @@ MAY_IMPORT = {
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
     "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
     "skeleton_input": {"config", "data", "pose"},
-    "generate": {"config", "data", "pipeline", "skeleton_input"},
+    "extract_pose": {"config", "data", "pose"},
+    "generate": {"config", "data", "extract_pose", "pipeline", "skeleton_input"},
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
-        "config",
-        "evaluation",
-        "generate",
-        "inspect_data",
-        "inspection",
-        "models",
-        "pose",
-        "puppets",
+        "config", "evaluation", "extract_pose", "generate", "inspect_data", "inspection", "models", "pose", "puppets",
         "training",
         "web",
     },
     "__main__": {"cli"},
-}
+}  # fmt: skip
 PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_loading")  # one part in three files
 
 
@@ -174,7 +171,7 @@ API = [
     FollowYourPosePipeline.save_pretrained, FollowYourPosePipeline.__call__, FollowYourPoseOutput, VideoUNet,
     VideoUNet.forward, PoseEncoder, PoseEncoder.forward, inflate, from_released, to_released, render_skeleton,
     flip_keypoints, read_frames, write_video, PuppetDetector, generate, evaluate, train, export, select_trainable,
-    write_dataset, load_config, Batch,
+    write_dataset, load_config, Batch, open_estimator, PoseEstimator.__call__, extract_pose, retarget,
 ]  # fmt: skip
 SHAPES = [
     (VideoUNet.forward, "(b, c, f, h, w)"),
@@ -188,7 +185,10 @@ SHAPES = [
     (to_skeleton, "(3, f, H, W) in [0, 1]"),
     (render_skeleton, "(H, W, 3)"),
     (read_frames, "(f, H, W, 3)"),
+    (stream_frames, "(f, H, W, 3)"),
     (write_video, "(f, H, W, 3)"),
+    (video_writer, "(f, H, W, 3)"),
+    (PoseEstimator.__call__, "(n, H, W, 3)"),
     (Denoise.latents, "(b, c, f, h, w)"),
     (Denoise.moments, "(b, 3, f, H, W) in [-1, 1]"),
 ]

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from followyourpose.config import CropConfig, GenerateConfig
+from followyourpose.config import CropConfig, GenerateConfig, PoseConfig, RetargetConfig
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.generate import check_settings, contact_sheet, enlarge, generate
-from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
+from followyourpose.puppets.world import render_scene, sample_scene
 from followyourpose.skeleton_input import SAMPLE, open_skeleton
+from tests.poses import person
 from tests.tiny import write_image_model
 
 
@@ -138,6 +140,17 @@ def refusal(config: GenerateConfig) -> str:
         ({"temporal_offset": 99}, "dance.mp4: the clip has 32 frames, too short for temporal_offset 99"),
         ({"num_frames": 40}, "dance.mp4: the clip has 32 frames, too short for temporal_offset 0 + num_frames 40"),
         ({"crop": CropConfig(left=200, right=200)}, "dance.mp4: the clip is 256 x 256 pixels: crop left 200"),
+        ({"pose": PoseConfig(source="video")}, "pose.source: got 'video', expected one of skeleton, raw"),
+        ({"pose": PoseConfig(source="raw")}, "skeleton: got none, expected a video of people"),
+        ({"pose": PoseConfig(backend="hrnet")}, "pose.backend: got 'hrnet', expected one of puppet, rtmlib, mmpose"),
+        ({"pose": PoseConfig(style="dots")}, "pose.style: got 'dots', expected one of coco, openpose"),
+        ({"pose": PoseConfig(people=0)}, "pose.people: got 0"),
+        ({"pose": PoseConfig(min_confidence=0)}, "pose.min_confidence: got 0, expected more than 0"),
+        ({"retarget": RetargetConfig(scale=2.0)}, "dance.mp4 is drawn already, expected a keypoints .json, or"),
+        (
+            {"skeleton": str(SAMPLE), "pose": PoseConfig(source="raw"), "retarget": RetargetConfig(limbs={"leg": 2.0})},
+            "retarget.limbs: got 'leg'",
+        ),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
@@ -220,6 +233,55 @@ def test_sampling_and_crop_reach_the_skeleton(tmp_path: Path) -> None:
     )  # fmt: skip
     frames = open_skeleton(config).frames(8, 8)
     np.testing.assert_allclose(frames.mean((1, 2, 3)), [20, 100, 180, 100, 20], atol=4)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A video of a puppet, of 12 frames."""
+    scene = sample_scene(np.random.default_rng(1), two=0)
+    write_video(tmp_path / "raw.mp4", render_scene(scene, 12, 64, 64)[0], fps=8)
+    return tmp_path / "raw.mp4"
+
+
+def test_a_raw_video_drives_with_the_poses_found_in_it(settings: dict[str, Any], raw: Path, tmp_path: Path) -> None:
+    """The frames that are used are looked at, and what was found drives as its keypoints file does."""
+    used = {"temporal_offset": 2, "stride": 3}
+    folder = generate(GenerateConfig(**settings | used, skeleton=str(raw), pose=PoseConfig(source="raw")))
+    assert {file.name for file in (folder / "pose").iterdir()} == {"keypoints.json", "skeleton.mp4", "overlay.mp4"}
+    assert len(read_keypoints(folder / "pose" / "keypoints.json").frames) == 7  # from 2 to 8
+    assert json.loads((folder / "run.json").read_text())["skeleton"] == {"file": str(raw), "frames": [2, 5, 8]}
+    keypoints = {"skeleton": str(folder / "pose" / "keypoints.json"), "stride": 3, "output": str(tmp_path / "again")}
+    again = generate(GenerateConfig(**settings | keypoints))
+    np.testing.assert_array_equal(read_frames(again / "00-a-cat.mp4"), read_frames(folder / "00-a-cat.mp4"))
+    pair = read_frames(again / "00-a-cat-with-skeleton.mp4")
+    assert pair[:, :, :32].max() > 100  # a skeleton is there
+    np.testing.assert_array_equal(pair, read_frames(folder / "00-a-cat-with-skeleton.mp4"))
+
+
+def test_a_raw_video_that_cannot_be_read_leaves_nothing_behind(settings: dict[str, Any], raw: Path) -> None:
+    pose = PoseConfig(source="raw", weights="none")
+    assert "weights: none: no such file" in refusal(GenerateConfig(**settings, skeleton=str(raw), pose=pose))
+    assert not list(Path(settings["output"]).parent.iterdir())
+
+
+def test_keypoints_are_drawn_as_the_settings_say(tmp_path: Path) -> None:
+    pose = person(x=50, feet=95, height=80, confidence=0.4)
+    write_keypoints(tmp_path / "k.json", ClipKeypoints(100, 100, 8, [[pose]]))
+
+    def frame(**settings: Any) -> np.ndarray:
+        config = GenerateConfig(skeleton=str(tmp_path / "k.json"), num_frames=1, **settings)
+        return open_skeleton(config).frames(100, 100)[0]
+
+    np.testing.assert_array_equal(
+        frame(pose=PoseConfig(style="openpose")), render_skeleton([pose], 100, 100, style="openpose")
+    )
+    assert frame(pose=PoseConfig(min_confidence=0.5)).max() == 0
+    smaller = person(x=50, feet=95, height=40, confidence=0.4)
+    drawn = frame(retarget=RetargetConfig(scale=0.5)).any(-1)
+    assert np.ptp(np.nonzero(drawn)[0]) < 60
+    write_keypoints(tmp_path / "other.json", ClipKeypoints(100, 100, 8, [[smaller]]))
+    other = frame(retarget=RetargetConfig(reference=str(tmp_path / "other.json")))
+    assert np.abs(other.astype(int) - render_skeleton([smaller], 100, 100)).mean() < 2
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

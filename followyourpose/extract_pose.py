@@ -1,0 +1,110 @@
+"""`followyourpose extract-pose`: a video of people -> the video of their skeletons, by any of three pose estimators.
+
+The video is read twice, to find people and to draw them, a few frames at a time: only keypoints are kept of all of it.
+Letters: f frames, H W pixels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from followyourpose.config import ConfigError, PoseConfig, locate
+from followyourpose.data.video_io import probe, stream_frames, video_writer
+from followyourpose.folders import new_folder
+from followyourpose.pose.estimate import WEIGHTS, open_estimator
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
+from followyourpose.pose.render import overlay, render_skeleton
+from followyourpose.pose.skeleton import STYLES
+from followyourpose.pose.track import fill_gaps, largest, link, per_frame, smooth
+
+FPS = 8.0  # of what is written, where the source, a folder of images, says nothing about time
+
+
+def extract_pose(
+    video: str | Path, output: str | Path, config: PoseConfig, frames: range | None = None
+) -> ClipKeypoints:
+    """Writes skeleton.mp4, keypoints.json and, to check them, overlay.mp4 into a new folder; gives the keypoints.
+
+    Frame i of each is frame i of the video, also of one whose frame rate varies: what is written has the average rate.
+
+    Args:
+        video: a video, a gif, an image or a folder of them.
+        output: the folder; it appears when all is done.
+        frames: which frames, one after the other; None: all.
+
+    Raises:
+        ValueError: the video, a setting, the backend or the folder cannot be used.
+    """
+    check_pose(config)
+    info = probe(video)
+    frames = range(info.num_frames) if frames is None else frames
+    with new_folder(Path(output)) as folder:
+        find = open_estimator(
+            config.backend, locate(config.weights or WEIGHTS[config.backend]),
+            *(path and locate(path) for path in (config.config, config.boxes)), device=config.device,
+        )  # fmt: skip
+        found: list[list[np.ndarray]] = []
+        with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
+            for chunk in stream_frames(video, frames):
+                found += find(chunk)
+                bar.update(len(chunk))
+        people, ids = _tracked(found, config)
+        write_keypoints(folder / "keypoints.json", ClipKeypoints(info.width, info.height, info.fps or FPS, people, ids))
+        clip = read_keypoints(folder / "keypoints.json")  # to the same digits, so that the file drives as the video did
+        _draw(video, frames, clip, config, folder)
+    print(_summary(clip, config))
+    return clip
+
+
+def check_pose(config: PoseConfig) -> None:
+    """Judges what can be judged of the settings by themselves.
+
+    Raises:
+        ConfigError: names the setting, what was got and what was expected.
+    """
+    choices = {"source": ("skeleton", "raw"), "backend": tuple(WEIGHTS), "style": tuple(STYLES)}
+    for key, known in choices.items():
+        if getattr(config, key) not in known:
+            raise ConfigError(f"pose.{key}: got {getattr(config, key)!r}, expected one of {', '.join(known)}")
+    if config.people is not None and config.people < 1:
+        raise ConfigError(f"pose.people: got {config.people}, expected at least 1")
+    if config.max_gap < 0:
+        raise ConfigError(f"pose.max_gap: got {config.max_gap}, expected at least 0")
+    if config.smooth != 0 and (config.smooth < 3 or config.smooth % 2 == 0):
+        raise ConfigError(f"pose.smooth: got {config.smooth}, expected 0, or an odd number of frames from 3")
+    if not 0 < config.min_confidence <= 1:
+        raise ConfigError(f"pose.min_confidence: got {config.min_confidence}, expected more than 0, and at most 1")
+
+
+def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[list[np.ndarray]], list[list[int]]]:
+    """People as found in each frame, (17, 3) each -> people in each frame as they are kept, and who is who."""
+    sure = config.min_confidence
+    tracks = [fill_gaps(track, config.max_gap, sure) for track in link(found, config.max_gap, sure)]
+    if config.people is not None:
+        tracks = largest(tracks, config.people, sure)
+    return per_frame([smooth(track, config.smooth, sure) for track in tracks], len(found), sure)
+
+
+def _draw(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseConfig, folder: Path) -> None:
+    size, rest = (clip.height, clip.width), iter(clip.frames)
+    with (
+        video_writer(folder / "skeleton.mp4", *size, clip.fps) as write_skeleton,
+        video_writer(folder / "overlay.mp4", *size, clip.fps) as write_overlay,
+        tqdm(total=len(frames), desc="drawing them", unit="frame") as bar,
+    ):
+        for chunk in stream_frames(video, frames):
+            for frame in chunk:
+                skeleton = render_skeleton(next(rest), *size, config.min_confidence, style=config.style)
+                write_skeleton(skeleton[None])
+                write_overlay(overlay(frame, skeleton)[None])
+            bar.update(len(chunk))
+
+
+def _summary(clip: ClipKeypoints, config: PoseConfig) -> str:
+    people, empty = {number for each in clip.ids for number in each}, sum(not each for each in clip.frames)
+    if not people:
+        why = "the embedded detector knows puppets only; " if config.backend == "puppet" else ""
+        return f"nobody was found in {len(clip.frames)} frames, so the skeleton is black ({why}see --backend)"
+    tracks = f"{len(people)} {'person' if len(people) == 1 else 'people'} in {len(clip.frames)} frames"
+    return f"{tracks}; nobody in {empty} of them" if empty else tracks
