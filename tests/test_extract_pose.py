@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from followyourpose.cli import main
-from followyourpose.config import PoseConfig
+from followyourpose.config import GenerateConfig, PoseConfig, load_config, locate
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.metrics import pck
 from followyourpose.extract_pose import extract_pose
-from followyourpose.pose.estimate import PoseEstimator
+from followyourpose.generate import load_pipeline, sample
+from followyourpose.pose.detector import PuppetDetector
+from followyourpose.pose.estimate import WEIGHTS, PoseEstimator
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
@@ -50,6 +52,26 @@ def test_a_puppet_video_gives_the_poses_that_it_was_drawn_from(tmp_path: Path) -
         found += [each[0] if each else np.zeros((17, 3)) for each in clip.frames]
         truth += list(people[:, 0])
     assert pck(np.stack(found), np.stack(truth)) > 0.9
+
+
+def test_a_raw_video_drives_the_embedded_default_as_well_as_true_skeletons_do(tmp_path: Path) -> None:
+    """The poses of what is generated from poses found in a video are as near to the truth, within a tenth."""
+    config = load_config(GenerateConfig, locate("configs/puppet/generate.yaml"), ["num_inference_steps=10"])
+    pipe = load_pipeline(config)
+    pipe.set_progress_bar_config(disable=True)
+    detector = PuppetDetector.from_pretrained(locate(WEIGHTS["puppet"])).eval()
+    rng, correct = np.random.default_rng(0), []
+    for index in range(8):
+        scene = sample_scene(rng, two=0)
+        frames, people = render_scene(scene, 4, 64, 64)
+        write_video(tmp_path / f"{index}.mp4", frames, fps=8)
+        clip = extract_pose(tmp_path / f"{index}.mp4", tmp_path / str(index), PoseConfig(people=1))
+        for poses in (people, clip.frames):
+            skeleton = np.stack([render_skeleton(each, 64, 64) for each in poses])
+            drawn = detector.detect(sample(pipe, config, scene.caption, skeleton, seed=0))
+            correct.append(pck(drawn, people[:, 0]))
+    true, found = np.reshape(correct, (8, 2)).mean(0)
+    assert true > 0.4 and found > 0.9 * true, (true, found)
 
 
 def test_the_command_writes_skeleton_keypoints_and_overlay(
