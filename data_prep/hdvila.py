@@ -29,7 +29,7 @@ from data_prep.scale import run
 from data_prep.units import is_done, new_files
 from followyourpose.data.hdvila import clip_place
 from followyourpose.data.prepared import STATS, add_up, tell
-from followyourpose.data.video_io import VIDEO_SUFFIXES
+from followyourpose.data.video_readers import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

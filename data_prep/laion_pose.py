@@ -23,13 +23,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of data_prep/, whose names would hide packages
 
 from data_prep.command import add_runner, parser, runner_of, start
-from data_prep.estimators import Estimator, open_estimator
 from data_prep.scale import run
 from data_prep.selection import Selection, largest_area
 from data_prep.units import is_done, new_files
+from followyourpose.config import locate
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
 from followyourpose.data.labels import SEEN, only_inside
 from followyourpose.data.prepared import STATS, add_up, tell
+from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS
 
 KEPT = "kept"  # the status of an image that is; the others have the reason
@@ -44,16 +45,23 @@ class Annotation:
     out: Path
     backend: str
     selection: Selection = field(default_factory=Selection)
+    weights: str | None = None  # None: those that the backend is documented with
+    boxes: str | None = None
 
     def settings(self, shard: Path) -> dict[str, Any]:
         """All that a shard's output depends on, for its stats file."""
-        return {"backend": self.backend, **asdict(self.selection), "bytes of the input": shard.stat().st_size}
+        files = {key: path and Path(path).name for key, path in (("weights", self.weights), ("boxes", self.boxes))}
+        return {"backend": self.backend, **files, **asdict(self.selection), "bytes of the input": shard.stat().st_size}
 
     def is_done(self, shard: Path) -> bool:
         return is_done(self.out / f"{shard.stem}{STATS}", self.settings(shard))
 
     def open(self) -> Callable[[Path], None]:
-        return partial(annotate, job=self, estimator=open_estimator(self.backend))
+        if self.backend not in WEIGHTS:
+            raise ValueError(f"--backend: got {self.backend!r}, expected one of {', '.join(WEIGHTS)}")
+        weights = locate(self.weights or WEIGHTS[self.backend])
+        estimator = open_estimator(self.backend, weights, boxes=self.boxes and locate(self.boxes))
+        return partial(annotate, job=self, estimator=estimator)
 
 
 @dataclass
@@ -66,7 +74,7 @@ class _Image:
     people: np.ndarray = field(default_factory=lambda: np.zeros((0, 17, 3)))
 
 
-def annotate(shard: Path, job: Annotation, estimator: Estimator) -> None:
+def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
     """Does a shard: IN/NAME.tar -> OUT/NAME.tar, NAME.parquet and NAME_stats.json, all of them or none.
 
     Raises:
@@ -147,7 +155,7 @@ def _batches(images: Iterable[tuple[str, _Image]]) -> Iterator[dict[str, _Image]
         yield batch
 
 
-def _find_people(images: Sequence[_Image], estimator: Estimator) -> None:
+def _find_people(images: Sequence[_Image], estimator: PoseEstimator) -> None:
     """Fills in the people; images of one size go to the estimator together."""
     by_size = defaultdict(list)
     for image in images:
@@ -226,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.add_argument(
         "--backend", default="rtmlib", help="the pose estimator: rtmlib, mmpose, puppet (default: rtmlib)"
     )
+    flags.add_argument("--weights", metavar="PATH", help="of the estimator (default: see checkpoints/README.md)")
+    flags.add_argument("--boxes", metavar="PATH", help="an .onnx that finds people for a top-down estimator")
     flags.add_argument(
         "--min-keypoints", type=float, default=usual.min_keypoints, metavar="SHARE",
         help=f"an image needs a person with more than this share of its joints seen (default: {usual.min_keypoints})",
@@ -248,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"{options.out}: got the same folder for IN and OUT")
     selection = Selection(options.min_keypoints, tuple(options.people), tuple(options.area), options.min_size)
     selection.check()
-    run(Annotation(options.out.absolute(), options.backend, selection), shards, **runner_of(options))
+    job = Annotation(options.out.absolute(), options.backend, selection, options.weights, options.boxes)
+    run(job, shards, **runner_of(options))
     files = [options.out / f"{shard.stem}{STATS}" for shard in shards]
     print(f"{options.out}: {tell(add_up(file for file in files if file.is_file()))}")
 
