@@ -59,5 +59,5 @@ def render_skeleton(
 
 def overlay(frame: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
     """Lays a skeleton over the frame it was found in, both (H, W, 3) uint8: as opaque as it is bright."""
-    opacity = skeleton.max(-1, keepdims=True).astype(np.float32) / 255
-    return (frame * (1 - opacity) + skeleton).clip(0, 255).round().astype(np.uint8)
+    transparency = cv2.merge([255 - skeleton.max(-1)] * 3)
+    return cv2.add(cv2.multiply(frame, transparency, scale=1 / 255), skeleton)
