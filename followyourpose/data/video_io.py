@@ -27,7 +27,8 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: the file is missing, of a type that is not accepted, unreadable, or without frames.
     """
-    return _with_reader(Path(path), lambda reader: reader.info)
+    path = Path(path)
+    return _with_reader(path, _thrifty_readers(path), lambda reader: reader.info)
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) -> np.ndarray:
@@ -50,7 +51,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) 
             raise VideoError(f"{path}: frames {beyond or 'none'} asked for, expected numbers from 0 to {total - 1}")
         return reader.frames(wanted)
 
-    return _with_reader(path, read)
+    return _with_reader(path, readers_for(path), read)
 
 
 def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 32) -> Iterator[np.ndarray]:
@@ -62,13 +63,12 @@ def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 
     Raises:
         VideoError: as `read_frames`.
     """
-    path, problems = Path(path), []
-    info = probe(path)
-    size = max(1, min(at_most, _CHUNK_BYTES // (3 * info.height * info.width)))
-    rest = range(info.num_frames) if frames is None else frames
-    for kind in readers_for(path):
+    path, problems, rest = Path(path), [], frames
+    for kind in _thrifty_readers(path):
         try:
             reader = kind(path)  # for all chunks: one made anew would seek, and decode from the key frame before
+            size = max(1, min(at_most, _CHUNK_BYTES // (3 * reader.info.height * reader.info.width)))
+            rest = range(reader.info.num_frames) if rest is None else rest
             while rest:
                 yield reader.frames(list(rest[:size]))
                 rest = rest[size:]
@@ -81,10 +81,15 @@ def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 
 Result = TypeVar("Result")
 
 
-def _with_reader(path: Path, use: Callable[[Reader], Result]) -> Result:
-    """What `use` makes of the first reader that can read `path`."""
+def _thrifty_readers(path: Path) -> list[type[Reader]]:
+    """As `readers_for`, but decord last: it decodes ahead of what it is asked for, without a bound."""
+    return sorted(readers_for(path), key=lambda kind: kind.__name__ == "_Decord")
+
+
+def _with_reader(path: Path, readers: list[type[Reader]], use: Callable[[Reader], Result]) -> Result:
+    """What `use` makes of the first of the readers that can read `path`."""
     problems = []
-    for reader in readers_for(path):
+    for reader in readers:
         try:
             return use(reader(path))
         except VideoError:
