@@ -1,6 +1,7 @@
-"""Results that appear whole or not at all."""
+"""Results that appear whole or not at all, and their names."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +29,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def slug(text: str) -> str:
+    """A prompt as part of a file's name: "an-astronaut-on-the-moon"."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "video"

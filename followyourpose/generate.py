@@ -6,7 +6,6 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 import dataclasses
 import json
 import platform
-import re
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.data.video_io import write_gif, write_video
 from followyourpose.extract_pose import check_pose, extract_pose
-from followyourpose.folders import new_folder
+from followyourpose.folders import new_folder, slug
 from followyourpose.skeleton_input import open_skeleton
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def generate(config: GenerateConfig) -> Path:
             for seed in range(config.seed, config.seed + config.num_videos_per_prompt):
                 print(f"{len(videos) + 1}/{len(prompts) * config.num_videos_per_prompt}  {prompt}  (seed {seed})")
                 frames = enlarge(sample(pipe, config, prompt, skeleton, seed), config.enlarge)
-                name = f"{index:02d}-{_slug(prompt)}" + (f"-{seed}" if config.num_videos_per_prompt > 1 else "")
+                name = f"{index:02d}-{slug(prompt)}" + (f"-{seed}" if config.num_videos_per_prompt > 1 else "")
                 files = _write(folder, name, frames, large_skeleton, config.fps)
                 videos.append({"prompt": prompt, "seed": seed, "files": files})
         record = {
@@ -184,7 +183,7 @@ def contact_sheet(frames: np.ndarray) -> np.ndarray:
 
 
 def _output(config: GenerateConfig, prompt: str) -> Path:
-    name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{_slug(prompt)}"
+    name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{slug(prompt)}"
     return Path("outputs") / name if config.output is None else Path(config.output).expanduser()
 
 
@@ -196,11 +195,6 @@ def _write(folder: Path, name: str, frames: np.ndarray, skeleton: np.ndarray, fp
     Image.fromarray(contact_sheet(frames)).save(folder / files[2])
     write_video(folder / files[3], np.concatenate([skeleton, frames], axis=2), fps)
     return files
-
-
-def _slug(text: str) -> str:
-    """A prompt as part of a file's name: "an-astronaut-on-the-moon"."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "video"
 
 
 def _version(package: str) -> str | None:

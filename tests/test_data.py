@@ -24,6 +24,7 @@ from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.feed import open_source
+from tests.downloads import write_tar
 
 SIZE = (16, 24)  # H, W
 
@@ -48,20 +49,11 @@ def parts(index: int, people: int = 1) -> dict[str, bytes]:
     return {"jpg": jpeg(10 * index), "txt": f"image {index}\n".encode(), "json": json.dumps(label).encode()}
 
 
-def write_shard(path: Path, content: dict[str, dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for key, files in content.items():
-            for part, data in files.items():
-                member = tarfile.TarInfo(f"{key}.{part}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-
-
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """Two shards, of three images and of two; image i shows i + 1 people."""
-    write_shard(tmp_path / "00000.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3)})
-    write_shard(tmp_path / "00001.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3, 5)})
+    write_tar(tmp_path / "00000.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3)})
+    write_tar(tmp_path / "00001.tar", {f"{i:04d}": parts(i, i + 1) for i in range(3, 5)})
     return tmp_path
 
 
@@ -145,7 +137,7 @@ def test_a_limit_takes_the_first_images(shards: Path, limit: int) -> None:
 def test_an_incomplete_image_is_left_out_and_named(shards: Path, missing: str) -> None:
     files = parts(7)
     del files[missing]
-    write_shard(shards / "00002.tar", {"0006": parts(6), "0007": files})
+    write_tar(shards / "00002.tar", {"0006": parts(6), "0007": files})
     source = ImagePoseShards(shards)
     assert len(source) == 6
     assert str(source.dropped) == f"1 without {missing.replace('jpg', 'image')} ({shards / '00002.tar'}: 0007)"
@@ -153,7 +145,7 @@ def test_an_incomplete_image_is_left_out_and_named(shards: Path, missing: str) -
 
 def test_members_may_lie_in_a_folder_of_the_tar(tmp_path: Path) -> None:
     """`tar -C folder -cf shard.tar .` names them so."""
-    write_shard(tmp_path / "0.tar", {f"./{i}": parts(i) for i in range(2)})
+    write_tar(tmp_path / "0.tar", {f"./{i}": parts(i) for i in range(2)})
     assert [ImagePoseShards(tmp_path).label(i, [0])[0] for i in range(2)] == ["image 0", "image 1"]
 
 
@@ -162,7 +154,7 @@ def test_images_may_have_any_of_the_usual_types(tmp_path: Path, suffix: str) -> 
     files = parts(3)
     image = io.BytesIO()
     Image.open(io.BytesIO(files.pop("jpg"))).save(image, {"jpg": "jpeg"}.get(suffix, suffix))
-    write_shard(tmp_path / "0.tar", {"0003": files | {suffix: image.getvalue()}})
+    write_tar(tmp_path / "0.tar", {"0003": files | {suffix: image.getvalue()}})
     assert abs(int(ImagePoseShards(tmp_path).read(0, [0]).mean()) - 30) <= 2
 
 
@@ -194,7 +186,7 @@ def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("images", "limit"), [(0, None), (2, 0)])
 def test_data_without_an_image_is_refused(tmp_path: Path, images: int, limit: int | None) -> None:
-    write_shard(tmp_path / "0.tar", {f"{i}": parts(i) for i in range(images)})
+    write_tar(tmp_path / "0.tar", {f"{i}": parts(i) for i in range(images)})
     with pytest.raises(ValueError, match="no image"):
         ImagePoseShards(tmp_path, limit)
 
@@ -207,10 +199,10 @@ def test_data_without_an_image_is_refused(tmp_path: Path, images: int, limit: in
     ],
 )  # fmt: skip
 def test_an_image_whose_label_cannot_be_read_is_left_out_and_named(tmp_path: Path, part: str, content: bytes) -> None:
-    write_shard(tmp_path / "0.tar", {"0001": parts(1) | {part: content}})
+    write_tar(tmp_path / "0.tar", {"0001": parts(1) | {part: content}})
     with pytest.raises(ValueError, match=r"no image .*1 without a readable caption and keypoints \(.*0\.tar: 0001\)"):
         ImagePoseShards(tmp_path)
-    write_shard(tmp_path / "1.tar", {"0002": parts(2)})
+    write_tar(tmp_path / "1.tar", {"0002": parts(2)})
     assert len(ImagePoseShards(tmp_path)) == 1
 
 
@@ -222,7 +214,7 @@ def some_seen(seen: int, size: tuple[int, int] = SIZE) -> bytes:
 
 
 def test_images_outside_of_the_rules_are_left_out_and_counted(tmp_path: Path) -> None:
-    write_shard(
+    write_tar(
         tmp_path / "0.tar",
         {
             "good": parts(0) | {"json": some_seen(9)},
@@ -244,7 +236,7 @@ def test_keypoints_outside_of_the_image_have_no_confidence(tmp_path: Path) -> No
     person = keypoints(1)[0]
     person[:4, :2] = [[-0.6, 5], [5, SIZE[0] - 0.4], [np.nan, 5], [-0.4, SIZE[0] - 0.6]]
     label = {"width": SIZE[1], "height": SIZE[0], "people": [{"keypoints": person.tolist()}]}
-    write_shard(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
+    write_tar(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
     people = ImagePoseShards(tmp_path).label(0, [0])[1]
     assert np.isfinite(people).all() and people[0, :, 2].tolist() == [0, 0, 0] + 14 * [1]
 
@@ -252,7 +244,7 @@ def test_keypoints_outside_of_the_image_have_no_confidence(tmp_path: Path) -> No
 def test_keypoints_follow_an_image_that_was_shrunk_after_it_was_annotated(tmp_path: Path) -> None:
     recorded = keypoints(1)[0] * [2, 2, 1] + [0.5, 0.5, 0]
     label = {"width": 2 * SIZE[1], "height": 2 * SIZE[0], "people": [{"keypoints": recorded.tolist()}]}
-    write_shard(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
+    write_tar(tmp_path / "0.tar", {"0": parts(0) | {"json": json.dumps(label).encode()}})
     np.testing.assert_allclose(ImagePoseShards(tmp_path).label(0, [0])[1], keypoints(1), atol=1e-5)
 
 
@@ -263,7 +255,7 @@ def test_every_puppet_is_within_the_default_rules(tmp_path: Path) -> None:
 
 
 def test_a_broken_image_names_its_shard_and_key(tmp_path: Path) -> None:
-    write_shard(tmp_path / "0.tar", {"0001": parts(1) | {"jpg": b"no image"}})
+    write_tar(tmp_path / "0.tar", {"0001": parts(1) | {"jpg": b"no image"}})
     with pytest.raises(ValueError, match=r"0\.tar: 0001: not a readable image"):
         ImagePoseShards(tmp_path).read(0, [0])
 

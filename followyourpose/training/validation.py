@@ -1,6 +1,5 @@
 """Validation: videos that a run draws on the way, always from the same noise, prompts and skeleton."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from followyourpose.config import GenerateConfig, TrainConfig
 from followyourpose.data.video_io import write_video
+from followyourpose.folders import slug
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
 from followyourpose.skeleton_input import open_skeleton
@@ -63,7 +63,7 @@ class Validation:
                 ).videos
             frames = (video * 255).round().astype(np.uint8)
             shown = frames if self.skeleton is None else np.concatenate([self.skeleton, frames], axis=2)
-            name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+            name = slug(prompt)
             files.append(self.folder / f"{step:07d}-{name}.mp4")
             write_video(files[-1], shown, FPS)
             pictures[f"validation/{name}"] = np.concatenate(list(shown), axis=1)[None]  # one picture of all frames
