@@ -88,7 +88,7 @@ def _puppets(options: argparse.Namespace) -> None:
         seed=options.seed,
         size=options.size,
         clip_frames=options.clip_frames,
-        held_out=options.held_out,
+        split=options.split,
     )
     print(options.out)
 
@@ -258,7 +258,7 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
         "puppets", _puppets, "write a data set of the puppet world",
         "Renders captioned images and clips with exact keypoints: OUT/images (stage 1), OUT/clips (stage 2).",
         "followyourpose puppets data/puppets --images 20000 --clips 2000",
-        "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --held-out",
+        "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --split held-out",
     )  # fmt: skip
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     numbers = (
@@ -267,7 +267,10 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     for flag, default, help in numbers:
         verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{help} (default: {default})")
-    verb.add_argument("--held-out", action="store_true", help="the characters, places and motions kept from training")
+    verb.add_argument(
+        "--split", default="training", choices=("training", "held-out", "all"),
+        help="pairs of a character and a place, and motions: training's, the ones kept from it, or all",
+    )  # fmt: skip
 
 
 def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:

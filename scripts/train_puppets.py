@@ -3,8 +3,9 @@
     python scripts/train_puppets.py OUT                                         one process
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data and encoded in OUT/cache-images and OUT/cache-clips, a folder
-per run, and at the end OUT/checkpoints, to be moved over the repository's. To resume, run the same command again.
+Everything goes to OUT: the world's pictures in OUT/data and, for the judge, OUT/data-all; encoded ones in
+OUT/cache-images and OUT/cache-clips; a folder per run; and at the end OUT/checkpoints, to be moved over the
+repository's. To resume, run the same command again.
 """
 
 import sys
@@ -21,11 +22,15 @@ from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.components import export
 from followyourpose.training.loop import train
 
-AMOUNTS = {"images": 60_000, "clips": 2_000}
+# folder -> kind -> what write_dataset puts there
+DATA = {
+    "data": {"images": {"images": 60_000}, "clips": {"clips": 2_000}},
+    "data-all": {"images": {"images": 60_000, "seed": 1, "split": "all"}},
+}
 # run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
 RUNS = {
     "clip": None,
-    "clip-image": "clip",
+    "judge": "clip",
     "detector": None,
     "autoencoder": "clip",
     "base": "autoencoder",
@@ -33,7 +38,7 @@ RUNS = {
     "stage2": "stage1",
 }
 EXPORTS = {
-    "clip-image": "puppet-eval/clip",
+    "judge": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
     "base": "puppet-base",
     "stage2": "puppet",
@@ -42,14 +47,16 @@ EXPORTS = {
 
 def main(out: Path) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
-    for kind, count in AMOUNTS.items():
-        if state.is_main_process and not (out / "data" / kind).exists():
-            write_dataset(out / "data", **{kind: count})
+    for folder, kinds in DATA.items():
+        for kind, content in kinds.items():
+            if state.is_main_process and not (out / folder / kind).exists():
+                write_dataset(out / folder, **content)
     state.wait_for_everyone()
     for name, before in RUNS.items():
         init = out / before if before else REPOSITORY / "configs" / "puppet" / "model"
         kind = "clips" if name == "stage2" else "images"
-        overrides = [f"output={out / name}", f"init={init}", f"data.path={out / 'data' / kind}"]
+        data = out / ("data-all" if name == "judge" else "data") / kind
+        overrides = [f"output={out / name}", f"init={init}", f"data.path={data}"]
         config = load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides)
         if config.data.cache:
             config.data.cache = str(out / f"cache-{kind}")  # base and stage 1 share the images'

@@ -12,7 +12,7 @@ from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
-from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, caption, render_scene, sample_scene
+from followyourpose.puppets.world import HELD_OUT_PAIRS, SPLITS, Scene, caption, render_scene, sample_scene
 
 
 def scenes(count: int, **options) -> list[Scene]:
@@ -37,9 +37,14 @@ def test_training_never_shows_what_is_held_out():
 
 
 def test_held_out_scenes_show_nothing_else():
-    for scene in scenes(50, held_out=True):
+    for scene in scenes(50, split="held-out"):
         assert (scene.character, scene.background) in HELD_OUT_PAIRS
         assert all(actor.motion in HELD_OUT_MOTIONS for actor in scene.actors)
+
+
+def test_all_scenes_are_trainings_and_the_held_out_ones():
+    pairs, motions = SPLITS["all"]
+    assert set(pairs) == set(SPLITS["training"][0]) | set(HELD_OUT_PAIRS) and set(motions) == set(MOTIONS)
 
 
 def test_captions_have_the_papers_form():

@@ -129,7 +129,7 @@ def sample_videos(config: EvaluateConfig, height: int, width: int) -> list[Sampl
     """Draws `num_videos` held-out scenes of one person from the seed, and renders them at height x width pixels."""
     rng, samples = np.random.default_rng(config.seed), []
     for _ in range(config.num_videos):
-        scene = sample_scene(rng, held_out=True, two=0)
+        scene = sample_scene(rng, split="held-out", two=0)
         frames, people = render_scene(scene, config.num_frames, height, width)
         skeleton = np.stack([render_skeleton(each, height, width) for each in people])
         samples.append(Sample(scene, frames, people[:, 0], skeleton))

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from followyourpose.folders import new_folder
-from followyourpose.puppets.world import render_scene, sample_scene
+from followyourpose.puppets.world import SPLITS, render_scene, sample_scene
 
 IMAGES_PER_SHARD = 1000
 CLIP_FPS = 8
@@ -29,7 +29,7 @@ def write_dataset(
     seed: int = 0,
     size: int = 64,
     clip_frames: int = 24,
-    held_out: bool = False,
+    split: str = "training",
 ) -> Path:
     """Writes `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
 
@@ -41,7 +41,7 @@ def write_dataset(
         images, clips: how many; 0 leaves that folder out.
         size: height and width in pixels.
         clip_frames: frames per clip.
-        held_out: write the held-out characters' backgrounds and motions, for evaluation, instead of all the others.
+        split: which character-and-place pairs and motions are shown: training's, the held-out ones, or all of them.
 
     Raises:
         ValueError: nothing is asked for, a number is out of range, or a folder is there already (it is left untouched).
@@ -51,7 +51,9 @@ def write_dataset(
         raise ValueError(f"got --images {images} --clips {clips}, expected at least one of them above 0")
     if size < 16 or size % 2 or clip_frames < 1:
         raise ValueError(f"got size {size} and clip_frames {clip_frames}, expected an even size >= 16 and a frame")
-    scene = partial(_scene, seed=seed, held_out=held_out)
+    scene = partial(_scene, seed=seed, split=split)
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}")
     with ExitStack() as stack:
         folders = {
             kind: stack.enter_context(new_folder(out / kind)) for kind, n in (("images", images), ("clips", clips)) if n
@@ -74,9 +76,9 @@ def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:
         yield from tqdm(pool.map(job, items, chunksize=1 if len(items) < 64 else 8), label, len(items))
 
 
-def _scene(kind: int, index: int, seed: int, held_out: bool):
+def _scene(kind: int, index: int, seed: int, split: str):
     """Scene `index`; images (kind 0) and clips (kind 1) are different scenes."""
-    return sample_scene(np.random.default_rng((seed, kind, index)), held_out)
+    return sample_scene(np.random.default_rng((seed, kind, index)), split)
 
 
 def _write_shard(folder: Path, size: int, scene: Callable, indices: range) -> None:

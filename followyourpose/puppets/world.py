@@ -18,7 +18,15 @@ HELD_OUT_PAIRS = (
     ("batman", "brown background"), ("superman", "on the street"), ("a fireman", "purple background"),
     ("a policeman", "in the desert"), ("a boy", "on the moon"), ("a girl", "yellow background"),
 )  # fmt: skip
-TRAINING_MOTIONS = tuple(name for name in MOTIONS if name not in HELD_OUT_MOTIONS)
+# What scenes are drawn from, by name: character-and-place pairs, and motions.
+SPLITS = {
+    "training": (
+        tuple((c, b) for c in CHARACTERS for b in BACKGROUNDS if (c, b) not in HELD_OUT_PAIRS),
+        tuple(name for name in MOTIONS if name not in HELD_OUT_MOTIONS),
+    ),
+    "held-out": (HELD_OUT_PAIRS, HELD_OUT_MOTIONS),
+    "all": (tuple((c, b) for c in CHARACTERS for b in BACKGROUNDS), tuple(MOTIONS)),
+}
 
 
 @dataclass(frozen=True)
@@ -70,18 +78,15 @@ def captions(people: Sequence[int] = (1, 2)) -> list[str]:
     return [caption(c, b, n) for n in people for c in CHARACTERS for b in BACKGROUNDS]
 
 
-def sample_scene(rng: np.random.Generator, held_out: bool = False, two: float = 0.1) -> Scene:
-    """Draws a scene: with `held_out` from the held-out pairs and motions, else from all the others.
+def sample_scene(rng: np.random.Generator, split: str = "training", two: float = 0.1) -> Scene:
+    """Draws a scene.
 
     Args:
+        split: what from, a name in SPLITS: the pairs and motions of training, the held-out ones, or all of them.
         two: the share of scenes with two actors.
     """
-    if held_out:
-        character, background = HELD_OUT_PAIRS[rng.integers(len(HELD_OUT_PAIRS))]
-    else:
-        pairs = [(c, b) for c in CHARACTERS for b in BACKGROUNDS if (c, b) not in HELD_OUT_PAIRS]
-        character, background = pairs[rng.integers(len(pairs))]
-    motions = HELD_OUT_MOTIONS if held_out else TRAINING_MOTIONS
+    pairs, motions = SPLITS[split]
+    character, background = pairs[rng.integers(len(pairs))]
     count = 2 if rng.random() < two else 1
     centers = [rng.uniform(0.28, 0.72)] if count == 1 else [rng.uniform(0.22, 0.32), rng.uniform(0.68, 0.78)]
     actors = tuple(_sample_actor(rng, motions, x, 0.62 if count == 2 else 0.86) for x in centers)
