@@ -30,7 +30,7 @@ from followyourpose.data.video_io import read_frames
 from followyourpose.training import loop
 from followyourpose.training.components import export, load_components, load_scheduler
 from followyourpose.training.loop import build_objective, train
-from followyourpose.training.objectives import Denoise
+from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
@@ -589,6 +589,23 @@ def test_errors_count_more_where_a_person_is(world: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="person_weight: got 2.0, expected 1: the data has no keypoints"):
         train(settings(world, tmp_path / "run", STAGE2, "person_weight=2"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_turn_moves_pixels_and_keypoints_together() -> None:
+    """A dot per image, at a keypoint; the frame is not square."""
+    places = torch.tensor([[30.0, 10.0], [12.0, 20.0], [40.0, 5.0]])
+    images, people = torch.zeros(3, 3, 32, 48), torch.zeros(3, 1, 17, 3)
+    people[:, 0, 4] = torch.cat([places, torch.ones(3, 1)], -1)
+    for image, (x, y) in zip(images, places.int().tolist(), strict=True):
+        image[:, y - 1 : y + 2, x - 1 : x + 2] = 1
+    moved, joints = turned(images, people, torch.tensor([30.0, -20.0, -30.0]), torch.tensor([1.2, 0.8, 1.2]))
+    brightest = moved[:, 0].flatten(1).argmax(1)
+    found = torch.stack([brightest % 48, brightest // 48], -1)
+    assert (found - joints[:, 0, 4, :2])[:2].norm(dim=-1).max() < 1.5
+    assert joints[:, 0, 4, 2].tolist() == [1, 1, 0], "the third one left the frame at the top"
+    same, still = turned(images, people, torch.zeros(3), torch.ones(3))
+    torch.testing.assert_close(same, images)
+    torch.testing.assert_close(still, people)
 
 
 def test_min_snr_weighs_the_clean_latents_error_by_the_clipped_ratio(world: Path, tmp_path: Path) -> None:

@@ -189,12 +189,36 @@ class Contrast(Objective):
 
 
 class Locate(Objective):
-    """Trains the puppets' keypoint detector on images with known keypoints."""
+    """Trains the puppets' keypoint detector on images with known keypoints, turned and scaled at random.
+
+    Motions that it never saw put limbs where no image of the data has them; turned images do.
+    """
 
     needs = ("detector",)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self.parts["detector"].loss(batch.pixels[:, :, 0], batch.people)
+        angle, scale = 2 * torch.rand(2, len(batch.pixels), generator=generator, device=batch.pixels.device) - 1
+        images, people = turned(batch.pixels[:, :, 0], batch.people, 30 * angle, 1 + 0.25 * scale)
+        return self.parts["detector"].loss(images, people)
+
+
+def turned(images: Tensor, people: Tensor, angle: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (b, 3, H, W) and keypoints (b, p, 17, 3) turned by angles (b,) in degrees and enlarged, about the centre.
+
+    What lay outside an image repeats its border; keypoints that leave it get confidence 0.
+    """
+    height, width = images.shape[-2:]
+    cos, sin = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
+    rotation = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))  # of x, y, where y points down
+    center = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=images.device)
+    xy = torch.einsum("bij,bpkj->bpki", scale[:, None, None] * rotation, people[..., :2] - center) + center
+    inside = ((xy >= 0) & (xy <= 2 * center)).all(-1)
+    # The grid asks the other way around: where each pixel comes from, in units of half the image's size.
+    half = torch.tensor([width / 2, height / 2], device=images.device)
+    back = rotation.mT / scale[:, None, None] * half / half[:, None]
+    grid = F.affine_grid(F.pad(back, (0, 1)), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return images, torch.cat([xy, (people[..., 2] * inside)[..., None]], -1)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
