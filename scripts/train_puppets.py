@@ -3,7 +3,7 @@
     python scripts/train_puppets.py OUT                                         one process
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data and, for the judge, OUT/data-all; encoded ones in
+Everything goes to OUT: the world's pictures in OUT/data and, for the judges, OUT/data-all; encoded ones in
 OUT/cache-images and OUT/cache-clips; a folder per run; and at the end OUT/checkpoints, to be moved over the
 repository's. To resume, run the same command again.
 """
@@ -37,6 +37,7 @@ RUNS = {
     "stage1": "base",
     "stage2": "stage1",
 }
+JUDGES = ("judge", "detector")
 EXPORTS = {
     "judge": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
@@ -55,7 +56,7 @@ def main(out: Path) -> None:
     for name, before in RUNS.items():
         init = out / before if before else REPOSITORY / "configs" / "puppet" / "model"
         kind = "clips" if name == "stage2" else "images"
-        data = out / ("data-all" if name == "judge" else "data") / kind
+        data = out / ("data-all" if name in JUDGES else "data") / kind
         overrides = [f"output={out / name}", f"init={init}", f"data.path={data}"]
         config = load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides)
         if config.data.cache:
