@@ -1,11 +1,13 @@
-"""The benchmark: a table of training's variants, and the same as json."""
+"""The benchmark: tables of the variants of training and of generation, and the same as json."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 
@@ -38,8 +40,27 @@ def test_training_is_measured_by_variant(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_help_is_the_manual(tmp_path: Path) -> None:
-    out = run("train", "--help", folder=tmp_path)
-    assert out.count("python scripts/benchmark.py train") == 2
-    for flag in ("--size", "--stage", "--height", "--width", "--frames", "--steps", "--variants", "--json"):
+def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -> None:
+    small = ["--size", "tiny", "--steps", "2", "--frames", "2"]
+    files = ["--json", "out/generate.json", "--plot", "out/generate.png"]
+    names = ["ours", "animatediff-controlnet", "t2i-adapter-per-frame"]
+    table = run("generate", *small, *files, "--variants", *names, folder=tmp_path)
+    result = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert list(result["variants"]) == names and result["peak_tflops"] > 0
+    assert result["shape"] == {
+        "frames": 2, "height": 64, "width": 64, "dtype": "float32", "device": result["shape"]["device"]
+    }  # fmt: skip
+    for name, row in result["variants"].items():
+        assert all(row[key] > 0 for key in ("step_s", "end_to_end_s", "flop", "memory", "ratio"))
+        assert f"\n{name} " in table
+    assert result["variants"]["ours"]["ratio"] == 1
+    assert Image.open(tmp_path / "out" / "generate.png").width > 500
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("verb", ["train", "generate"])
+def test_the_help_is_the_manual(tmp_path: Path, verb: str) -> None:
+    out = run(verb, "--help", folder=tmp_path)
+    assert out.count(f"python scripts/benchmark.py {verb}") == 2
+    for flag in ("--size", "--height", "--width", "--frames", "--steps", "--variants", "--json"):
         assert flag in out

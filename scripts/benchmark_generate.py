@@ -1,0 +1,298 @@
+"""`benchmark.py generate`: how long a denoising step and a video take, and how much memory, by setting and system.
+
+Every variant is a pipeline with random weights in a process of its own. It halts after each denoising step, and takes
+turns with the first variant, step by step: what else the machine does meanwhile slows both. Ratios are to the first
+variant's time beside it.
+
+    f frames   H W pixels
+"""
+
+import argparse
+import functools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AnimateDiffControlNetPipeline,
+    ControlNetModel,
+    DiffusionPipeline,
+    MotionAdapter,
+    StableDiffusionAdapterPipeline,
+    StableDiffusionControlNetPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
+    CrossFrameAttnProcessor2_0,
+)
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline_loading import load_image_model
+from scripts.benchmark_parts import device_name, in_new_process, peak_growth, write_model
+
+PROMPT = "a person"
+GUIDANCE = 7.5
+LONG = 50  # denoising steps of the end-to-end time
+COLUMNS = "{:<26}{:>9}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is generated: f frames of H x W pixels, on which device, with which weights."""
+
+    frames: int
+    height: int
+    width: int
+    dtype: str
+    device: str
+
+    @property
+    def skeleton(self) -> np.ndarray:
+        """Some skeleton, (f, H, W, 3) uint8; what it shows makes no difference to the time."""
+        return np.random.default_rng(0).integers(0, 256, (self.frames, self.height, self.width, 3), np.uint8)
+
+
+Call = tuple[DiffusionPipeline, dict[str, Any]]  # a pipeline, and the arguments of a call
+
+
+# ---- systems ---------------------------------------------------------------------------------------------------------
+
+
+def ours(folder: Path, shape: Shape, prepare: Callable[[FollowYourPosePipeline], Any] = lambda pipe: None) -> Call:
+    """This repository's pipeline."""
+    pipe = FollowYourPosePipeline.from_image_model(folder, dtype=getattr(torch, shape.dtype)).to(shape.device)
+    prepare(pipe)
+    size = {"height": shape.height, "width": shape.width}
+    return pipe, {"prompt": PROMPT, "skeleton": shape.skeleton, "guidance_scale": GUIDANCE, **size}
+
+
+def controlnet(folder: Path, shape: Shape, across_frames: bool = False) -> Call:
+    """ControlNet, frame by frame; or with Text2Video-Zero's attention to the first frame (Khachatryan et al. 2023)."""
+    parts = _image_model(folder, shape)
+    pipe = StableDiffusionControlNetPipeline(
+        **parts, controlnet=_controlnet(parts, shape), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    if across_frames:
+        for network in (pipe.unet, pipe.controlnet):
+            network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2))
+    return pipe.to(shape.device), {"prompt": [PROMPT] * shape.frames, "image": _pictures(shape), **_settings(shape)}
+
+
+def t2i_adapter(folder: Path, shape: Shape) -> Call:
+    """T2I-Adapter, frame by frame (Mou et al. 2023)."""
+    parts = _image_model(folder, shape)
+    channels = list(parts["unet"].config.block_out_channels)
+    adapter = T2IAdapter(channels=channels, downscale_factor=_vae_factor(parts)).to(getattr(torch, shape.dtype))
+    pipe = StableDiffusionAdapterPipeline(
+        **parts, adapter=adapter, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    return pipe.to(shape.device), {"prompt": [PROMPT] * shape.frames, "image": _pictures(shape), **_settings(shape)}
+
+
+def animatediff(folder: Path, shape: Shape) -> Call:
+    """AnimateDiff with ControlNet (Guo et al. 2023)."""
+    parts = _image_model(folder, shape)
+    unet: UNet2DConditionModel = parts["unet"]
+    motion = MotionAdapter(
+        block_out_channels=unet.config.block_out_channels,
+        motion_layers_per_block=unet.config.layers_per_block,
+        motion_norm_num_groups=unet.config.norm_num_groups,
+        motion_num_attention_heads=unet.config.attention_head_dim,
+    ).to(getattr(torch, shape.dtype))
+    pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=motion, controlnet=_controlnet(parts, shape))
+    frames = {"num_frames": shape.frames, "conditioning_frames": _pictures(shape)}
+    return pipe.to(shape.device), {"prompt": PROMPT, **frames, **_settings(shape)}
+
+
+def _image_model(folder: Path, shape: Shape) -> dict[str, Any]:
+    return load_image_model(folder, getattr(torch, shape.dtype))
+
+
+def _controlnet(parts: dict[str, Any], shape: Shape) -> ControlNetModel:
+    halvings = int(math.log2(_vae_factor(parts)))
+    network = ControlNetModel.from_unet(
+        parts["unet"], conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1]
+    )
+    return network.to(getattr(torch, shape.dtype))
+
+
+def _vae_factor(parts: dict[str, Any]) -> int:
+    return 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+
+
+def _pictures(shape: Shape) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in shape.skeleton]
+
+
+def _settings(shape: Shape) -> dict[str, Any]:
+    return {"height": shape.height, "width": shape.width, "guidance_scale": GUIDANCE}
+
+
+SYSTEMS: dict[str, Callable[[Path, Shape], Call]] = {
+    "ours": ours,
+    "animatediff-controlnet": animatediff,
+    "text2video-zero-controlnet": functools.partial(controlnet, across_frames=True),
+    "controlnet-per-frame": controlnet,
+    "t2i-adapter-per-frame": t2i_adapter,
+}
+
+
+# ---- measurement -----------------------------------------------------------------------------------------------------
+
+
+def benchmark_generate(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures every variant beside the first, prints a row for each, and returns what was measured."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shape = Shape(options.frames, options.height, options.width, options.dtype, device)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(options.size, Path(folder) / "model")
+        peak = in_new_process(measure_peak, shape)
+        result = {"size": options.size, "shape": vars(shape), "steps": options.steps, "device": device_name(),
+                  "torch": torch.__version__, "peak_tflops": peak / 1e12, "variants": {}}  # fmt: skip
+        print(f"{options.size}, {shape.frames} x {shape.height} x {shape.width}, {shape.dtype}, {result['device']}; "
+              f"medians of {options.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s")  # fmt: skip
+        print(
+            COLUMNS.format("variant", "s/step", "ratio", "TFLOP", "floor/s", "of peak", "GB", f"{LONG} steps", "ratio")
+        )
+        first = options.variants[0]
+        for name in options.variants:
+            twin, row = run_beside(first, name, Path(folder) / "model", shape, options.steps)
+            row["ratio"], row["end_to_end_ratio"] = (twin[key] / row[key] for key in ("step_s", "end_to_end_s"))
+            row["floor_s"] = row["flop"] / peak
+            row["share_of_peak"] = row["floor_s"] / row["step_s"]
+            result["variants"][name] = row
+            print(
+                COLUMNS.format(
+                    name, f"{row['step_s']:.3f}", f"{row['ratio']:.2f}", f"{row['flop'] / 1e12:.3f}",
+                    f"{row['floor_s']:.3f}", f"{row['share_of_peak']:.0%}", f"{row['memory'] / 1e9:.2f}",
+                    f"{row['end_to_end_s']:.1f}", f"{row['end_to_end_ratio']:.2f}",
+                ), flush=True,
+            )  # fmt: skip
+    if options.plot:
+        plot(result, options.plot)
+    return result
+
+
+def plot(result: dict[str, Any], file: Path) -> None:
+    """Draws how many times as fast as the first each variant's denoising step is.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(f'{file}: cannot be drawn, expected matplotlib: pip install "followyourpose[eval]"') from error
+    names = list(result["variants"])
+    ratios = [row["ratio"] for row in result["variants"].values()]
+    figure = Figure(figsize=(7, 0.4 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(names, ratios), fmt="%.2f", padding=3)
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel(f"denoising steps per second, {names[0]} = 1")
+    shape = result["shape"]
+    axes.set_title(f"{result['size']}, {shape['frames']} x {shape['height']} x {shape['width']}, {result['device']}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+def run_beside(first: str, name: str, model: Path, shape: Shape, steps: int) -> tuple[dict[str, float], ...]:
+    """What was measured of two variants that take turns, a denoising step each; beside itself one runs alone."""
+    names = [first] if first == name else [first, name]
+    context, workers = get_context("spawn"), []
+    for each in names:
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there, each, model, shape, steps), daemon=True)
+        process.start()
+        there.close()
+        here.recv()  # the model is loaded and warm; one at a time, since loading takes the most memory
+        workers.append((process, here))
+    for _ in range(steps):
+        for _, connection in workers:
+            connection.send("step")
+            connection.recv()
+    rows = []
+    for process, connection in workers:
+        connection.send("end")
+        rows.append(connection.recv())
+        process.join()
+    return rows[0], rows[-1]
+
+
+def _work(connection: Connection, name: str, model: Path, shape: Shape, steps: int) -> None:
+    """A variant's process: tells when it is warm, then does a denoising step whenever it is told to."""
+    phase = {"counts": False}
+    with peak_growth(lambda: phase["counts"]) as peak:
+        pipe, arguments = SYSTEMS[name](model, shape)
+        pipe.set_progress_bar_config(disable=True)
+        with FlopCounterMode(display=False) as flops:  # warms up, too
+            pipe(**arguments, num_inference_steps=1, output_type="latent")
+        phase["counts"] = True
+        connection.send("warm")
+        connection.recv()
+        pace = Pace(connection, steps, torch.cuda.synchronize if shape.device == "cuda" else lambda: None)
+        pace.slow_down(pipe)
+        pipe(**arguments, num_inference_steps=steps, output_type="np")
+        after = pace.lap()
+    step = statistics.median(pace.seconds[1:] or pace.seconds)
+    before = max(pace.seconds[0] - step, 0.0)
+    memory = torch.cuda.max_memory_allocated() if shape.device == "cuda" else peak["bytes"]
+    connection.send({"step_s": step, "end_to_end_s": before + LONG * step + after, "decode_s": after,
+                     "flop": flops.get_total_flops(), "memory": memory})  # fmt: skip
+
+
+class Pace:
+    """Halts a pipeline after each step of its scheduler until it is told to go on, and takes the time in between."""
+
+    def __init__(self, connection: Connection, steps: int, synchronize: Callable[[], Any]) -> None:
+        self.connection, self.steps, self.synchronize = connection, steps, synchronize
+        self.seconds: list[float] = []
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the pipeline last went on."""
+        self.synchronize()
+        return time.perf_counter() - self._started
+
+    def slow_down(self, pipe: DiffusionPipeline) -> None:
+        step = pipe.scheduler.step
+
+        @functools.wraps(step)  # pipelines ask for its signature
+        def halting(*args: Any, **kwargs: Any) -> Any:
+            result = step(*args, **kwargs)
+            self.seconds.append(self.lap())
+            self.connection.send("done")
+            self.connection.recv()
+            self._started = time.perf_counter()
+            return result
+
+        pipe.scheduler.step = halting
+        self._started = time.perf_counter()
+
+
+def measure_peak(shape: Shape, size: int = 4096, times: int = 5) -> float:
+    """The hardware's floating-point operations per second in a large matrix product, the best of some."""
+    size = size if shape.device == "cuda" else size // 2
+    a = torch.randn(size, size, dtype=getattr(torch, shape.dtype), device=shape.device)
+    best = math.inf
+    for _ in range(times):
+        started = time.perf_counter()
+        a @ a
+        if shape.device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,86 @@
+"""What the benchmarks share: models with random weights, the device's name, and a process's peak memory."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from followyourpose.config import REPOSITORY
+
+SIZES = {"tiny": "puppet", "sd14": "sd14"}  # -> the configs that are measured
+
+
+def write_model(size: str, folder: Path) -> None:
+    """Writes an image model with random weights: the puppets' networks, or those of Stable Diffusion 1.4."""
+    model = REPOSITORY / "configs" / "puppet" / "model"
+    shutil.copytree(model, folder)
+    torch.manual_seed(0)
+    if size == "tiny":
+        networks = {
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(model / "text_encoder")),
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(model / "unet")),
+        }
+    else:
+        networks = _stable_diffusion()
+        file = folder / "tokenizer" / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 77}))
+    for name, network in networks.items():
+        shutil.rmtree(folder / name)
+        network.half().save_pretrained(folder / name)
+
+
+def _stable_diffusion() -> dict[str, torch.nn.Module]:
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=512,
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        max_position_embeddings=77,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' own defaults are 1.x's
+    return {"vae": vae, "text_encoder": CLIPTextModel(text), "unet": unet}
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def peak_growth(counts: Callable[[], bool] = lambda: True, every: float = 0.01) -> Iterator[dict[str, int]]:
+    """Watches by how many "bytes" this process's resident memory grows at most, while `counts()` holds."""
+    process, done = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    peak = {"bytes": 0}
+
+    def watch() -> None:
+        while not done.wait(every):
+            if counts():
+                peak["bytes"] = max(peak["bytes"], process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def in_new_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What `call` returns in a process of its own, which has nothing of this one's memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
