@@ -57,7 +57,10 @@ MAY_IMPORT = {
     "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
-    "generate": {"config", "data", "extract_pose", "pipeline", "skeleton_input"},
+    "unfinished": {"data", "pipeline"},
+    "generate": {
+        "config", "data", "extract_pose", "long_video", "pipeline", "pose", "skeleton_input", "unfinished"
+    },
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
         "config", "evaluation", "extract_pose", "generate", "inspect_data", "inspection", "models", "pose", "puppets",

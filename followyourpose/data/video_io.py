@@ -146,7 +146,8 @@ def video_writer(path: str | Path, height: int, width: int, fps: float) -> Itera
 def growing_video(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """As `video_writer`, but the file is there at once and can be played at any moment, also of a process that is gone.
 
-    Every frame is a fragment of its own, encoded without looking ahead: a larger file than `video_writer`'s.
+    Every frame of those given, (f, H, W, 3) uint8 RGB, is a fragment of its own, encoded without looking ahead: a
+    larger file than `video_writer`'s.
 
     Raises:
         VideoError: as `video_writer`.
