@@ -228,6 +228,8 @@ class EvaluateConfig:
     guidance_scale: float = 2.0  # of classifier-free guidance; 1 is none
     pose_guidance: str = "conditional"  # both: the skeleton conditions both halves; conditional: only the one
     noise: str = "shared"  # initial noise of the frames: independent, mixed or shared
+    long_video: LongVideoConfig = field(default_factory=LongVideoConfig)
+    modes: list[str] = field(default_factory=list)  # of long_video, to be compared with one another, and nothing else
     seed: int = 1000  # of the scenes and of the noise
     device: str | None = None  # None: cuda where there is one, else cpu
     output: str | None = None  # None: a new folder under outputs/
