@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 Callback = Callable[["FollowYourPosePipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
-# Windows denoised together come round at every step: the pose features of so many batches of them are kept, those of
-# longer videos are computed at each step, since memory is to be that of one window whatever the length.
-KEPT_CONDITIONS = 8
+# Windows that are denoised together come round at every step. The pose features of so many batches of them are kept;
+# those of a longer video are computed at each step, since memory is to be that of one window whatever the length.
+KEPT_BATCHES = 4
 
 
 @dataclass
@@ -131,7 +131,9 @@ def prepare(
     def text(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> TextCache:
         return pipe.encode_text(prompt_embeds, negative_prompt_embeds, count, num_videos_per_prompt, guided)
 
-    @lru_cache(maxsize=KEPT_CONDITIONS if long_video.together else 1)
+    batches = -(-len(windows) // long_video.batch)
+
+    @lru_cache(maxsize=batches if long_video.together and batches <= KEPT_BATCHES else 1)
     def features(group: tuple[Window, ...]) -> list[Tensor] | None:
         if skeleton is None:
             return None

@@ -225,7 +225,7 @@ def test_skeletons_may_come_when_they_are_needed(pipe: FollowYourPosePipeline, s
         asked.append(tuple(numbers))
         return skeleton[list(numbers)]
 
-    long_video = LongVideo(mode, window=4)
+    long_video = LongVideo(mode, window=4, batch=2)
     lazy = run(pipe, frames, long_video)
     assert asked == [(0,), *long_video.windows(FRAMES)]  # one to look at, then each window's once, not once per step
     assert torch.equal(lazy, run(pipe, skeleton, long_video))
