@@ -73,7 +73,10 @@ def _cache(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     config = _config(EvaluateConfig, options.arguments)
-    from followyourpose.evaluation.evaluate import evaluate
+    if config.modes:
+        from followyourpose.evaluation.long_videos import compare_modes as evaluate
+    else:
+        from followyourpose.evaluation.evaluate import evaluate
 
     print(evaluate(config))
 
@@ -225,6 +228,7 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate", _evaluate, EvaluateConfig, "measure text, pose and frame consistency",
         "Generates held-out prompts and motions and writes metrics.json. Without CONFIG it takes the defaults.",
         "followyourpose evaluate",
+        "followyourpose evaluate configs/puppet/long_video.yaml",
         "followyourpose evaluate model=checkpoints/mine num_videos=16 output=outputs/mine",
     )  # fmt: skip
 

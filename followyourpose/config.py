@@ -162,6 +162,17 @@ class RetargetConfig:
 
 
 @dataclass
+class LongVideoConfig:
+    """How a video longer than a window is made of windows."""
+
+    mode: str = "paper"  # paper: windows in turn; blend: averaged; freenoise: also shuffled noise; full: one window
+    window: int | None = None  # frames that the network sees at a time; null: 16, or all where there are fewer
+    overlap: int | None = None  # frames that neighbouring windows share; null: half the window
+    anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention to look at
+    batch: int = 1  # windows that go through the network at a time, where they are denoised together
+
+
+@dataclass
 class GenerateConfig:
     """A video per prompt from one skeleton.
 
@@ -178,6 +189,7 @@ class GenerateConfig:
     stride: int = 1  # frames: every how many-th of the skeleton is taken
     num_frames: int = 16  # frames of the video
     skeleton_end: str = "stop"  # stop, loop, pingpong or hold: what follows the skeleton's last frame
+    long_video: LongVideoConfig = field(default_factory=LongVideoConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     height: int | None = None  # pixels; None: the size the model was trained at
     width: int | None = None  # pixels
@@ -192,7 +204,7 @@ class GenerateConfig:
     attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
     device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
     dtype: str = "float32"  # float32, float16 or bfloat16
-    output: str | None = None  # None: a new folder under outputs/
+    output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in the folder that it has
 
 
 # ---- evaluate -------------------------------------------------------------------------------------------------------
@@ -214,6 +226,8 @@ class EvaluateConfig:
     guidance_scale: float = 2.0  # of classifier-free guidance; 1 is none
     pose_guidance: str = "conditional"  # both: the skeleton conditions both halves; conditional: only the one
     noise: str = "shared"  # initial noise of the frames: independent, mixed or shared
+    long_video: LongVideoConfig = field(default_factory=LongVideoConfig)
+    modes: list[str] = field(default_factory=list)  # of long_video, to be compared with one another, and nothing else
     seed: int = 1000  # of the scenes and of the noise
     device: str | None = None  # None: cuda where there is one, else cpu
     output: str | None = None  # None: a new folder under outputs/

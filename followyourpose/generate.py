@@ -6,7 +6,10 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 import dataclasses
 import json
 import platform
+import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +19,16 @@ import numpy as np
 from PIL import Image
 
 from followyourpose.config import ConfigError, GenerateConfig, locate
-from followyourpose.data.video_io import write_gif, write_video
+from followyourpose.data.video_io import gif_writer, growing_video, video_writer
 from followyourpose.extract_pose import check_pose, extract_pose
-from followyourpose.folders import new_folder, slug
-from followyourpose.skeleton_input import open_skeleton
+from followyourpose.folders import slug
+from followyourpose.long_video import LongVideo
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
+from followyourpose.skeleton_input import SkeletonInput, open_skeleton
+from followyourpose.unfinished import UnfinishedVideo, unfinished_run
 
 if TYPE_CHECKING:
+    from followyourpose.denoising import StreamState
     from followyourpose.pipeline import FollowYourPosePipeline
 
 CHOICES = {
@@ -31,7 +38,9 @@ CHOICES = {
 }
 LEAST = {"height": 1, "width": 1, "num_inference_steps": 1, "num_videos_per_prompt": 1, "enlarge": 1, "seed": 0}
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
+FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # of a video, what its name is followed by
 SHEET_FRAMES, SHEET_COLUMNS = 16, 8
+_CHUNK = 16  # finished frames in memory at a time
 
 
 def generate(config: GenerateConfig) -> Path:
@@ -39,8 +48,12 @@ def generate(config: GenerateConfig) -> Path:
 
     Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
     run.json has every setting and version. Video j of a prompt starts from seed + j, whatever the other prompts are.
-    Of a raw video, `pose` beside them has what extract-pose writes of the frames that are used. The folder appears
-    when all is done: a run that fails leaves nothing behind.
+    Of a raw video, `pose` beside them has what extract-pose writes of the frames that are used.
+
+    Frames are written as they are finished, and in memory are those of one window. A run that is interrupted, by a
+    signal or a kill, keeps them in `unfinished`, and goes on when it is called with the same settings and this folder;
+    then its videos are those of a run that was not interrupted. One that fails before a frame is finished leaves
+    nothing behind.
 
     Raises:
         ValueError: a setting, the skeleton, the model or the output folder cannot be used. All but what only the
@@ -49,38 +62,44 @@ def generate(config: GenerateConfig) -> Path:
     prompts = check_settings(config)
     source = open_skeleton(config)
     started = time.time()
-    final = _output(config, prompts[0])
-    with new_folder(final) as folder:
+    folder = _output(config, prompts[0])
+    settings = dataclasses.asdict(config)
+    with unfinished_run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
+        print(f"{folder}: if this is interrupted, the same command with output={folder} goes on")
         if config.pose.source == "raw":
-            pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
-            source = source.found(extract_pose(source.path, folder / "pose", pose, source.span))
+            source = source.found(_people(config, source, work / "pose"))
         pipe = load_pipeline(config)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
-        skeleton = source.frames(height, width)
-        large_skeleton = source.frames(height * config.enlarge, width * config.enlarge)
+        skeleton = partial(source.frames, height, width)
+        large_skeleton = partial(source.frames, height * config.enlarge, width * config.enlarge)
         videos = []
         for index, prompt in enumerate(prompts):
             for seed in range(config.seed, config.seed + config.num_videos_per_prompt):
                 print(f"{len(videos) + 1}/{len(prompts) * config.num_videos_per_prompt}  {prompt}  (seed {seed})")
-                frames = enlarge(sample(pipe, config, prompt, skeleton, seed), config.enlarge)
                 name = f"{index:02d}-{slug(prompt)}" + (f"-{seed}" if config.num_videos_per_prompt > 1 else "")
-                files = _write(folder, name, frames, large_skeleton, config.fps)
+                files = [name + form for form in FORMS]
+                if not all((folder / file).exists() for file in files):
+                    video = UnfinishedVideo(work, name)
+                    _draw(pipe, config, prompt, skeleton, (height, width), seed, video)
+                    _write(folder, files, video, large_skeleton, config)
                 videos.append({"prompt": prompt, "seed": seed, "files": files})
         record = {
-            "settings": dataclasses.asdict(config) | {"height": height, "width": width},
+            "settings": settings | {"height": height, "width": width},
             "skeleton": {"file": str(source.path), "frames": source.indices},
             "videos": videos,
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS},
             "device": str(pipe.device),
             "seconds": round(time.time() - started, 1),
         }
+        if config.pose.source == "raw":
+            shutil.copytree(work / "pose", folder / "pose", dirs_exist_ok=True)
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{final}:")
+    print(f"{folder}:")
     poses = ["pose/skeleton.mp4", "pose/overlay.mp4"] if config.pose.source == "raw" else []
     for file in ["run.json", *poses, *(file for video in videos for file in video["files"])]:
         print(f"  {file}")
-    return final
+    return folder
 
 
 def check_settings(config: GenerateConfig) -> list[str]:
@@ -103,6 +122,7 @@ def check_settings(config: GenerateConfig) -> list[str]:
         value = getattr(config, key)
         if value is not None and value < least:
             raise ConfigError(f"{key}: got {value}, expected at least {least}")
+    LongVideo(**vars(config.long_video)).windows(config.num_frames)
     check_pose(config.pose)
     if not 0 < config.fps <= 100:
         raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 100, the most that a gif can say")
@@ -146,22 +166,51 @@ def sample(
     pipe: "FollowYourPosePipeline", config: GenerateConfig, prompt: str, skeleton: np.ndarray, seed: int
 ) -> np.ndarray:
     """One video, (f, H, W, 3) uint8 RGB, of a prompt and a skeleton (f, H, W, 3) uint8 RGB of the same size."""
+    from followyourpose.denoising import StreamState
+
+    config = dataclasses.replace(config, num_frames=len(skeleton))
+    parts = stream(
+        pipe, config, prompt, lambda numbers: skeleton[list(numbers)], skeleton.shape[1:3], seed, StreamState()
+    )
+    return np.concatenate(list(parts))
+
+
+def stream(
+    pipe: "FollowYourPosePipeline",
+    config: GenerateConfig,
+    prompt: str,
+    skeleton: Callable[[Sequence[int]], np.ndarray],
+    size: tuple[int, int],
+    seed: int,
+    state: "StreamState",
+) -> Iterator[np.ndarray]:
+    """A video in parts (f, H, W, 3) uint8 RGB, one after the other.
+
+    Args:
+        skeleton: numbers of frames -> these, (f, H, W, 3) uint8 RGB.
+        size: height and width in pixels.
+        state: see `FollowYourPosePipeline.stream`.
+    """
     import torch
 
-    videos = pipe(
+    parts = pipe.stream(
         prompt,
         skeleton,
-        height=skeleton.shape[1],
-        width=skeleton.shape[2],
+        num_frames=config.num_frames,
+        height=size[0],
+        width=size[1],
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         negative_prompt=config.negative_prompt,
         pose_guidance=config.pose_guidance,
         noise=config.noise,
         generator=torch.Generator().manual_seed(seed),  # on the CPU: the same video on every device
+        long_video=LongVideo(**vars(config.long_video)),
         output_type="np",
-    ).videos
-    return (videos[0] * 255).round().astype(np.uint8)
+        state=state,
+    )
+    for videos in parts:
+        yield (videos[0] * 255).round().astype(np.uint8)
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
@@ -173,10 +222,9 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
 
 def contact_sheet(frames: np.ndarray) -> np.ndarray:
     """At most 16 frames of (f, H, W, 3), evenly spaced and in reading order, on one picture (H', W', 3), 8 in a row."""
-    count = min(len(frames), SHEET_FRAMES)
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    columns = min(count, SHEET_COLUMNS)
-    chosen = np.pad(chosen, ((0, -count % columns), (2, 2), (2, 2), (0, 0)), constant_values=255)
+    chosen = frames[_evenly(len(frames))]
+    columns = min(len(chosen), SHEET_COLUMNS)
+    chosen = np.pad(chosen, ((0, -len(chosen) % columns), (2, 2), (2, 2), (0, 0)), constant_values=255)
     _, height, width, _ = chosen.shape
     rows = chosen.reshape(-1, columns, height, width, 3)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
@@ -187,14 +235,66 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
     return Path("outputs") / name if config.output is None else Path(config.output).expanduser()
 
 
-def _write(folder: Path, name: str, frames: np.ndarray, skeleton: np.ndarray, fps: float) -> list[str]:
-    """Writes a video in all its forms; gives the names of the files."""
-    files = [f"{name}.mp4", f"{name}.gif", f"{name}-sheet.png", f"{name}-with-skeleton.mp4"]
-    write_video(folder / files[0], frames, fps)
-    write_gif(folder / files[1], frames, fps)
-    Image.fromarray(contact_sheet(frames)).save(folder / files[2])
-    write_video(folder / files[3], np.concatenate([skeleton, frames], axis=2), fps)
-    return files
+def _evenly(total: int) -> np.ndarray:
+    """The numbers of the frames on a contact sheet, of so many."""
+    return np.linspace(0, total - 1, min(total, SHEET_FRAMES)).round().astype(int)
+
+
+def _people(config: GenerateConfig, source: SkeletonInput, folder: Path) -> ClipKeypoints:
+    """Those in a raw video: they are looked for, unless the folder says where they are."""
+    if folder.exists():
+        return read_keypoints(folder / "keypoints.json")
+    pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
+    return extract_pose(source.path, folder, pose, source.span)
+
+
+def _draw(
+    pipe: "FollowYourPosePipeline",
+    config: GenerateConfig,
+    prompt: str,
+    skeleton: Callable[[Sequence[int]], np.ndarray],
+    size: tuple[int, int],
+    seed: int,
+    video: UnfinishedVideo,
+) -> None:
+    """Finishes a video, from where it stands; arguments as for `stream`."""
+    state, large = video.state(), (size[0] * config.enlarge, size[1] * config.enlarge)
+    with growing_video(video.preview, *large, config.fps) as show:
+        for numbers in _chunks(state.frames):
+            show(enlarge(video.frames(numbers), config.enlarge))
+        for frames in stream(pipe, config, prompt, skeleton, size, seed, state):
+            show(enlarge(frames, config.enlarge))
+            video.keep(frames, state)
+
+
+def _write(
+    folder: Path,
+    files: list[str],
+    video: UnfinishedVideo,
+    skeleton: Callable[[Sequence[int]], np.ndarray],
+    config: GenerateConfig,
+) -> None:
+    """Writes a finished video in all its forms, by the names in `files`; what it was made of is removed."""
+    mp4, gif, sheet, pair = (video.folder / file for file in files)
+    total, (height, width) = config.num_frames, enlarge(video.frames([0]), config.enlarge).shape[1:3]
+    with (
+        video_writer(mp4, height, width, config.fps) as write,
+        gif_writer(gif, height, width, config.fps) as write_gif,
+        video_writer(pair, height, 2 * width, config.fps) as write_pair,
+    ):
+        for numbers in _chunks(total):
+            frames = enlarge(video.frames(numbers), config.enlarge)
+            write(frames)
+            write_gif(frames)
+            write_pair(np.concatenate([skeleton(numbers), frames], axis=2))
+    Image.fromarray(contact_sheet(enlarge(video.frames(_evenly(total)), config.enlarge))).save(sheet)
+    for file in (mp4, gif, sheet, pair):
+        file.replace(folder / file.name)
+    video.remove()
+
+
+def _chunks(total: int) -> list[range]:
+    return [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,7 @@ b videos   f frames   c channels   h w latent height and width   H W pixels   t 
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,25 +20,18 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from followyourpose.denoising import StreamState, denoise
+from followyourpose.long_video import LongVideo
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet
-from followyourpose.pipeline_inputs import (
-    Noise,
-    check_choice,
-    check_positive,
-    check_size,
-    check_skeleton,
-    initial_noise,
-)
+from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames, check_choice, check_positive
+from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Condition, Job, prepare
 from followyourpose.pipeline_loading import load_image_model
 
 logger = logging.get_logger(__name__)
 
 OutputType = Literal["np", "pt", "pil", "latent"]
-PoseGuidance = Literal["both", "conditional"]
-Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Any]], dict[str, Any]]
-CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 
 @dataclass
@@ -50,14 +43,6 @@ class FollowYourPoseOutput(BaseOutput):
     """
 
     videos: np.ndarray | Tensor | list[list[Image.Image]]
-
-
-@dataclass
-class Condition:
-    """What leads the denoising of b videos; with guidance, both halves [unconditional, conditional], so 2b."""
-
-    text: TextCache  # every layer's keys and values, each (b or 2b, t, c)
-    features: list[Tensor] | None  # per level (b or 2b, c_i, f, h / 2^i, w / 2^i); None: no pose
 
 
 class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
@@ -183,7 +168,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        skeleton: np.ndarray | Tensor | None = None,
+        skeleton: np.ndarray | Tensor | SkeletonFrames | None = None,
         *,
         num_frames: int | None = None,
         height: int | None = None,
@@ -199,6 +184,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         eta: float = 0.0,
+        long_video: LongVideo | None = None,
         decode_chunk_size: int = 8,
         output_type: OutputType = "np",
         callback_on_step_end: Callback | None = None,
@@ -211,8 +197,9 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             prompt: one or several; None where `prompt_embeds` is given.
             skeleton: rendered frames on black, RGB: bytes (f, H, W, 3) or (n, f, H, W, 3) as a numpy array, or a
                 floating-point tensor (3, f, H, W) or (n, 3, f, H, W) in [0, 1]. One skeleton serves all prompts; n
-                of them go with n prompts, or all with one. None generates without a pose.
-            num_frames: None takes the skeleton's, or one frame without a skeleton.
+                of them go with n prompts, or all with one. None generates without a pose. A function gives the frames
+                with the numbers that it is asked for in one of these forms, so that they need not all be in memory.
+            num_frames: None takes the skeleton's, or one frame without a skeleton; a function needs it.
             height: pixels; None is the size the model was trained at.
             width: likewise.
             guidance_scale: w of classifier-free guidance; at 1 and below only the conditional half is computed.
@@ -224,78 +211,76 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             latents: noise (b, c, f, h, w) of variance 1 to start from; None draws it.
             prompt_embeds: (n, t, d), instead of `prompt`; likewise `negative_prompt_embeds`, (1 or n, t, d).
             eta: share of DDIM's stochastic term; other schedulers ignore it.
+            long_video: how the video is divided into windows; None denoises it in one.
             decode_chunk_size: frames that the VAE decodes at a time.
             output_type: see `FollowYourPoseOutput`.
             callback_on_step_end: called with (pipeline, step, timestep, tensors) after each step; what it returns
-                replaces the tensors of that name. Setting `pipeline._interrupt = True` ends the denoising.
+                replaces the tensors of that name. Setting `pipeline._interrupt = True` ends the denoising. Steps are
+                counted from 0 in each window where they are denoised one after the other; later frames have no latents
+                yet, and never get any if it ends.
             callback_on_step_end_tensor_inputs: which of `CALLBACK_TENSORS` it gets.
             return_dict: False gives a tuple.
 
         Raises:
             ValueError: an argument of the wrong type, size or number; the message says what was expected.
         """
-        check_choice("pose_guidance", pose_guidance, get_args(PoseGuidance))
-        check_choice("noise", noise, get_args(Noise))
         check_choice("output_type", output_type, get_args(OutputType))
-        for name in callback_on_step_end_tensor_inputs:
-            check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
-        check_positive("num_inference_steps", num_inference_steps)
-        check_positive("num_videos_per_prompt", num_videos_per_prompt)
         check_positive("decode_chunk_size", decode_chunk_size)
-        device, guided = self._execution_device, guidance_scale > 1
-
-        # Conditions: each prompt and each skeleton is encoded once; only the results are repeated.
-        # The UNet rounds odd sizes up on its way down, the pose encoder rounds them down: with a pose all must divide.
-        factor, levels = self.vae_scale_factor, len(self.unet.config.block_out_channels)
-        divisor = factor if skeleton is None else factor * 2 ** (levels - 1)
-        default = (self.unet.config.sample_size or 64) * factor
-        height = check_size("height", default if height is None else height, divisor)
-        width = check_size("width", default if width is None else width, divisor)
-        skeleton, num_frames = check_skeleton(skeleton, num_frames, height, width)
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-            prompt, negative_prompt if guided else None, prompt_embeds, negative_prompt_embeds
+        job = prepare(
+            self,
+            prompt=prompt,
+            skeleton=skeleton,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            pose_guidance=pose_guidance,
+            noise=noise,
+            num_videos_per_prompt=num_videos_per_prompt,
+            generator=generator,
+            latents=latents,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            eta=eta,
+            long_video=long_video,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        counts = {len(prompt_embeds), 1 if skeleton is None else len(skeleton)}
-        if len(counts - {1}) > 1:
-            raise ValueError(f"skeleton: got {len(skeleton)} for {len(prompt_embeds)} prompts, expected 1 or as many")
-        count = max(counts)
-        features = self.encode_pose(skeleton, count, num_videos_per_prompt, guided, pose_guidance)
-        text = self.encode_text(prompt_embeds, negative_prompt_embeds, count, num_videos_per_prompt, guided)
-        condition = Condition(text, features)
-
-        # Noise, and the scheduler's own settings.
-        b = count * num_videos_per_prompt
-        shape = (b, self.unet.config.in_channels, num_frames, height // factor, width // factor)
-        if latents is None:
-            latents = initial_noise(shape, noise, generator, device)
-        elif latents.shape != shape:
-            raise ValueError(f"latents: got {tuple(latents.shape)}, expected {shape}")
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        latents = latents.to(device, self.unet.dtype) * self.scheduler.init_noise_sigma
-        accepted = inspect.signature(self.scheduler.step).parameters
-        step_arguments = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in accepted}
-
-        # Denoising.
-        self._interrupt = False
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as progress:
-            for i, timestep in enumerate(self.scheduler.timesteps):
-                prediction = self.predict(latents, timestep, condition, guidance_scale)
-                latents = self.scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
-                progress.update()
-                if callback_on_step_end is not None:
-                    tensors = dict(zip(CALLBACK_TENSORS, (latents, prompt_embeds, negative_prompt_embeds), strict=True))
-                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = tensors | (callback_on_step_end(self, i, timestep, chosen) or {})
-                    latents, new_text = changed["latents"], tuple(changed[name] for name in CALLBACK_TENSORS[1:])
-                    if new_text[0] is not prompt_embeds or new_text[1] is not negative_prompt_embeds:
-                        prompt_embeds, negative_prompt_embeds = new_text
-                        condition.text = self.encode_text(*new_text, count, num_videos_per_prompt, guided)
-                if self._interrupt:
-                    break
-
+        latents = torch.cat(list(denoise(self, job, StreamState())), dim=2)
         videos = latents if output_type == "latent" else self.decode(latents, decode_chunk_size, output_type)
         self.maybe_free_model_hooks()
         return FollowYourPoseOutput(videos=videos) if return_dict else (videos,)
+
+    @torch.no_grad()
+    def stream(self, *args: Any, state: StreamState | None = None, **kwargs: Any) -> Iterator[Any]:
+        """Generates as a call does, from the same arguments, and gives frames as soon as no window touches them again.
+
+        The parts follow one another without gap or overlap, each in the form of `output_type`: by default arrays
+        (b, n, H, W, 3) in [0, 1]. In memory are one window and, of the whole video, the initial noise; of windows that
+        are denoised together, all latents.
+
+        Args:
+            state: where to begin; before each part it is brought up to where to go on after it, by another stream of
+                the same arguments. That one needs its generators in the state in which they were first given.
+
+        Raises:
+            TypeError: an argument that a call does not have. ValueError: as a call. Both before the first part.
+        """
+        call = inspect.signature(type(self).__call__).bind(self, *args, **kwargs)
+        call.apply_defaults()
+        given = {name: value for name, value in call.arguments.items() if name not in ("self", "return_dict")}
+        output_type, chunk_size = given.pop("output_type"), given.pop("decode_chunk_size")
+        check_choice("output_type", output_type, get_args(OutputType))
+        check_positive("decode_chunk_size", chunk_size)
+        return self._stream(prepare(self, **given), StreamState() if state is None else state, output_type, chunk_size)
+
+    @torch.no_grad()
+    def _stream(self, job: Job, state: StreamState, output_type: OutputType, chunk_size: int) -> Iterator[Any]:
+        for latents in denoise(self, job, state):
+            yield latents if output_type == "latent" else self.decode(latents, chunk_size, output_type)
+        self.maybe_free_model_hooks()
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance_scale: float) -> Tensor:
         """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w) at one timestep ().

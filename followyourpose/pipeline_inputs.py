@@ -3,7 +3,7 @@
 b videos   n skeletons   f frames   c channels   h w latent height and width   H W pixels
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange, repeat
 from torch import Tensor
 
+from followyourpose.long_video import Window, freenoise_order
+
 Noise = Literal["independent", "mixed", "shared"]
+PoseGuidance = Literal["both", "conditional"]
+Generators = torch.Generator | list[torch.Generator] | None
+SkeletonFrames = Callable[
+    [Sequence[int]], np.ndarray | Tensor
+]  # the frames with these numbers, rendered when asked for
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -37,9 +44,11 @@ def check_size(name: str, value: int, divisor: int) -> int:
 
 
 def check_skeleton(
-    skeleton: np.ndarray | Tensor | None, num_frames: int | None, height: int, width: int
-) -> tuple[Tensor | None, int]:
-    """Gives skeletons as (n, 3, f, H, W) in [0, 1], None if there are none, and f: 1 where nothing says it.
+    skeleton: np.ndarray | Tensor | SkeletonFrames | None, num_frames: int | None, height: int, width: int
+) -> tuple[Callable[[Window], Tensor] | None, int, int]:
+    """Gives what reads a window's skeletons as (n, 3, T, H, W) in [0, 1], n, and f: 1 where nothing says it.
+
+    What reads them is None, and n is 1, if there are none.
 
     Raises:
         ValueError: not a skeleton, or one of another length or size than the video.
@@ -47,21 +56,42 @@ def check_skeleton(
     if num_frames is not None:
         check_positive("num_frames", num_frames)
     if skeleton is None:
-        return None, num_frames or 1
-    skeleton = skeleton_tensor(skeleton)
-    frames, size = skeleton.shape[2], tuple(skeleton.shape[3:])
+        return None, 1, num_frames or 1
+    if callable(skeleton):
+        if num_frames is None:
+            raise ValueError("num_frames: got none, expected a number: a skeleton that is a function has no length")
+        read, frames, first = skeleton, num_frames, skeleton_tensor(skeleton([0]))
+    else:
+        clips = skeleton_clips(skeleton)
+        axis = 1 if isinstance(clips, np.ndarray) else 2
+        frames, first = clips.shape[axis], skeleton_tensor(clips[(slice(None),) * axis + ([0],)])
+
+        def read(window: Window) -> np.ndarray | Tensor:
+            return clips[(slice(None),) * axis + (list(window),)]
+
     if num_frames is not None and frames != num_frames:
         raise ValueError(f"skeleton: got {frames} frames, expected num_frames, {num_frames}")
+    n, size = len(first), tuple(first.shape[3:])
     if size != (height, width):
         raise ValueError(
             f"skeleton: got {size[0]} x {size[1]} pixels, expected height x width, {height} x {width}; resize it, or "
             "give its height and width"
         )
-    return skeleton, frames
+
+    def skeletons(window: Window) -> Tensor:
+        part = skeleton_tensor(read(window))
+        if part.shape != (n, 3, len(window), height, width):
+            raise ValueError(
+                f"skeleton: got {tuple(part.shape)} for {len(window)} frames, expected "
+                f"{(n, 3, len(window), height, width)}"
+            )
+        return part
+
+    return skeletons, n, frames
 
 
-def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
-    """Brings skeletons to (n, 3, f, H, W) in [0, 1]; see `FollowYourPosePipeline.__call__` for what may come.
+def skeleton_clips(skeleton: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Gives skeletons as bytes (n, f, H, W, 3) or as a tensor (n, 3, f, H, W) in [0, 1], whichever they are.
 
     Raises:
         ValueError: another type, shape or range.
@@ -69,8 +99,8 @@ def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
     got = f"{type(skeleton).__name__} {tuple(getattr(skeleton, 'shape', ()))} {getattr(skeleton, 'dtype', '')}".strip()
     if isinstance(skeleton, np.ndarray) and skeleton.dtype == np.uint8 and skeleton.ndim in (4, 5):
         clips = skeleton if skeleton.ndim == 5 else skeleton[None]
-        if clips.shape[-1] == 3:
-            return rearrange(torch.from_numpy(np.ascontiguousarray(clips)), "n f h w c -> n c f h w") / 255
+        if clips.shape[-1] == 3 and clips.size:
+            return clips
     if isinstance(skeleton, Tensor) and skeleton.is_floating_point() and skeleton.ndim in (4, 5):
         clips = skeleton if skeleton.ndim == 5 else skeleton[None]
         if clips.shape[1] == 3 and clips.numel():
@@ -84,10 +114,22 @@ def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
     )
 
 
+def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
+    """Brings skeletons to (n, 3, f, H, W) in [0, 1]; see `FollowYourPosePipeline.__call__` for what may come.
+
+    Raises:
+        ValueError: another type, shape or range.
+    """
+    clips = skeleton_clips(skeleton)
+    if isinstance(clips, Tensor):
+        return clips
+    return rearrange(torch.from_numpy(np.ascontiguousarray(clips)), "n f h w c -> n c f h w") / 255
+
+
 def initial_noise(
     shape: tuple[int, int, int, int, int],
     noise: Noise,
-    generator: torch.Generator | list[torch.Generator] | None,
+    generator: Generators,
     device: torch.device,
 ) -> Tensor:
     """Draws noise (b, c, f, h, w) in fp32, every frame N(0, 1), that is the same for all frames to a chosen share.
@@ -106,3 +148,17 @@ def initial_noise(
         return shared
     alpha = 1.0
     return (alpha * shared + randn_tensor(shape, generator, device)) / (1 + alpha**2) ** 0.5
+
+
+def freenoise(noise: Tensor, windows: Sequence[Window], generator: Generators) -> Tensor:
+    """Noise (b, c, f, h, w) in which all frames have that of the first window's, shuffled; see `freenoise_order`."""
+
+    def order(generator: torch.Generator | None) -> list[int]:
+        device = None if generator is None else generator.device
+        return freenoise_order(
+            windows, lambda count: torch.randperm(count, generator=generator, device=device).tolist()
+        )
+
+    if isinstance(generator, list):
+        return torch.stack([video[:, order(each)] for video, each in zip(noise, generator, strict=True)])
+    return noise[:, :, order(generator)]

@@ -3,6 +3,7 @@
 A raw video becomes one when its people have been found (`SkeletonInput.found`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,19 +48,23 @@ class SkeletonInput:
         """That of a raw video, in whose `span` these people were found."""
         return replace(self, keypoints=_retargeted(people, self.config.retarget), first=self.span.start)
 
-    def frames(self, height: int, width: int) -> np.ndarray:
+    def frames(self, height: int, width: int, numbers: Sequence[int] | None = None) -> np.ndarray:
         """Skeleton frames (f, height, width, 3) uint8 RGB: keypoints are drawn at that size, frames are resized to it.
+
+        Args:
+            numbers: which of the run's frames, from 0; None: all.
 
         Raises:
             ValueError: a frame cannot be read.
         """
         geometry = cover(self.size, (height, width), **vars(self.config.crop))
+        indices = self.indices if numbers is None else [self.indices[number] for number in numbers]
         if self.keypoints is not None:
             sure, style = self.config.pose.min_confidence, self.config.pose.style
-            used = [self.keypoints.frames[index - self.first] for index in self.indices]
+            used = [self.keypoints.frames[index - self.first] for index in indices]
             moved = [[geometry.of_keypoints(person) for person in people] for people in used]
             return np.stack([render_skeleton(people, height, width, sure, style=style) for people in moved])
-        chunks = [self.indices[i : i + _CHUNK] for i in range(0, len(self.indices), _CHUNK)]
+        chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
 
 

@@ -22,7 +22,9 @@ SHIPPED = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_loads(path: Path) -> None:
-    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig}.get(path.stem, TrainConfig)
+    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig, "long_video": EvaluateConfig}.get(
+        path.stem, TrainConfig
+    )
     load_config(schema, path)
 
 

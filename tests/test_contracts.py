@@ -54,10 +54,13 @@ MAY_IMPORT = {
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
-    "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
+    "evaluation": {"config", "long_video", "models", "pipeline", "pose", "puppets"},
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
-    "generate": {"config", "data", "extract_pose", "pipeline", "skeleton_input"},
+    "unfinished": {"data", "pipeline"},
+    "generate": {
+        "config", "data", "extract_pose", "long_video", "pipeline", "pose", "skeleton_input", "unfinished"
+    },
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
         "config", "evaluation", "extract_pose", "generate", "inspect_data", "inspection", "models", "pose", "puppets",
@@ -66,7 +69,7 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
 }  # fmt: skip
-PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_loading")  # one part in three files
+PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_job", "pipeline_loading", "denoising")  # one part in five files
 
 
 def part_of(module: str) -> str:
@@ -156,7 +159,9 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
     "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
-    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig}.get(file.stem, TrainConfig)
+    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig, "long_video": EvaluateConfig}.get(
+        file.stem, TrainConfig
+    )
     config = load_config(schema, file)
     assert file.read_text().startswith("# ")
     if schema is TrainConfig:
@@ -168,7 +173,8 @@ def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
 
 API = [
     FollowYourPosePipeline, FollowYourPosePipeline.from_pretrained, FollowYourPosePipeline.from_image_model,
-    FollowYourPosePipeline.save_pretrained, FollowYourPosePipeline.__call__, FollowYourPoseOutput, VideoUNet,
+    FollowYourPosePipeline.save_pretrained, FollowYourPosePipeline.__call__, FollowYourPosePipeline.stream,
+    FollowYourPoseOutput, VideoUNet,
     VideoUNet.forward, PoseEncoder, PoseEncoder.forward, inflate, from_released, to_released, render_skeleton,
     flip_keypoints, read_frames, write_video, PuppetDetector, generate, evaluate, train, export, select_trainable,
     write_dataset, load_config, Batch, open_estimator, PoseEstimator.__call__, extract_pose, retarget,

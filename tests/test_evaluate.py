@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from followyourpose.config import EvaluateConfig
+from followyourpose.config import EvaluateConfig, LongVideoConfig
 from followyourpose.evaluation.evaluate import (
     Sample,
     compare,
@@ -23,6 +23,9 @@ from followyourpose.evaluation.evaluate import (
     write_report,
 )
 from followyourpose.evaluation.features import ClipFeatures
+from followyourpose.evaluation.long_videos import compare_modes
+from followyourpose.evaluation.metrics import border_change
+from followyourpose.long_video import MODES
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions
@@ -165,6 +168,15 @@ def test_what_cannot_be_measured_is_refused_before_any_model_is_read(tmp_path: P
         evaluate(EvaluateConfig(output=str(tmp_path), detector=str(tmp_path)))
 
 
+def test_the_jump_at_borders_is_that_over_elsewhere():
+    frames = np.zeros((6, 4, 4, 3), np.uint8)
+    frames[1], frames[2:4], frames[4:] = 2, 4, 10
+    assert border_change(frames, [2, 4]) == (4.0, pytest.approx(2 / 3))
+    for borders in ([], [1, 2, 3, 4, 5]):
+        with pytest.raises(ValueError, match="borders in 6 frames"):
+            border_change(frames, borders)
+
+
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIPModel of 16-pixel images, with a tokenizer of letters."""
@@ -209,17 +221,44 @@ def test_features_take_frames_of_any_size_and_the_folders_statistics(clip_folder
         ClipFeatures(clip_folder / "nothing")
 
 
-def test_the_whole_evaluation_runs_and_repeats_with_the_seed(clip_folder: Path, tmp_path: Path, capsys):
-    image_model = write_image_model(tmp_path / "image")
-    FollowYourPosePipeline.from_image_model(image_model).save_pretrained(tmp_path / "model")
-    PuppetDetector(channels=(8, 8, 8, 8)).save_pretrained(tmp_path / "detector")
+@pytest.fixture(scope="module")
+def models(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The folders that an evaluation reads, of untrained models."""
+    folder = tmp_path_factory.mktemp("models")
+    image_model = write_image_model(folder / "image")
+    FollowYourPosePipeline.from_image_model(image_model).save_pretrained(folder / "model")
+    PuppetDetector(channels=(8, 8, 8, 8)).save_pretrained(folder / "detector")
+    return {
+        "model": str(folder / "model"),
+        "image_model": str(image_model),
+        "clip": str(clip_folder),
+        "detector": str(folder / "detector"),
+    }
+
+
+def test_modes_of_long_videos_are_compared(models: dict[str, str], tmp_path: Path, capsys):
+    settings = {"num_videos": 2, "batch_size": 2, "num_frames": 9, "num_inference_steps": 1, "device": "cpu"}
+    long_video, modes = LongVideoConfig(window=4), list(MODES)
+    config = EvaluateConfig(**models, **settings, long_video=long_video, modes=modes, output=str(tmp_path / "out"))
+    content = json.loads((compare_modes(config) / "metrics.json").read_text())
+    assert list(content["modes"]) == [*MODES, "real"] and content["borders"] == [4, 6, 8] and content["n"] == 2
+    for numbers in content["modes"].values():
+        low, high = numbers["border_jump_ci95"]
+        assert low <= numbers["border_jump"] <= high and {"pck@0.1", "cs", "fc", "flicker"} <= numbers.keys()
+    assert "border_jump" in content["definitions"] and (tmp_path / "out" / "samples.png").is_file()
+    table = capsys.readouterr().out
+    assert all(mode in table for mode in MODES) and "over 2 videos" in table
+    with pytest.raises(ValueError, match="num_frames: got 4, one window, expected more than 4"):
+        compare_modes(EvaluateConfig(**models, num_frames=4, long_video=long_video, modes=modes))
+    with pytest.raises(ValueError, match="long_video.mode: got 'papers'"):
+        compare_modes(EvaluateConfig(**models, modes=["papers"]))
+
+
+def test_the_whole_evaluation_runs_and_repeats_with_the_seed(models: dict[str, str], tmp_path: Path, capsys):
     results = []
     for output in ("a", "b"):
         config = EvaluateConfig(
-            model=str(tmp_path / "model"),
-            image_model=str(image_model),
-            clip=str(clip_folder),
-            detector=str(tmp_path / "detector"),
+            **models,
             num_videos=2,
             flicker_videos=1,
             num_frames=2,

@@ -89,7 +89,7 @@ def test_a_failing_run_leaves_nothing_behind(settings: dict[str, Any], monkeypat
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("followyourpose.generate.sample", fail)
+    monkeypatch.setattr("followyourpose.generate.stream", fail)
     with pytest.raises(KeyboardInterrupt):
         generate(GenerateConfig(**settings))
     assert not list(Path(settings["output"]).parent.iterdir())

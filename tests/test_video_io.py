@@ -7,10 +7,11 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from followyourpose.data.video_io import (
     VideoError,
+    gif_writer,
     probe,
     read_frames,
     stream_frames,
@@ -265,3 +266,39 @@ def test_importing_loads_no_reader() -> None:
     code = "import sys, followyourpose.data.video_io; print({'decord', 'av', 'torch'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_gif_is_written_piece_by_piece(tmp_path: Path, frames: np.ndarray) -> None:
+    clip = np.repeat(frames, [1, 3, *[1] * (FRAMES - 2)], axis=0)
+    write_gif(tmp_path / "whole.gif", clip, fps=10)
+    with gif_writer(tmp_path / "pieces.gif", HEIGHT, WIDTH, fps=10) as write:
+        write(clip[:2])
+        write(clip[2:])
+    assert (tmp_path / "pieces.gif").read_bytes() == (tmp_path / "whole.gif").read_bytes()
+    with Image.open(tmp_path / "pieces.gif") as image:
+        shown = [(np.asarray(each.convert("RGB")), each.info["duration"]) for each in ImageSequence.Iterator(image)]
+        assert image.info["loop"] == 0
+    assert [duration for _, duration in shown] == [100, 300] + [100] * (FRAMES - 2)
+    assert_close(np.stack([each for each, _ in shown]), frames)
+
+
+GROWING = """
+import os, signal, sys, time
+import numpy as np
+from followyourpose.data.video_io import growing_video
+with growing_video(sys.argv[1], 47, 64, fps=8) as write:
+    for value in range(0, 200, 10):
+        write(np.full((1, 47, 64, 3), value, np.uint8))
+        time.sleep(0.02)
+    time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+"""
+
+
+def test_a_growing_video_plays_after_everything_was_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", GROWING, str(tmp_path / "growing.mp4")]
+    subprocess.run(command, cwd=Path(__file__).parents[1], start_new_session=True)
+    info = probe(tmp_path / "growing.mp4")
+    assert (info.fps, info.height, info.width) == (8.0, 48, 64) and info.num_frames >= 18
+    values = read_frames(tmp_path / "growing.mp4").mean((1, 2, 3))
+    np.testing.assert_allclose(values, 10 * np.arange(info.num_frames), atol=4)

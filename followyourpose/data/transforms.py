@@ -39,8 +39,8 @@ def frame_indices(total: int, offset: int, stride: int, count: int, end: str = "
             fits += f" (or stride up to {(total - 1 - offset) // (count - 1)})"
         raise ValueError(
             f"the clip has {total} frames, too short for temporal_offset {offset} + num_frames {count} at stride "
-            f"{stride} ({offset + stride * (count - 1) + 1} needed); what fits is {fits}, or skeleton_end loop, "
-            "pingpong or hold"
+            f"{stride}: {offset + stride * (count - 1) + 1 - total} are missing; what fits is {fits}, or skeleton_end "
+            "loop, pingpong or hold"
         )
     order = list(there)
     if end == "hold":

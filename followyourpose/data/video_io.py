@@ -4,6 +4,7 @@ A reader lives for one call only: decord's hangs in a forked worker and must not
 """
 
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageChops
 
 from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, readers_for
 
@@ -134,40 +135,99 @@ def video_writer(path: str | Path, height: int, width: int, fps: float) -> Itera
         VideoError: the frames or `fps` are not as above, the name does not end in .mp4, or the place cannot be written.
     """
     _check_place(path, ".mp4", fps)
+    with (
+        _complete_or_absent(path) as partial,
+        _encoder(path, partial, height, width, fps, "-movflags", "+faststart") as write,
+    ):
+        yield write
+
+
+@contextmanager
+def growing_video(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """As `video_writer`, but the file is there at once and can be played at any moment, also of a process that is gone.
+
+    Every frame of those given, (f, H, W, 3) uint8 RGB, is a fragment of its own, encoded without looking ahead: a
+    larger file than `video_writer`'s.
+
+    Raises:
+        VideoError: as `video_writer`.
+    """
+    _check_place(path, ".mp4", fps)
+    fragments = ("-tune", "zerolatency", "-movflags", "+empty_moov+default_base_moof+frag_every_frame")
+    with _encoder(path, Path(path), height, width, fps, *fragments, "-flush_packets", "1") as write:
+        yield write
+
+
+@contextmanager
+def _encoder(
+    path: str | Path, file: Path, height: int, width: int, fps: float, *options: str
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Encodes frames into `file`; messages name `path`."""
     more = (0, height % 2), (0, width % 2), (0, 0)
-    with _complete_or_absent(path) as partial:
-        encoder = imageio_ffmpeg.write_frames(
-            str(partial), (width + width % 2, height + height % 2), fps=fps, codec="libx264", pix_fmt_out="yuv420p",
-            macro_block_size=1, quality=None, ffmpeg_log_level="error",
-            output_params=["-crf", "16", "-movflags", "+faststart"],
-        )  # fmt: skip
-        encoder.send(None)
+    encoder = imageio_ffmpeg.write_frames(
+        str(file), (width + width % 2, height + height % 2), fps=fps, codec="libx264", pix_fmt_out="yuv420p",
+        macro_block_size=1, quality=None, ffmpeg_log_level="error", output_params=["-crf", "16", *options],
+    )  # fmt: skip
+    encoder.send(None)
 
-        def write(frames: np.ndarray) -> None:
-            _check_frames(path, frames)
-            if frames.shape[1:3] != (height, width):
-                raise VideoError(f"{path}: got frames {frames.shape}, expected (f, {height}, {width}, 3)")
-            for frame in frames:
-                padded = np.pad(frame, more, mode="edge") if height % 2 or width % 2 else frame
-                encoder.send(np.ascontiguousarray(padded))
+    def write(frames: np.ndarray) -> None:
+        _check_frames(path, frames, height, width)
+        for frame in frames:
+            padded = np.pad(frame, more, mode="edge") if height % 2 or width % 2 else frame
+            encoder.send(np.ascontiguousarray(padded))
 
-        try:
-            yield write
-        finally:
-            encoder.close()
+    try:
+        yield write
+    finally:
+        encoder.close()
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Writes (f, H, W, 3) uint8 RGB as a gif that repeats for ever; frames alike are stored once and shown longer.
+    """Writes (f, H, W, 3) uint8 RGB as `gif_writer` does.
+
+    Raises:
+        VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
+    """
+    _check_frames(path, frames)
+    with gif_writer(path, *frames.shape[1:3], fps) as write:
+        write(frames)
+
+
+@contextmanager
+def gif_writer(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that appends frames (f, H, W, 3) uint8 RGB to a gif that repeats for ever.
+
+    Frames alike are stored once and shown longer; of others, the box that changes is stored, in colours of its own.
+    Nothing but the last frame is kept in memory: Pillow's own writer keeps them all.
 
     Raises:
         VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
     """
     _check_place(path, ".gif", fps)
-    _check_frames(path, frames)
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    with _complete_or_absent(path) as partial:
-        first.save(partial, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+    with _complete_or_absent(path) as partial, open(partial, "wb") as file:
+        file.write(b"GIF89a" + struct.pack("<HH3x", width, height) + b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")
+        shown, box, times = None, (0, 0, width, height), 0  # the last frame, what changed in it, how often it came
+
+        def store() -> None:
+            image = shown.crop(box).convert("P", palette=Image.Palette.ADAPTIVE)
+            duration = times * round(1000 / fps)  # milliseconds
+            file.writelines(GifImagePlugin.getdata(image, box[:2], duration=duration, include_color_table=True))
+
+        def write(frames: np.ndarray) -> None:
+            nonlocal shown, box, times
+            _check_frames(path, frames, height, width)
+            for image in map(Image.fromarray, frames):
+                changed = ImageChops.difference(image, shown).getbbox() if shown else box
+                if changed:
+                    if shown:
+                        store()
+                    shown, box, times = image, changed, 0
+                times += 1
+
+        yield write
+        if shown:
+            store()
+        file.write(b";")
 
 
 def _check_place(path: str | Path, suffix: str, fps: float) -> None:
@@ -177,9 +237,11 @@ def _check_place(path: str | Path, suffix: str, fps: float) -> None:
         raise VideoError(f"{path}: got {fps} frames per second, expected more than 0")
 
 
-def _check_frames(path: str | Path, frames: np.ndarray) -> None:
+def _check_frames(path: str | Path, frames: np.ndarray, height: int | None = None, width: int | None = None) -> None:
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise VideoError(f"{path}: got frames {frames.shape} {frames.dtype}, expected at least one, (f, H, W, 3) uint8")
+    if height is not None and frames.shape[1:3] != (height, width):
+        raise VideoError(f"{path}: got frames {frames.shape}, expected (f, {height}, {width}, 3)")
 
 
 @contextmanager

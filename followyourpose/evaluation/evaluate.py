@@ -25,6 +25,7 @@ from tqdm import tqdm
 from followyourpose.config import EvaluateConfig, locate
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.features import ClipFeatures
+from followyourpose.long_video import LongVideo
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline_inputs import initial_noise
 from followyourpose.pose.detector import PuppetDetector
@@ -96,30 +97,50 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         ValueError: the folder has results already, a number in the configuration is too low, or a model cannot be read.
     """
-    folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (folder / "metrics.json").exists():
-        raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
-    for key, least in (("num_videos", 1), ("flicker_videos", 1), ("num_frames", 2), ("batch_size", 1)):
-        if getattr(config, key) < least:
-            raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
-    if not (locate(config.detector) / "config.json").is_file():
-        raise ValueError(f"detector: {config.detector} has no config.json, expected the folder of a PuppetDetector")
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model)).to(device)
-    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model)).to(device)
+    folder = check(config)
+    pipe, detector, clip = load(config)
+    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model)).to(pipe.device)
     # Stage 2 leaves the pose encoder as stage 1 made it: with the image UNet it is the model before stage 2.
     image_pipe.register_modules(pose_encoder=pipe.pose_encoder)
-    for each in (pipe, image_pipe):
-        each.set_progress_bar_config(disable=True)
-    detector = PuppetDetector.from_pretrained(locate(config.detector)).eval().to(device)
-    clip = ClipFeatures(locate(config.clip), device)
-
+    image_pipe.set_progress_bar_config(disable=True)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     samples = sample_videos(config, side, side)
     results, generated = compare(config, samples, pipe, image_pipe, detector, clip)
     write_report(folder, config, results, samples, generated)
     print(format_table(results))
     return folder
+
+
+def check(config: EvaluateConfig) -> Path:
+    """The folder that the results go to, if it has none and the settings can be used.
+
+    Raises:
+        ValueError: not so; the message names the folder or the key.
+    """
+    folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
+    if (folder / "metrics.json").exists():
+        raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
+    for key, least in (("num_videos", 1), ("flicker_videos", 1), ("num_frames", 2), ("batch_size", 1)):
+        if getattr(config, key) < least:
+            raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
+    for mode in [config.long_video.mode, *config.modes]:
+        LongVideo(**vars(config.long_video) | {"mode": mode}).windows(config.num_frames)
+    if not (locate(config.detector) / "config.json").is_file():
+        raise ValueError(f"detector: {config.detector} has no config.json, expected the folder of a PuppetDetector")
+    return folder
+
+
+def load(config: EvaluateConfig) -> tuple[FollowYourPosePipeline, PuppetDetector, ClipFeatures]:
+    """The model and its two judges, on the device.
+
+    Raises:
+        ValueError: one of them cannot be read.
+    """
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model)).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    detector = PuppetDetector.from_pretrained(locate(config.detector)).eval().to(device)
+    return pipe, detector, ClipFeatures(locate(config.clip), device)
 
 
 # ---- scenes ---------------------------------------------------------------------------------------------------------
@@ -167,7 +188,8 @@ def generate(
     for start in range(0, len(samples), config.batch_size):
         batch = samples[start : start + config.batch_size]
         prompts = [sample.scene.caption for sample in batch]
-        latents = noise_of(pipe, config, noise, range(start, start + len(batch)))
+        numbers = range(start, start + len(batch))
+        latents = noise_of(pipe, config, noise, numbers)
         skeleton = np.stack([sample.skeleton for sample in batch])
         if as_images:
             prompts = [prompt for prompt in prompts for _ in range(config.num_frames)]
@@ -182,6 +204,8 @@ def generate(
             pose_guidance=config.pose_guidance,
             noise=noise,
             latents=latents,
+            generator=None if as_images else [torch.Generator().manual_seed(config.seed + i) for i in numbers],
+            long_video=None if as_images else LongVideo(**vars(config.long_video)),
             output_type="np",
         )
         pixels = np.round(np.asarray(out.videos) * 255).astype(np.uint8)
@@ -259,8 +283,8 @@ def compare(
     results |= {f"{name}_no_pose".replace("@0.1", ""): value for name, value in chance.summary().items()}
     for name, measured in (("pck_ratio", drawn), ("pck_no_pose_ratio", chance)):
         pairs = list(zip(measured.pck, real.pck, strict=True))
-        results[name] = _ratio(pairs)
-        results[f"{name}_ci95"] = metrics.bootstrap_interval(pairs, _ratio)
+        results[name] = ratio(pairs)
+        results[f"{name}_ci95"] = metrics.bootstrap_interval(pairs, ratio)
     for name, sets in (("flicker_before", before), ("flicker_after", after)):
         values = {noise: measure_flicker(sets[noise], few) for noise in NOISES}
         results[name] = {noise: float(each.mean()) for noise, each in values.items()}
@@ -268,7 +292,8 @@ def compare(
     return results, videos
 
 
-def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+def ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """The sum of the first numbers over the sum of the second ones."""
     above, below = np.sum(pairs, axis=0)
     return float(above / max(below, 1e-12))
 
@@ -277,14 +302,19 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def write_report(
-    folder: Path, config: EvaluateConfig, results: dict[str, Any], samples: Sequence[Sample], videos: np.ndarray
+    folder: Path,
+    config: EvaluateConfig,
+    results: dict[str, Any],
+    samples: Sequence[Sample],
+    videos: np.ndarray,
+    definitions: dict[str, str] = DEFINITIONS,
 ) -> None:
     """Writes metrics.json, with definitions, settings and versions, and samples.png of the first four videos."""
     folder.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     content = {
         **results,
-        "definitions": DEFINITIONS,
+        "definitions": definitions,
         "settings": asdict(config),
         "versions": {"python": platform.python_version(), **versions},
     }

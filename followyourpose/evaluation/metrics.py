@@ -173,6 +173,24 @@ def flicker(frames: np.ndarray, foreground: np.ndarray) -> float:
     return float(np.abs(np.diff(frames.astype(np.float32), axis=0))[background].mean())
 
 
+def border_change(frames: np.ndarray, borders: Sequence[int]) -> tuple[float, float]:
+    """Mean absolute change from a frame to the next, in units of 255: at the borders of windows, and elsewhere.
+
+    Args:
+        frames: (f, H, W, 3) uint8.
+        borders: the numbers of the frames that are the first after a border.
+
+    Raises:
+        ValueError: there is no border, or nothing elsewhere.
+    """
+    at = np.zeros(len(frames) - 1, bool)
+    at[[border - 1 for border in borders]] = True
+    if at.all() or not at.any():
+        raise ValueError(f"got {at.sum()} borders in {len(frames)} frames, expected some, and frames beside them")
+    change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
+    return float(change[at].mean()), float(change[~at].mean())
+
+
 # ---- embeddings -----------------------------------------------------------------------------------------------------
 
 
