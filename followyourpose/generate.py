@@ -1,9 +1,10 @@
-"""`followyourpose generate`: prompts and one skeleton -> a folder of videos (arXiv 2304.01186, inference).
+"""`followyourpose generate`: prompts x skeletons x seeds -> a folder of videos (arXiv 2304.01186, inference).
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
 import dataclasses
+import itertools
 import json
 import platform
 import time
@@ -16,10 +17,12 @@ import numpy as np
 from PIL import Image
 
 from followyourpose.config import ConfigError, GenerateConfig, locate
+from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import write_gif, write_video
 from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import new_folder, slug
-from followyourpose.skeleton_input import open_skeleton
+from followyourpose.lora_input import apply_loras, open_loras
+from followyourpose.skeleton_input import SkeletonInput, open_skeletons
 
 if TYPE_CHECKING:
     from followyourpose.pipeline import FollowYourPosePipeline
@@ -35,56 +38,60 @@ SHEET_FRAMES, SHEET_COLUMNS = 16, 8
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Makes `num_videos_per_prompt` videos per prompt and returns the folder that holds them.
+    """Makes `num_videos_per_prompt` videos of each prompt with each skeleton and returns the folder that holds them.
 
     Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
-    run.json has every setting and version. Video j of a prompt starts from seed + j, whatever the other prompts are.
-    Of a raw video, `pose` beside them has what extract-pose writes of the frames that are used. The folder appears
-    when all is done: a run that fails leaves nothing behind.
+    index.html shows all of them, and run.json has every setting and version. Video j of a prompt starts from seed + j,
+    whatever the other prompts and skeletons are. Of raw videos, `pose` beside them has what extract-pose writes of the
+    frames that are used. The folder appears when all is done: a run that fails leaves nothing behind.
 
     Raises:
-        ValueError: a setting, the skeleton, the model or the output folder cannot be used. All but what only the
+        ValueError: a setting, a skeleton, a LoRA, the model or the output folder cannot be used. All but what only the
             loaded model can tell is checked before it is loaded.
     """
     prompts = check_settings(config)
-    source = open_skeleton(config)
+    sources, loras = open_skeletons(config), open_loras(config.lora)
     started = time.time()
     final = _output(config, prompts[0])
     with new_folder(final) as folder:
         if config.pose.source == "raw":
-            pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
-            source = source.found(extract_pose(source.path, folder / "pose", pose, source.span))
+            sources = _find_poses(config, sources, folder / "pose")
         pipe = load_pipeline(config)
+        apply_loras(pipe, loras)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
-        skeleton = source.frames(height, width)
-        large_skeleton = source.frames(height * config.enlarge, width * config.enlarge)
+        seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
         videos = []
-        for index, prompt in enumerate(prompts):
-            for seed in range(config.seed, config.seed + config.num_videos_per_prompt):
-                print(f"{len(videos) + 1}/{len(prompts) * config.num_videos_per_prompt}  {prompt}  (seed {seed})")
+        for number, source in enumerate(sources):
+            skeleton = source.frames(height, width)
+            large_skeleton = source.frames(height * config.enlarge, width * config.enlarge)
+            for (index, prompt), seed in itertools.product(enumerate(prompts), seeds):
+                print(f"{len(videos) + 1}/{len(sources) * len(prompts) * len(seeds)}  {prompt}  (seed {seed})")
                 frames = enlarge(sample(pipe, config, prompt, skeleton, seed), config.enlarge)
-                name = f"{index:02d}-{slug(prompt)}" + (f"-{seed}" if config.num_videos_per_prompt > 1 else "")
+                name = f"{index:02d}-{slug(prompt)}"
+                name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
+                name += f"-{seed}" if len(seeds) > 1 else ""
                 files = _write(folder, name, frames, large_skeleton, config.fps)
-                videos.append({"prompt": prompt, "seed": seed, "files": files})
+                videos.append({"prompt": prompt, "skeleton": source.name, "seed": seed, "files": files})
         record = {
             "settings": dataclasses.asdict(config) | {"height": height, "width": width},
-            "skeleton": {"file": str(source.path), "frames": source.indices},
+            "skeletons": [source.record() for source in sources],
             "videos": videos,
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS},
             "device": str(pipe.device),
             "seconds": round(time.time() - started, 1),
         }
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        (folder / INDEX).write_text(index_page(record))
     print(f"{final}:")
-    poses = ["pose/skeleton.mp4", "pose/overlay.mp4"] if config.pose.source == "raw" else []
-    for file in ["run.json", *poses, *(file for video in videos for file in video["files"])]:
+    poses = sorted(str(file.relative_to(final)) for file in final.glob("pose/**/*.mp4"))
+    for file in [INDEX, "run.json", *poses, *(file for video in videos for file in video["files"])]:
         print(f"  {file}")
     return final
 
 
 def check_settings(config: GenerateConfig) -> list[str]:
-    """The prompts as a list, if every setting that can be judged by itself is in order.
+    """The prompts as a list, each with the style behind it, if every setting that can be judged by itself is in order.
 
     Raises:
         ConfigError: names the setting, what was got and what was expected.
@@ -96,6 +103,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ConfigError(f"prompt[{index}]: got {type(prompt).__name__} ({prompt!r}), expected a string")
+    if style := config.style.strip(" ,"):
+        prompts = [f"{prompt}, {style}" for prompt in prompts]
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(choices)}")
@@ -114,6 +123,15 @@ def check_settings(config: GenerateConfig) -> list[str]:
     if model.is_dir() and not (model / "model_index.json").is_file():
         raise ConfigError(f"model: {model}: has no model_index.json, expected a pipeline's or an image model's folder")
     return prompts
+
+
+def _find_poses(config: GenerateConfig, sources: list[SkeletonInput], folder: Path) -> list[SkeletonInput]:
+    """Finds the people of raw videos; what extract-pose writes goes to the folder, or of several to one each in it."""
+    pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
+    names = [f"{number:02d}-{slug(source.name)}" for number, source in enumerate(sources)]
+    folders = [folder] if len(sources) == 1 else [folder / name for name in names]
+    found = (extract_pose(source.path, each, pose, source.span) for source, each in zip(sources, folders, strict=True))
+    return [source.found(people) for source, people in zip(sources, found, strict=True)]
 
 
 def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
