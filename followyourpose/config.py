@@ -185,9 +185,7 @@ class GenerateConfig:
     negative_prompt: str = ""  # what the videos should not show
     style: str = ""  # text that is put after each prompt, behind a comma
     lora: Any = field(default_factory=list)  # LoRA files for the model's base: a path, {path: ..., weight: 0.8}, a list
-    skeleton: Any = (
-        None  # a video, gif, folder of frames or keypoints .json, or a list of such; None: the shipped sample
-    )
+    skeleton: Any = None  # a video, gif, folder of frames or keypoints .json, or a list of these; None: a sample
     pose: PoseConfig = field(default_factory=PoseConfig)
     retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton that are skipped at its beginning
