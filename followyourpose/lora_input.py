@@ -24,12 +24,14 @@ class LoraInput:
 
 
 def open_loras(entries: Any) -> list[LoraInput]:
-    """The LoRAs of a run, in order: a path, a mapping with `path` and `weight`, or a list of these.
+    """The LoRAs of a run, in order: a path, a mapping with `path` and `weight`, or a list of these; None is none.
 
     Raises:
         ConfigError: an entry is neither, a weight is no number, or a file is not there.
     """
-    return [_open(*each) for each in enumerate(entries if isinstance(entries, list) else [entries])]
+    if not isinstance(entries, list):
+        entries = [] if entries is None else [entries]
+    return [_open(*each) for each in enumerate(entries)]
 
 
 def _open(index: int, entry: Any) -> LoraInput:

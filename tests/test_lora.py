@@ -25,6 +25,7 @@ from tests.runs import BASE, LORA, STAGE1, settings
 from tests.tiny import TEXT_WIDTH
 
 FILE = "pytorch_lora_weights.safetensors"
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 
 
 @pytest.fixture(scope="module", params=["image-model", "video-model"])
@@ -188,13 +189,33 @@ def test_a_lora_of_text_and_unet_goes_with_one_of_the_unet_alone(
     assert_added(text, pipe.text_encoder.state_dict(), {name: up @ down}, 0.5)
 
 
+def test_a_kohya_lora_reaches_every_kind_of_layer(pipe: FollowYourPosePipeline, tmp_path: Path):
+    """Convolutions too, which files with `conv_dim` have."""
+    layers = [
+        "down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.time_emb_proj", "down_blocks.0.attentions.0.proj_in",
+        "down_blocks.0.downsamplers.0.conv", "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+        "mid_block.attentions.0.transformer_blocks.0.ff.net.2", "up_blocks.0.upsamplers.0.conv",
+        "up_blocks.1.resnets.1.conv_shortcut", f"{BLOCK}.attn2.to_out.0",
+    ]  # fmt: skip
+    before, file, added = {k: v.clone() for k, v in pipe.unet.state_dict().items()}, {}, {}
+    for layer in layers:
+        weight, name = before[f"{layer}.weight"], f"lora_unet_{layer.replace('.', '_')}"
+        down = torch.randn(2, *weight.shape[1:])
+        up = torch.randn(weight.shape[0], 2, *(1 for _ in weight.shape[2:]))
+        file |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+        added[f"{layer}.weight"] = 0.5 * torch.einsum("or,r...->o...", up.flatten(1), down)  # alpha / rank is a half
+    save_file(file, tmp_path / "kohya.safetensors")
+    apply_loras(pipe, open_loras(str(tmp_path / "kohya.safetensors")))
+    assert_added(before, pipe.unet.state_dict(), added)
+
+
 @pytest.mark.parametrize("entries", ["FILE", ["FOLDER"], {"path": "FILE"}, [{"path": "FILE", "weight": 1}]])
 def test_a_path_is_a_lora_of_weight_1(entries: Any, tmp_path: Path):
     (tmp_path / "style.safetensors").touch()
     names = json.dumps(entries).replace("FILE", str(tmp_path / "style.safetensors")).replace("FOLDER", str(tmp_path))
     (only,) = open_loras(json.loads(names))
     assert (only.path, only.weight) == (tmp_path / "style.safetensors", 1.0)
-    assert open_loras([]) == []
+    assert open_loras([]) == open_loras(None) == []
 
 
 @pytest.mark.parametrize(
@@ -213,9 +234,6 @@ def test_a_path_is_a_lora_of_weight_1(entries: Any, tmp_path: Path):
 def test_entries_that_are_no_lora_are_named(entries: Any, reason: str):
     with pytest.raises(ConfigError, match=reason):
         open_loras(entries)
-
-
-BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 
 
 def weights_of(layer: str, inputs: int, outputs: int, layout: str = "diffusers") -> dict[str, Tensor]:
@@ -238,9 +256,13 @@ def weights_of(layer: str, inputs: int, outputs: int, layout: str = "diffusers")
         (f"{BLOCK}.attn2.to_v", (1024, 8), r" \(its text is 1024 wide, as in Stable Diffusion 2.x\): .*expected .*24"),
         (f"{BLOCK}.attn2.to_v", (768, 8), r" \(its text is 768 wide, as in Stable Diffusion 1.x\): .*expected .*24"),
         (f"{BLOCK}.attn1.to_q", (8, 320), r": .*got lora_B of shape \(320, 4\), expected shape \(8, 4\)"),
+        (
+            "input_blocks.4.1.transformer_blocks.0.attn2.to_k", (2048, 8),
+            r" \(its text is 2048 wide, as in Stable Diffusion XL\): .*expected no such layer in this VideoUNet",
+        ),
         (BLOCK.replace("0", "9", 1) + ".attn1.to_q", (8, 8), ": unet.down_blocks.9.*expected no such layer in this"),
     ],
-    ids=["xl", "2.x", "1.x on a smaller one", "other width", "other layers"],
+    ids=["xl", "2.x", "1.x on a smaller one", "other width", "xl in its first names", "other layers"],
 )  # fmt: skip
 def test_a_lora_for_another_base_names_the_layer_and_the_shapes(
     pipe: FollowYourPosePipeline, tmp_path: Path, layer: str, shape: tuple[int, int], reason: str, layout: str
