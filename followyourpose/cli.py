@@ -295,8 +295,8 @@ def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add(
         "export", _export, "make a pipeline's folder of a training run",
-        "Puts what a run trained into its model and writes that as a folder that generate loads. Of a run that trains a\n"
-        "LoRA it writes the LoRA alone, as generate and diffusers load it.",
+        "Puts what a run trained into its model and writes that as a folder that generate loads. Of a run that trains\n"
+        "a LoRA it writes the LoRA alone, as generate and diffusers load it.",
         "followyourpose export runs/puppet-stage2 checkpoints/mine",
         "followyourpose export runs/puppet-stage1 checkpoints/images-only",
     )  # fmt: skip
