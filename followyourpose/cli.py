@@ -92,6 +92,7 @@ def _puppets(options: argparse.Namespace) -> None:
         size=options.size,
         clip_frames=options.clip_frames,
         split=options.split,
+        style=options.style,
     )
     print(options.out)
 
@@ -197,10 +198,13 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     add_config(
         "generate", _generate, GenerateConfig, "videos from prompts and a skeleton",
-        "Writes a video per prompt: mp4, gif, contact sheet, and mp4 beside the skeleton.\n"
-        f"Without CONFIG it runs {SAMPLE_CONFIG}.",
+        "Writes a video for each prompt with each skeleton and each seed: mp4, gif, contact sheet, and mp4 beside the\n"
+        "skeleton; index.html shows them all. Where an entry of a list of skeletons is a list of keypoints .json,\n"
+        f"their people are in one frame. Without CONFIG it runs {SAMPLE_CONFIG}.",
         "followyourpose generate",
         'followyourpose generate configs/puppet/generate.yaml prompt="a robot in the desert" skeleton=my.mp4 seed=3',
+        'followyourpose generate prompt="[a boy, two pandas in the snow]" "skeleton=[a.mp4, [b.json, c.json]]"',
+        'followyourpose generate lora=checkpoints/puppet-lora-blueprint style="as a blueprint"',
     )  # fmt: skip
     train = add_config(
         "train", _train, TrainConfig, "train a stage; the same command resumes it",
@@ -263,6 +267,7 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Renders captioned images and clips with exact keypoints: OUT/images (stage 1), OUT/clips (stage 2).",
         "followyourpose puppets data/puppets --images 20000 --clips 2000",
         "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --split held-out",
+        "followyourpose puppets data/puppet-blueprint --images 6000 --seed 2 --style blueprint",
     )  # fmt: skip
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     numbers = (
@@ -275,6 +280,7 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--split", default="training", choices=("training", "held-out", "all"),
         help="pairs of a character and a place, and motions: training's, the ones kept from it, or all",
     )  # fmt: skip
+    verb.add_argument("--style", metavar="NAME", help="draw all in a style, and say so in captions: blueprint")
 
 
 def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -293,7 +299,8 @@ def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add(
         "export", _export, "make a pipeline's folder of a training run",
-        "Puts what a run trained into its model and writes that as a folder that generate loads.",
+        "Puts what a run trained into its model and writes that as a folder that generate loads. Of a run that trains\n"
+        "a LoRA it writes the LoRA alone, as generate and diffusers load it.",
         "followyourpose export runs/puppet-stage2 checkpoints/mine",
         "followyourpose export runs/puppet-stage1 checkpoints/images-only",
     )  # fmt: skip

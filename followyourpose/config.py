@@ -91,6 +91,17 @@ class ValidationConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank additions to the frozen UNet, to be trained in its place: `trainable: ['^unet\\..*lora']`."""
+
+    rank: int | None = None  # of the additions; None: no LoRA
+    alpha: float | None = None  # the additions count alpha / rank times; None: once
+    targets: list[str] = field(  # regular expressions on names of the UNet's linear layers and convolutions
+        default_factory=lambda: [r"attn[12]\.to_(q|k|v|out\.0)$"]
+    )
+
+
+@dataclass
 class TrainConfig:
     """One run: what it starts from, what it trains on what data, and where it writes."""
 
@@ -98,6 +109,7 @@ class TrainConfig:
     init: str = MISSING  # a pipeline folder, an image model's folder, or the folder of another run
     objective: str = "denoise"  # denoise, autoencode, contrast or locate
     scratch: list[str] = field(default_factory=list)  # components that start from random weights
+    lora: LoraConfig = field(default_factory=LoraConfig)
     trainable: list[str] = MISSING  # regular expressions on names, e.g. ^unet\..*attn_temp
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -174,7 +186,7 @@ class LongVideoConfig:
 
 @dataclass
 class GenerateConfig:
-    """A video per prompt from one skeleton.
+    """A video for each prompt with each skeleton and each seed.
 
     Relative paths are looked for in the working directory, then in the repository.
     """
@@ -182,7 +194,9 @@ class GenerateConfig:
     model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
     prompt: Any = MISSING  # a string or a list of strings: one video (or num_videos_per_prompt) for each
     negative_prompt: str = ""  # what the videos should not show
-    skeleton: str | None = None  # a video, a gif, a folder of frames or a keypoints .json; None: the shipped sample
+    style: str = ""  # text that is put after each prompt, behind a comma
+    lora: Any = field(default_factory=list)  # LoRA files for the model's base: a path, {path: ..., weight: 0.8}, a list
+    skeleton: Any = None  # a video, gif, folder of frames or keypoints .json, or a list of these; None: a sample
     pose: PoseConfig = field(default_factory=PoseConfig)
     retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton that are skipped at its beginning

@@ -1,9 +1,10 @@
-"""`followyourpose generate`: prompts and one skeleton -> a folder of videos (arXiv 2304.01186, inference).
+"""`followyourpose generate`: prompts x skeletons x seeds -> a folder of videos (arXiv 2304.01186, inference).
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
 import dataclasses
+import itertools
 import json
 import platform
 import shutil
@@ -19,12 +20,14 @@ import numpy as np
 from PIL import Image
 
 from followyourpose.config import ConfigError, GenerateConfig, locate
+from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
 from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import slug
 from followyourpose.long_video import LongVideo
+from followyourpose.lora_input import apply_loras, open_loras
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
-from followyourpose.skeleton_input import SkeletonInput, open_skeleton
+from followyourpose.skeleton_input import SkeletonInput, open_skeletons
 from followyourpose.unfinished import UnfinishedVideo, unfinished_run
 
 if TYPE_CHECKING:
@@ -44,11 +47,12 @@ _CHUNK = 16  # finished frames in memory at a time
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Makes `num_videos_per_prompt` videos per prompt and returns the folder that holds them.
+    """Makes `num_videos_per_prompt` videos of each prompt with each skeleton and returns the folder that holds them.
 
     Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
-    run.json has every setting and version. Video j of a prompt starts from seed + j, whatever the other prompts are.
-    Of a raw video, `pose` beside them has what extract-pose writes of the frames that are used.
+    index.html shows all of them, and run.json has every setting and version. Video j of a prompt starts from seed + j,
+    whatever the other prompts and skeletons are. Of raw videos, `pose` beside them has what extract-pose writes of the
+    frames that are used.
 
     Frames are written as they are finished, and in memory are those of one window. A run that is interrupted, by a
     signal or a kill, keeps them in `unfinished`, and goes on when it is called with the same settings and this folder;
@@ -56,37 +60,42 @@ def generate(config: GenerateConfig) -> Path:
     nothing behind.
 
     Raises:
-        ValueError: a setting, the skeleton, the model or the output folder cannot be used. All but what only the
+        ValueError: a setting, a skeleton, a LoRA, the model or the output folder cannot be used. All but what only the
             loaded model can tell is checked before it is loaded.
     """
     prompts = check_settings(config)
-    source = open_skeleton(config)
+    sources, loras = open_skeletons(config), open_loras(config.lora)
     started = time.time()
     folder = _output(config, prompts[0])
     settings = dataclasses.asdict(config)
     with unfinished_run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
         print(f"{folder}: if this is interrupted, the same command with output={folder} goes on")
         if config.pose.source == "raw":
-            source = source.found(_people(config, source, work / "pose"))
+            sources = _find_poses(config, sources, work / "pose")
         pipe = load_pipeline(config)
+        apply_loras(pipe, loras)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
-        skeleton = partial(source.frames, height, width)
-        large_skeleton = partial(source.frames, height * config.enlarge, width * config.enlarge)
+        seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
         videos = []
-        for index, prompt in enumerate(prompts):
-            for seed in range(config.seed, config.seed + config.num_videos_per_prompt):
-                print(f"{len(videos) + 1}/{len(prompts) * config.num_videos_per_prompt}  {prompt}  (seed {seed})")
-                name = f"{index:02d}-{slug(prompt)}" + (f"-{seed}" if config.num_videos_per_prompt > 1 else "")
+        for number, source in enumerate(sources):
+            skeleton = partial(source.frames, height, width)
+            large_skeleton = partial(source.frames, height * config.enlarge, width * config.enlarge)
+            for (index, prompt), seed in itertools.product(enumerate(prompts), seeds):
+                count = f"{len(videos) + 1}/{len(sources) * len(prompts) * len(seeds)}"
+                print(f"{count}  {prompt}  ({source.name}, seed {seed})")
+                name = f"{index:02d}-{slug(prompt)}"
+                name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
+                name += f"-{seed}" if len(seeds) > 1 else ""
                 files = [name + form for form in FORMS]
                 if not all((folder / file).exists() for file in files):
                     video = UnfinishedVideo(work, name)
                     _draw(pipe, config, prompt, skeleton, (height, width), seed, video)
                     _write(folder, files, video, large_skeleton, config)
-                videos.append({"prompt": prompt, "seed": seed, "files": files})
+                videos.append({"prompt": prompt, "skeleton": source.name, "seed": seed, "files": files})
         record = {
             "settings": settings | {"height": height, "width": width},
-            "skeleton": {"file": str(source.path), "frames": source.indices},
+            "skeletons": [source.record() for source in sources],
             "videos": videos,
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS},
             "device": str(pipe.device),
@@ -95,15 +104,16 @@ def generate(config: GenerateConfig) -> Path:
         if config.pose.source == "raw":
             shutil.copytree(work / "pose", folder / "pose", dirs_exist_ok=True)
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        (folder / INDEX).write_text(index_page(record))
     print(f"{folder}:")
-    poses = ["pose/skeleton.mp4", "pose/overlay.mp4"] if config.pose.source == "raw" else []
-    for file in ["run.json", *poses, *(file for video in videos for file in video["files"])]:
+    poses = sorted(str(file.relative_to(folder)) for file in folder.glob("pose/**/*.mp4"))
+    for file in [INDEX, "run.json", *poses, *(file for video in videos for file in video["files"])]:
         print(f"  {file}")
     return folder
 
 
 def check_settings(config: GenerateConfig) -> list[str]:
-    """The prompts as a list, if every setting that can be judged by itself is in order.
+    """The prompts as a list, each with the style behind it, if every setting that can be judged by itself is in order.
 
     Raises:
         ConfigError: names the setting, what was got and what was expected.
@@ -115,6 +125,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ConfigError(f"prompt[{index}]: got {type(prompt).__name__} ({prompt!r}), expected a string")
+    if style := config.style.strip(" ,"):
+        prompts = [f"{prompt}, {style}" for prompt in prompts]
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(choices)}")
@@ -134,6 +146,13 @@ def check_settings(config: GenerateConfig) -> list[str]:
     if model.is_dir() and not (model / "model_index.json").is_file():
         raise ConfigError(f"model: {model}: has no model_index.json, expected a pipeline's or an image model's folder")
     return prompts
+
+
+def _find_poses(config: GenerateConfig, sources: list[SkeletonInput], folder: Path) -> list[SkeletonInput]:
+    """Finds the people of raw videos; what extract-pose writes goes to the folder, or of several to one each in it."""
+    names = [f"{number:02d}-{slug(source.name)}" for number, source in enumerate(sources)]
+    folders = [folder] if len(sources) == 1 else [folder / name for name in names]
+    return [source.found(_people(config, source, each)) for source, each in zip(sources, folders, strict=True)]
 
 
 def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":

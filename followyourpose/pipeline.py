@@ -17,6 +17,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLo
 from diffusers.utils import BaseOutput, logging
 from einops import rearrange
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -28,6 +29,7 @@ from followyourpose.models.unet import TextCache, VideoUNet
 from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames, check_choice, check_positive
 from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Condition, Job, prepare
 from followyourpose.pipeline_loading import load_image_model
+from followyourpose.pipeline_lora import check_lora
 
 logger = logging.get_logger(__name__)
 
@@ -149,13 +151,22 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         """Loads a LoRA, kohya's or diffusers' format, into UNet and text encoder; arguments as for diffusers' method.
 
         Raises:
-            ValueError: there is nothing for this UNet or text encoder in it.
+            ValueError: it cannot be read, or is none for this model: which layer has which shapes. Nothing is loaded.
         """
-        before = self.get_list_adapters()
-        super().load_lora_weights(str(source) if isinstance(source, Path) else source, *args, **kwargs)
-        if self.get_list_adapters() == before and not kwargs.get("hotswap"):
-            name = "the given weights" if isinstance(source, dict) else source
-            raise ValueError(f"{name}: got no LoRA for this model, expected one of Stable Diffusion 1.x")
+        name = "the given weights" if isinstance(source, dict) else str(source)
+        source = source.copy() if isinstance(source, dict) else str(source)
+        try:
+            state_dict, *_ = self.lora_state_dict(source if isinstance(source, str) else source.copy(), **kwargs)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{name}: cannot be read as a LoRA ({' '.join(str(error).split())[:300]})") from error
+        check_lora(name, state_dict, {"unet": self.unet, "text_encoder": self.text_encoder})
+        super().load_lora_weights(source, *args, **kwargs)
+
+    @classmethod
+    def load_lora_into_text_encoder(cls, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        """Loads the text encoder's part of a LoRA; most have none, of which diffusers would warn."""
+        if any(name.startswith(f"{cls.text_encoder_name}.") for name in state_dict):
+            super().load_lora_into_text_encoder(state_dict, *args, **kwargs)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The skeleton of a run: a video, gif, folder of frames or keypoints file -> skeleton frames at the run's size.
+"""The skeletons of a run: videos, gifs, folders of frames or keypoints files -> skeleton frames at the run's size.
 
 A raw video becomes one when its people have been found (`SkeletonInput.found`).
 """
@@ -6,6 +6,7 @@ A raw video becomes one when its people have been found (`SkeletonInput.found`).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class SkeletonInput:
         size: height and width of the source in pixels.
         config: of the run: what is cut off the source's sides, and how keypoints are drawn.
         keypoints: of the source's frames, from the number `first` on; None for frames that are skeletons already.
+        others: keypoints that are drawn into the same frames.
     """
 
     path: Path
@@ -38,6 +40,18 @@ class SkeletonInput:
     config: GenerateConfig
     keypoints: ClipKeypoints | None = None
     first: int = 0
+    others: tuple["SkeletonInput", ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tells it from others to a reader: the names of its files, or of the folders of extract-pose's."""
+        paths = [each.path.absolute() for each in (self, *self.others)]
+        return " + ".join(path.parent.name if path.stem in ("keypoints", "skeleton") else path.stem for path in paths)
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it: its name, the files, and which frames of them are used, in order."""
+        files = [str(each.path) for each in (self, *self.others)]
+        return {"name": self.name, "files": files, "frames": self.indices}
 
     @property
     def span(self) -> range:
@@ -57,19 +71,57 @@ class SkeletonInput:
         Raises:
             ValueError: a frame cannot be read.
         """
-        geometry = cover(self.size, (height, width), **vars(self.config.crop))
-        indices = self.indices if numbers is None else [self.indices[number] for number in numbers]
+        numbers = range(len(self.indices)) if numbers is None else numbers
         if self.keypoints is not None:
             sure, style = self.config.pose.min_confidence, self.config.pose.style
-            used = [self.keypoints.frames[index - self.first] for index in indices]
-            moved = [[geometry.of_keypoints(person) for person in people] for people in used]
-            return np.stack([render_skeleton(people, height, width, sure, style=style) for people in moved])
+            scenes = [each.people(height, width, numbers) for each in (self, *self.others)]
+            together = [[person for people in frame for person in people] for frame in zip(*scenes, strict=True)]
+            return np.stack([render_skeleton(people, height, width, sure, style=style) for people in together])
+        geometry = cover(self.size, (height, width), **vars(self.config.crop))
+        indices = [self.indices[number] for number in numbers]
         chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
 
+    def people(self, height: int, width: int, numbers: Sequence[int]) -> list[list[np.ndarray]]:
+        """The people of frames, by their numbers, (17, 3) each: x and y in pixels of height x width, confidence."""
+        geometry = cover(self.size, (height, width), **vars(self.config.crop))
+        used = [self.keypoints.frames[self.indices[number] - self.first] for number in numbers]
+        return [[geometry.of_keypoints(person) for person in people] for people in used]
+
+
+def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:
+    """Finds every skeleton that `config.skeleton` names, in order, and checks what is asked of it.
+
+    It is one path, or a list in which each entry is a path, or a list of keypoints files for one frame.
+
+    Raises:
+        ValueError: as `open_skeleton`, or `config.skeleton` is none of these, or people for one frame are no keypoints.
+    """
+    entries = config.skeleton if isinstance(config.skeleton, list) else [config.skeleton]
+    if not entries:
+        raise ConfigError("skeleton: got an empty list, expected a path or a list of paths")
+    return [
+        _together(config, *each) if isinstance(each[1], list) else _one(config, *each) for each in enumerate(entries)
+    ]
+
+
+def _one(config: GenerateConfig, index: int, path: Any) -> SkeletonInput:
+    if path is not None and not isinstance(path, str) or path is None and isinstance(config.skeleton, list):
+        raise ConfigError(f"skeleton[{index}]: got {path!r}, expected a path, or a list of keypoints .json files")
+    return open_skeleton(replace(config, skeleton=path))
+
+
+def _together(config: GenerateConfig, index: int, paths: list[Any]) -> SkeletonInput:
+    wrong = [path for path in paths if not isinstance(path, str) or not path.lower().endswith(".json")]
+    if wrong or not paths or config.pose.source == "raw":
+        got = f"{wrong[0]!r}" if wrong else "an empty list" if not paths else "pose.source raw"
+        raise ConfigError(f"skeleton[{index}]: got {got}, expected keypoints .json files, to draw them into one frame")
+    first, *others = (open_skeleton(replace(config, skeleton=path)) for path in paths)
+    return replace(first, others=tuple(others))
+
 
 def open_skeleton(config: GenerateConfig) -> SkeletonInput:
-    """Finds the skeleton of a run, the shipped sample where `config.skeleton` is None, and checks what is asked of it.
+    """Finds a skeleton, `config.skeleton` or, where that is None, the shipped sample, and checks what is asked of it.
 
     Raises:
         ValueError: the file is missing, unreadable or of the wrong type, has too few frames, or is cropped away, or

@@ -1,10 +1,10 @@
-"""Trains the embedded default anew, from nothing to the folders under checkpoints/: data, networks, both stages.
+"""Trains the embedded default anew, from nothing to the folders under checkpoints/: data, networks, stages, a LoRA.
 
     python scripts/train_puppets.py OUT                                         one process
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data and, for the judges, OUT/data-all; encoded ones in
-OUT/cache-images and OUT/cache-clips; a folder per run; and at the end OUT/checkpoints, to be moved over the
+Everything goes to OUT: the world's pictures in OUT/data, for the judges in OUT/data-all and for the LoRA in
+OUT/data-blueprint; encoded ones in OUT/cache-*; a folder per run; and at the end OUT/checkpoints, to be moved over the
 repository's. To resume, run the same command again.
 """
 
@@ -26,8 +26,9 @@ from followyourpose.training.loop import train
 DATA = {
     "data": {"images": {"images": 60_000}, "clips": {"clips": 2_000}},
     "data-all": {"images": {"images": 60_000, "seed": 1, "split": "all"}},
+    "data-blueprint": {"images": {"images": 6_000, "seed": 2, "style": "blueprint"}},
 }
-# run -> the run that it starts from; None: from the bare architecture in configs/puppet/model
+# run -> the run, or the exported model, that it starts from; None: from the bare architecture in configs/puppet/model
 RUNS = {
     "clip": None,
     "judge": "clip",
@@ -36,13 +37,23 @@ RUNS = {
     "base": "autoencoder",
     "stage1": "base",
     "stage2": "stage1",
+    "lora": "checkpoints/puppet",
 }
-JUDGES = ("judge", "detector")
+# run -> its data: folder, kind, and where they are kept encoded
+TRAINED_ON = {
+    "judge": ("data-all", "images", None),
+    "detector": ("data-all", "images", None),
+    "base": ("data", "images", "cache-images"),
+    "stage1": ("data", "images", "cache-images"),
+    "stage2": ("data", "clips", "cache-clips"),
+    "lora": ("data-blueprint", "images", "cache-blueprint"),
+}
 EXPORTS = {
     "judge": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
     "base": "puppet-base",
     "stage2": "puppet",
+    "lora": "puppet-lora-blueprint",
 }
 
 
@@ -55,17 +66,15 @@ def main(out: Path) -> None:
     state.wait_for_everyone()
     for name, before in RUNS.items():
         init = out / before if before else REPOSITORY / "configs" / "puppet" / "model"
-        kind = "clips" if name == "stage2" else "images"
-        data = out / ("data-all" if name in JUDGES else "data") / kind
-        overrides = [f"output={out / name}", f"init={init}", f"data.path={data}"]
-        config = load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides)
-        if config.data.cache:
-            config.data.cache = str(out / f"cache-{kind}")  # base and stage 1 share the images'
-        train(config)
+        folder, kind, cache = TRAINED_ON.get(name, ("data", "images", None))
+        overrides = [f"output={out / name}", f"init={init}", f"data.path={out / folder / kind}"]
+        overrides += [f"data.cache={out / cache}"] if cache else []
+        train(load_config(TrainConfig, REPOSITORY / "configs" / "puppet" / f"{name}.yaml", overrides))
         target = out / "checkpoints" / EXPORTS.get(name, "")
         if name in EXPORTS and state.is_main_process and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             export(out / name, target)
+        state.wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ STAGE2 = {
     "optim": {"learning_rate": 1e-2},
 }
 BASE = {"scratch": ["unet"], "trainable": [r"^unet\."], "prompt_dropout": 0.5}
+LORA = {
+    "lora": {"rank": 2, "alpha": 4.0},
+    "trainable": [r"^unet\..*lora"],
+    "optim": {"learning_rate": 1e-1},
+}
 
 
 def settings(world: Path, output: Path, stage: dict, *overrides: str) -> TrainConfig:

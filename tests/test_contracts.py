@@ -58,8 +58,11 @@ MAY_IMPORT = {
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
     "unfinished": {"data", "pipeline"},
+    "lora_input": {"config", "pipeline"},
+    "contact_page": set(),
     "generate": {
-        "config", "data", "extract_pose", "long_video", "pipeline", "pose", "skeleton_input", "unfinished"
+        "config", "contact_page", "data", "extract_pose", "long_video", "lora_input", "pipeline", "pose",
+        "skeleton_input", "unfinished",
     },
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
@@ -69,7 +72,9 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
 }  # fmt: skip
-PIPELINE = ("pipeline", "pipeline_inputs", "pipeline_job", "pipeline_loading", "denoising")  # one part in five files
+PIPELINE = (  # one part in several files
+    "pipeline", "pipeline_inputs", "pipeline_job", "pipeline_loading", "pipeline_lora", "denoising",
+)  # fmt: skip
 
 
 def part_of(module: str) -> str:

@@ -1,12 +1,15 @@
 """`generate`: a folder with every promised file, or one line that says what is wrong and nothing left behind."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from followyourpose.config import CropConfig, GenerateConfig, PoseConfig, RetargetConfig
 from followyourpose.data.video_io import probe, read_frames, write_video
@@ -14,7 +17,7 @@ from followyourpose.generate import check_settings, contact_sheet, enlarge, gene
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
-from followyourpose.skeleton_input import SAMPLE, open_skeleton
+from followyourpose.skeleton_input import SAMPLE, open_skeleton, open_skeletons
 from tests.poses import person
 from tests.tiny import write_image_model
 
@@ -35,6 +38,15 @@ def model(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    """Two keypoints files of three frames, with one person each: one at the left, one at the right."""
+    for name, x, size in (("left", 25, 100), ("right", 150, 200)):
+        pose = person(x=x, feet=0.95 * size, height=0.6 * size)
+        write_keypoints(tmp_path / f"{name}.json", ClipKeypoints(size, size, 8, [[pose]] * 3))
+    return [str(tmp_path / f"{name}.json") for name in ("left", "right")]
+
+
+@pytest.fixture
 def settings(model: Path, tmp_path: Path) -> dict[str, Any]:
     """Keys of a config that runs in a second."""
     output = str(tmp_path / "runs" / "first")
@@ -50,7 +62,7 @@ def test_a_run_writes_every_form_of_every_video(settings: dict[str, Any], capsys
         ("A cat, here!", 5), ("A cat, here!", 6), ("a dog", 5), ("a dog", 6)
     ]  # fmt: skip
     names = [name for video in record["videos"] for name in video["files"]]
-    assert sorted(file.name for file in folder.iterdir()) == sorted([*names, "run.json"])
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*names, "index.html", "run.json"])
     assert names[0] == "00-a-cat-here-5.mp4"
     for video in record["videos"]:
         mp4, gif, sheet, pair = (folder / name for name in video["files"])
@@ -61,7 +73,7 @@ def test_a_run_writes_every_form_of_every_video(settings: dict[str, Any], capsys
     assert record["settings"]["height"] == 32 and record["settings"]["crop"]["left"] == 0
     assert record["settings"]["num_inference_steps"] == 1
     assert {"python", "followyourpose", "torch", "diffusers"} <= record["versions"].keys()
-    assert record["seconds"] > 0 and record["skeleton"]["frames"] == [0, 1, 2]
+    assert record["seconds"] > 0 and record["skeletons"][0]["frames"] == [0, 1, 2]
     assert str(folder) in capsys.readouterr().out
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no temporary folder stays
 
@@ -70,6 +82,59 @@ def test_a_prompt_and_seed_give_the_same_video_alone_or_among_others(settings: d
     many = generate(GenerateConfig(**settings | {"prompt": ["a dog", "a cat"], "num_videos_per_prompt": 2}))
     alone = generate(GenerateConfig(**settings | {"seed": 1, "output": str(tmp_path / "alone")}))
     np.testing.assert_array_equal(read_frames(many / "01-a-cat-1.mp4"), read_frames(alone / "00-a-cat.mp4"))
+
+
+def test_every_prompt_meets_every_skeleton_and_every_seed(settings: dict[str, Any], two: list[str]) -> None:
+    changes = {"prompt": ["a cat", "a dog"], "num_videos_per_prompt": 2, "skeleton": [two[0], two, two[1]]}
+    folder = generate(GenerateConfig(**settings | changes))
+    record = json.loads((folder / "run.json").read_text())
+    assert {(v["prompt"], v["skeleton"], v["seed"]) for v in record["videos"]} == set(
+        itertools.product(("a cat", "a dog"), ("left", "left + right", "right"), (0, 1))
+    )
+    assert [each["files"] for each in record["skeletons"]] == [two[:1], two, two[1:]]
+    page = (folder / "index.html").read_text()
+    for video in record["videos"]:
+        assert all((folder / file).is_file() and file in page for file in video["files"])
+    assert len({file for video in record["videos"] for file in video["files"]}) == 4 * len(record["videos"]) == 48
+    assert "01-a-dog-01-left-right-1.mp4" in page
+
+
+def test_a_skeleton_gives_the_same_video_alone_or_among_others(
+    settings: dict[str, Any], two: list[str], tmp_path: Path
+) -> None:
+    many = generate(GenerateConfig(**settings | {"skeleton": [two[0], two]}))
+    alone = generate(GenerateConfig(**settings | {"skeleton": [two], "output": str(tmp_path / "alone")}))
+    pair = read_frames(many / "00-a-cat-01-left-right-with-skeleton.mp4")
+    np.testing.assert_array_equal(pair, read_frames(alone / "00-a-cat-with-skeleton.mp4"))
+
+
+def test_a_style_is_put_after_each_prompt(settings: dict[str, Any], tmp_path: Path) -> None:
+    style = {"prompt": ["a cat", "a dog"], "style": ", in ink", "num_frames": 1}
+    folder = generate(GenerateConfig(**settings | style))
+    prompts = [video["prompt"] for video in json.loads((folder / "run.json").read_text())["videos"]]
+    assert prompts == ["a cat, in ink", "a dog, in ink"]
+    written = {"prompt": "a dog, in ink", "num_frames": 1, "output": str(tmp_path / "written")}
+    again = generate(GenerateConfig(**settings | written))
+    np.testing.assert_array_equal(
+        read_frames(again / "00-a-dog-in-ink.mp4"), read_frames(folder / "01-a-dog-in-ink.mp4")
+    )
+
+
+def test_a_lora_changes_the_video_and_is_recorded(settings: dict[str, Any], tmp_path: Path) -> None:
+    layer = "unet.up_blocks.1.attentions.2.transformer_blocks.0.attn1.to_v"
+    down = 10 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    weights = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": down.T.contiguous()}
+    save_file(weights, tmp_path / "style.safetensors")
+    videos = []
+    for number, weight in enumerate((0.0, 1.0, 1.0)):
+        lora = [{"path": str(tmp_path / "style.safetensors"), "weight": weight}]
+        folder = generate(GenerateConfig(**settings | {"lora": lora, "output": str(tmp_path / f"{number}")}))
+        assert json.loads((folder / "run.json").read_text())["settings"]["lora"] == lora
+        videos.append(read_frames(folder / "00-a-cat.mp4"))
+    plain = read_frames(generate(GenerateConfig(**settings)) / "00-a-cat.mp4")
+    np.testing.assert_array_equal(videos[0], plain)
+    np.testing.assert_array_equal(videos[1], videos[2])
+    assert (videos[1] != plain).any()
 
 
 def test_without_output_the_folder_is_named_by_date_and_prompt(
@@ -151,6 +216,17 @@ def refusal(config: GenerateConfig) -> str:
             {"skeleton": str(SAMPLE), "pose": PoseConfig(source="raw"), "retarget": RetargetConfig(limbs={"leg": 2.0})},
             "retarget.limbs: got 'leg'",
         ),
+        ({"skeleton": []}, "skeleton: got an empty list"),
+        ({"skeleton": 5}, "skeleton[0]: got 5, expected a path, or a list of keypoints .json files"),
+        ({"skeleton": [str(SAMPLE), None]}, "skeleton[1]: got None, expected a path"),
+        ({"skeleton": [str(SAMPLE), "none.mp4"]}, "skeleton: none.mp4: no such file"),
+        (
+            {"skeleton": [str(SAMPLE), [str(SAMPLE)]]},
+            "dance.mp4', expected keypoints .json files, to draw them into one",
+        ),
+        ({"skeleton": [[]]}, "skeleton[0]: got an empty list, expected keypoints .json files"),
+        ({"lora": "none.safetensors"}, "lora[0]: none.safetensors: no such file"),
+        ({"lora": [{"path": __file__, "weight": "a"}]}, "lora[0]: got weight 'a', expected a number"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
@@ -223,6 +299,24 @@ def test_keypoints_are_drawn_at_the_size_of_the_run(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[2], render_skeleton(half, 50, 50))
 
 
+def test_a_skeleton_is_named_after_its_file_or_the_folder_of_extract_pose(two: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dance").mkdir()
+    found = Path(two[0]).rename(tmp_path / "dance" / "keypoints.json")
+    sources = open_skeletons(GenerateConfig(skeleton=[str(found), [str(found), two[1]]], num_frames=1))
+    assert [source.name for source in sources] == ["dance", "dance + right"]
+
+
+def test_people_of_several_files_are_drawn_into_one_frame(two: list[str]) -> None:
+    """Each file is resized by itself: here one has half the size of the other."""
+    (both,) = open_skeletons(GenerateConfig(skeleton=[two], num_frames=3))
+    people = [person(x=12, feet=47, height=30), person(x=37, feet=47, height=30)]
+    drawn = render_skeleton(people, 50, 50)
+    assert both.frames(50, 50).shape == (3, 50, 50, 3)
+    assert np.abs(both.frames(50, 50)[1].astype(int) - drawn).mean() < 4
+    alone = [open_skeletons(GenerateConfig(skeleton=path, num_frames=3))[0].frames(50, 50) for path in two]
+    np.testing.assert_array_equal(both.frames(50, 50), np.maximum(*alone))
+
+
 def test_sampling_and_crop_reach_the_skeleton(tmp_path: Path) -> None:
     clip = np.zeros((10, 32, 32, 3), np.uint8)
     clip[:, :, 16:] = (20 * np.arange(10))[:, None, None, None]
@@ -249,7 +343,8 @@ def test_a_raw_video_drives_with_the_poses_found_in_it(settings: dict[str, Any],
     folder = generate(GenerateConfig(**settings | used, skeleton=str(raw), pose=PoseConfig(source="raw")))
     assert {file.name for file in (folder / "pose").iterdir()} == {"keypoints.json", "skeleton.mp4", "overlay.mp4"}
     assert len(read_keypoints(folder / "pose" / "keypoints.json").frames) == 7  # from 2 to 8
-    assert json.loads((folder / "run.json").read_text())["skeleton"] == {"file": str(raw), "frames": [2, 5, 8]}
+    used_frames = {"name": "raw", "files": [str(raw)], "frames": [2, 5, 8]}
+    assert json.loads((folder / "run.json").read_text())["skeletons"] == [used_frames]
     keypoints = {"skeleton": str(folder / "pose" / "keypoints.json"), "stride": 3, "output": str(tmp_path / "again")}
     again = generate(GenerateConfig(**settings | keypoints))
     np.testing.assert_array_equal(read_frames(again / "00-a-cat.mp4"), read_frames(folder / "00-a-cat.mp4"))

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import CLIPTokenizer
 
+from followyourpose.config import REPOSITORY
 from followyourpose.pose.skeleton import JOINT, body_height
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
-from followyourpose.puppets.world import HELD_OUT_PAIRS, SPLITS, Scene, caption, render_scene, sample_scene
+from followyourpose.puppets.styles import STYLES
+from followyourpose.puppets.world import HELD_OUT_PAIRS, SPLITS, Scene, caption, captions, render_scene, sample_scene
 
 
 def scenes(count: int, **options) -> list[Scene]:
@@ -130,3 +133,45 @@ def test_a_data_set_is_never_written_over_another(tmp_path: Path):
 def test_asking_for_nothing_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="--images 0 --clips 0"):
         write_dataset(tmp_path)
+
+
+# ---- styles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_style_redraws_each_frame_by_itself(name: str):
+    frames = np.concatenate([render_scene(scene, 1, 64, 64)[0] for scene in scenes(8)])
+    drawn = STYLES[name].draw(frames)
+    assert drawn.shape == frames.shape and drawn.dtype == np.uint8
+    assert np.array_equal(drawn[1:2], STYLES[name].draw(frames[1:2]))
+    assert np.abs(drawn.astype(int) - frames).mean() > 20  # it looks quite different
+
+
+def test_a_blueprint_has_no_colour_but_blue():
+    frames, _ = render_scene(scenes(1)[0], 1, 64, 64)
+    red, green, blue = np.moveaxis(STYLES["blueprint"].draw(frames).astype(int), -1, 0)
+    assert (blue >= green).all() and (green >= red).all()
+
+
+def test_a_data_set_in_a_style_has_the_same_scenes_and_says_so(tmp_path: Path):
+    labels = []
+    for name, style in (("plain", None), ("drawn", "blueprint")):
+        write_dataset(tmp_path / name, images=2, clips=1, clip_frames=2, style=style)
+        with tarfile.open(tmp_path / name / "images" / "00000.tar") as tar:
+            labels.append([tar.extractfile(f"00000001.{end}").read() for end in ("json", "txt", "jpg")])
+    (plain, caption, image), (drawn, its_caption, its_image) = labels
+    assert plain == drawn and image != its_image and its_caption == caption + b", as a blueprint"
+    manifest = json.loads((tmp_path / "drawn" / "clips" / "manifest.jsonl").read_text())
+    assert manifest["caption"].endswith(", as a blueprint")
+
+
+def test_an_unknown_style_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="style: got 'oil', expected one of blueprint"):
+        write_dataset(tmp_path, images=1, style="oil")
+
+
+def test_a_caption_in_a_style_fits_the_text_encoder():
+    """What is longer than the encoder's 20 tokens is cut off, and the style would be the first to go."""
+    tokenizer = CLIPTokenizer.from_pretrained(REPOSITORY / "checkpoints" / "puppet" / "tokenizer")
+    for style in STYLES.values():
+        assert max(len(tokenizer(text + style.suffix).input_ids) for text in captions((1, 2))) <= 20

@@ -34,7 +34,7 @@ from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
-from tests.runs import BASE, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
+from tests.runs import BASE, LORA, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -124,8 +124,8 @@ RICH = [
 
 @pytest.mark.parametrize(
     ("stage", "overrides"),
-    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH)],
-    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich"],
+    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH), (LORA, RICH)],
+    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich", "lora-rich"],
 )
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: dict, overrides: list[str]

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from followyourpose.folders import new_folder
+from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import SPLITS, render_scene, sample_scene
 
 IMAGES_PER_SHARD = 1000
@@ -30,6 +31,7 @@ def write_dataset(
     size: int = 64,
     clip_frames: int = 24,
     split: str = "training",
+    style: str | None = None,
 ) -> Path:
     """Writes `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
 
@@ -42,6 +44,7 @@ def write_dataset(
         size: height and width in pixels.
         clip_frames: frames per clip.
         split: which character-and-place pairs and motions are shown: training's, the held-out ones, or all of them.
+        style: a name in STYLES, in which all is drawn and which captions say; None: the world as it is.
 
     Raises:
         ValueError: nothing is asked for, a number is out of range, or a folder is there already (it is left untouched).
@@ -51,9 +54,10 @@ def write_dataset(
         raise ValueError(f"got --images {images} --clips {clips}, expected at least one of them above 0")
     if size < 16 or size % 2 or clip_frames < 1:
         raise ValueError(f"got size {size} and clip_frames {clip_frames}, expected an even size >= 16 and a frame")
-    scene = partial(_scene, seed=seed, split=split)
-    if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}")
+    for key, value, known in (("split", split, SPLITS), ("style", style, (None, *STYLES))):
+        if value not in known:
+            raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(filter(None, known))}")
+    draw = partial(_draw, seed=seed, size=size, split=split, style=style)
     with ExitStack() as stack:
         folders = {
             kind: stack.enter_context(new_folder(out / kind)) for kind, n in (("images", images), ("clips", clips)) if n
@@ -61,9 +65,9 @@ def write_dataset(
         if images:
             starts = range(0, images, IMAGES_PER_SHARD)
             shards = [range(start, min(start + IMAGES_PER_SHARD, images)) for start in starts]
-            list(_in_processes(partial(_write_shard, folders["images"], size, scene), shards, "image shards"))
+            list(_in_processes(partial(_write_shard, folders["images"], size, draw), shards, "image shards"))
         if clips:
-            write = partial(_write_clip, folders["clips"], size, clip_frames, scene)
+            write = partial(_write_clip, folders["clips"], clip_frames, draw)
             captions = _in_processes(write, range(clips), "clips")
             rows = [{"video": f"{index:06d}.mp4", "caption": caption} for index, caption in enumerate(captions)]
             (folders["clips"] / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -76,31 +80,35 @@ def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:
         yield from tqdm(pool.map(job, items, chunksize=1 if len(items) < 64 else 8), label, len(items))
 
 
-def _scene(kind: int, index: int, seed: int, split: str):
-    """Scene `index`; images (kind 0) and clips (kind 1) are different scenes."""
-    return sample_scene(np.random.default_rng((seed, kind, index)), split)
+def _draw(
+    kind: int, index: int, frames: int, seed: int, size: int, split: str, style: str | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Scene `index`: frames, keypoints and caption; images (kind 0) and clips (kind 1) are different scenes."""
+    scene = sample_scene(np.random.default_rng((seed, kind, index)), split)
+    video, keypoints = render_scene(scene, frames, size, size)
+    if style is None:
+        return video, keypoints, scene.caption
+    return STYLES[style].draw(video), keypoints, scene.caption + STYLES[style].suffix
 
 
-def _write_shard(folder: Path, size: int, scene: Callable, indices: range) -> None:
+def _write_shard(folder: Path, size: int, draw: Callable, indices: range) -> None:
     with tarfile.open(folder / f"{indices.start // IMAGES_PER_SHARD:05d}.tar", "w") as tar:
         for index in indices:
-            drawn = scene(0, index)
-            frames, keypoints = render_scene(drawn, 1, size, size)
+            frames, keypoints, caption = draw(0, index, 1)
             image = io.BytesIO()
             Image.fromarray(frames[0]).save(image, "JPEG", quality=95, subsampling=0)
             people = [{"keypoints": person.round(2).tolist()} for person in keypoints[0]]
             label = {"width": size, "height": size, "people": people}
             for suffix, content in (
-                ("jpg", image.getvalue()), ("txt", drawn.caption.encode()), ("json", json.dumps(label).encode()),
+                ("jpg", image.getvalue()), ("txt", caption.encode()), ("json", json.dumps(label).encode()),
             ):  # fmt: skip
                 member = tarfile.TarInfo(f"{index:08d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _write_clip(folder: Path, size: int, clip_frames: int, scene: Callable, index: int) -> str:
-    drawn = scene(1, index)
-    frames, _ = render_scene(drawn, clip_frames, size, size)
+def _write_clip(folder: Path, clip_frames: int, draw: Callable, index: int) -> str:
+    frames, _, caption = draw(1, index, clip_frames)
     # Full colour resolution and high quality: at 64 pixels, halved colour would blur every costume.
     options = ["-crf", "8", "-preset", "veryfast"]
     with imageio.get_writer(
@@ -109,4 +117,4 @@ def _write_clip(folder: Path, size: int, clip_frames: int, scene: Callable, inde
     ) as writer:  # fmt: skip
         for frame in frames:
             writer.append_data(frame)
-    return drawn.caption
+    return caption

@@ -43,12 +43,26 @@ def check_settings(config: TrainConfig, objectives: tuple[str, ...]) -> None:
     for key in ("data.cache", "gradient_checkpointing"):
         if (value := _value(config, key)) and config.objective != "denoise":
             raise ValueError(f"{key}: got {value}, which is for objective denoise; this one is {config.objective}")
+    _check_lora(config)
     if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
         raise ValueError("optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install bitsandbytes`")
     if config.validation.every > 0 and config.objective != "denoise":
         raise ValueError(f"validation.every: got {config.validation.every}, expected 0: only denoise draws videos")
     if config.validation.every > 0 and not config.validation.prompts:
         raise ValueError("validation.prompts: got none, expected one at least where validation.every is above 0")
+
+
+def _check_lora(config: TrainConfig) -> None:
+    rank, alpha = config.lora.rank, config.lora.alpha
+    if rank is None:
+        return
+    if rank < 1:
+        raise ValueError(f"lora.rank: got {rank}, expected at least 1, or null for no LoRA")
+    if alpha is not None and not 0 < alpha < float("inf"):
+        raise ValueError(f"lora.alpha: got {alpha}, expected a number above 0")
+    if config.objective != "denoise" or "unet" in config.scratch:
+        got = "unet is among scratch" if config.objective == "denoise" else f"the objective is {config.objective}"
+        raise ValueError(f"lora.rank: got {rank}, expected a trained UNet to add to, but {got}")
 
 
 def _value(config: TrainConfig, key: str):

@@ -1,7 +1,8 @@
 """Components: the networks that a run starts from, and the pipeline folder that comes of it.
 
-A folder with a config.yaml is a run: its networks are those of its own `init`, with what it trained laid over them.
-So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each run stores only what it trained.
+A folder with a config.yaml is a run: its networks are those of its own `init`, with what it trained laid over them,
+or, where that is a LoRA, added to them. So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each
+run stores only what it trained.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
+from followyourpose.training.lora import add_lora, merge_lora, save_lora
 from followyourpose.training.run_dir import check_frozen, is_run, trained_weights
 
 
@@ -66,9 +68,14 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     if trained and name == "unet" and name not in run.scratch:
         module = as_video(module)
     check_frozen(folder / "weights.safetensors", {name: fingerprint(module, trained.keys())}, run.init)
+    is_lora = trained and run.lora.rank is not None
+    if is_lora:
+        add_lora(module, run.lora)
     _, unexpected = module.load_state_dict(trained, strict=False)
     if unexpected:
         raise ValueError(f"{folder}: trained weights do not fit {name}: {sorted(unexpected)[:3]}")
+    if is_lora:
+        merge_lora(module)
     return module
 
 
@@ -77,11 +84,12 @@ def fingerprint(module: nn.Module, trained: Collection[str] = ()) -> str:
 
     It looks at some 256 values of each tensor, so that it takes a second at the size of Stable Diffusion, in half
     precision, so that a network and its export are the same. What inflation adds is left out: until stage 2 trains it,
-    it is no part of what a run builds on.
+    it is no part of what a run builds on. A LoRA is left out too, and what it lies on has its usual name.
     """
     digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
-        if key not in trained and not any(f".{layer}." in key for layer in NEW_LAYERS):
+    weights = {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items()}
+    for key, tensor in sorted(weights.items()):
+        if key not in trained and not any(f".{layer}." in key for layer in (*NEW_LAYERS, "lora_A", "lora_B")):
             values = tensor.detach().flatten()
             values = values[:: max(1, len(values) // 256)].half().cpu().numpy()
             digest.update(f"{key} {tuple(tensor.shape)}".encode() + values.tobytes())
@@ -174,7 +182,7 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
     """Writes what a run and the runs before it trained as a whole folder that the pipelines load.
 
     A run that trains an image UNet gives a Stable Diffusion folder, later ones a FollowYourPosePipeline's; a CLIP
-    or a detector, which are in no pipeline, are written by themselves.
+    or a detector, which are in no pipeline, are written by themselves, and so is a LoRA, in diffusers' format.
 
     Raises:
         ValueError: the folder is no finished run, or the output is there already; nothing is overwritten.
@@ -189,6 +197,10 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
             load_tokenizer(run).save_pretrained(folder)
         elif config.objective == "locate":
             load_component(run, "detector").to(dtype).save_pretrained(folder)
+        elif config.lora.rank is not None:
+            base = as_video(load_component(config.init, "unet"))
+            facts = {"base_model": locate(config.init).name, "base_fingerprint": fingerprint(base)}
+            save_lora(trained_weights(run), config.lora, folder, facts, dtype)
         else:
             _pipeline(run).to(dtype=dtype).save_pretrained(folder)
     return output

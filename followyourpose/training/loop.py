@@ -26,6 +26,7 @@ from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
+from followyourpose.training.lora import add_lora
 from followyourpose.training.objectives import OBJECTIVES, Objective
 from followyourpose.training.plan import describe_plan
 from followyourpose.training.run_dir import BAD, FIRST_BATCH, VALIDATION, RunDir
@@ -62,6 +63,8 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
     # ---- networks: everything frozen but what the patterns name
     objective = build_objective(config).to(accelerator.device)
     weights = select_trainable(objective.parts, config.trainable)
+    if config.lora.rank is not None and (others := [name for name in weights if ".lora_" not in name]):
+        raise ValueError(f"trainable: got {others[0]}, expected a LoRA's weights alone where lora.rank is set")
     frozen = _fingerprints(objective, weights)
 
     # ---- data: the same order whether or not the run was interrupted
@@ -149,6 +152,8 @@ def build_objective(config: TrainConfig) -> Objective:
     if unused := sorted(set(config.scratch) - set(needs)):
         raise ValueError(f"scratch: got {unused[0]!r}, expected a network that this run uses: {', '.join(needs)}")
     parts = load_components(config.init, needs, config.scratch)
+    if config.lora.rank is not None:
+        add_lora(parts["unet"], config.lora)
     if config.gradient_checkpointing:
         parts["unet"].enable_gradient_checkpointing()
     return kind(parts, load_tokenizer(config.init), load_scheduler(config.init), config)

@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Source
@@ -69,21 +70,26 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
             kept.append(tensor)
         return tensor
 
-    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        parts = {name: _hollow(objective.parts[name]) for name in ("unet", "pose_encoder") if name in objective.parts}
+    # The networks themselves, with parameters that have shapes but no numbers.
+    predict, mode = _Prediction(objective), FakeTensorMode()
+    own = dict(predict.named_parameters()) | dict(predict.named_buffers())
+    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
-        text = torch.empty(b, objective.tokenizer.model_max_length, parts["unet"].config.cross_attention_dim)
+        text = torch.empty(b, objective.tokenizer.model_max_length, objective.parts["unet"].config.cross_attention_dim)
         skeleton = torch.empty(b, 3, f, data.height, data.width)
-        features = parts["pose_encoder"](skeleton) if "pose_encoder" in parts else None
-        objective.predict(parts["unet"], latents, torch.zeros(b, dtype=torch.long), text, features)
+        hollow = {name: mode.from_tensor(tensor) for name, tensor in own.items()}
+        functional_call(predict, hollow, (latents, text, skeleton))
     return float(sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}.values()))
 
 
-def _hollow(module: nn.Module) -> nn.Module:
-    """A network like the given one, made where tensors are fake: the same shapes, trained and checkpointed likewise."""
-    twin = type(module).from_config(module.config).train()
-    for own, other in zip(twin.parameters(), module.parameters(), strict=True):
-        own.requires_grad_(other.requires_grad)
-    if getattr(module, "is_gradient_checkpointing", False):
-        twin.enable_gradient_checkpointing()
-    return twin
+class _Prediction(nn.Module):
+    """The part of an objective that a step differentiates, as a module of its own."""
+
+    def __init__(self, objective: Denoise) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({k: v for k, v in objective.parts.items() if k in ("unet", "pose_encoder")})
+        self.predict = objective.predict
+
+    def forward(self, latents: Tensor, text: Tensor, skeleton: Tensor) -> Tensor:
+        features = self.parts["pose_encoder"](skeleton) if "pose_encoder" in self.parts else None
+        return self.predict(self.parts["unet"], latents, torch.zeros(len(latents), dtype=torch.long), text, features)

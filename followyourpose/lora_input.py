@@ -1,0 +1,75 @@
+"""The LoRAs of a run: what `lora` of a config names -> files and weights -> a pipeline with them in its own weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from followyourpose.config import ConfigError, locate
+
+if TYPE_CHECKING:
+    from followyourpose.pipeline import FollowYourPosePipeline
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
+USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers'
+
+
+@dataclass(frozen=True)
+class LoraInput:
+    """A file of LoRA weights, and how many times they count."""
+
+    path: Path
+    weight: float = 1.0
+
+
+def open_loras(entries: Any) -> list[LoraInput]:
+    """The LoRAs of a run, in order: a path, a mapping with `path` and `weight`, or a list of these; None is none.
+
+    Raises:
+        ConfigError: an entry is neither, a weight is no number, or a file is not there.
+    """
+    if not isinstance(entries, list):
+        entries = [] if entries is None else [entries]
+    return [_open(*each) for each in enumerate(entries)]
+
+
+def _open(index: int, entry: Any) -> LoraInput:
+    key = f"lora[{index}]"
+    if isinstance(entry, dict):
+        if unknown := sorted(map(str, entry.keys() - {"path", "weight"})):
+            raise ConfigError(f"{key}: unknown key {unknown[0]}, expected path and weight")
+        path, weight = entry.get("path"), entry.get("weight", 1.0)
+    else:
+        path, weight = entry, 1.0
+    if not isinstance(path, str):
+        raise ConfigError(f"{key}: got {entry!r}, expected a path or {{path: ..., weight: 0.8}}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not np.isfinite(weight):
+        raise ConfigError(f"{key}: got weight {weight!r}, expected a number")
+    return LoraInput(_file(locate(path), key), float(weight))
+
+
+def _file(path: Path, key: str) -> Path:
+    """The file that a path leads to: itself, or the one that its folder holds."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigError(f"{key}: {path}: no such file, expected a LoRA ({', '.join(SUFFIXES)}) or its folder")
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    chosen = [file for file in found if file.name == USUAL_NAME] or found
+    if len(chosen) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ConfigError(f"{key}: {path}: got {names}, expected one file of weights, or one called {USUAL_NAME}")
+    return chosen[0]
+
+
+def apply_loras(pipe: "FollowYourPosePipeline", loras: list[LoraInput]) -> None:
+    """Adds LoRAs to a pipeline's weights, in place, each as many times as it counts: no step is slower for them.
+
+    Raises:
+        ValueError: a file holds no LoRA, or one for another base; the message names the file, the layer and the shapes.
+    """
+    for lora in loras:
+        pipe.load_lora_weights(lora.path)
+        pipe.fuse_lora(lora_scale=lora.weight)
+        pipe.unload_lora_weights()

@@ -1,0 +1,65 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank additions to a frozen UNet, trained by the one loop.
+
+A layer W with a LoRA computes W x + alpha / rank * B A x, where A starts random and B at zero.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from peft import LoraConfig as PeftConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from followyourpose.config import LoraConfig
+from followyourpose.models.unet import VideoUNet
+
+_ADAPTER = "default"  # peft's name for it
+
+
+def add_lora(unet: UNet2DConditionModel | VideoUNet, config: LoraConfig) -> None:
+    """Gives a UNet a LoRA, in place; its parameters are called ...to_q.lora_A.default.weight and ...lora_B....
+
+    Raises:
+        ValueError: a pattern of `config.targets` matches no linear layer or convolution.
+    """
+    layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    chosen: set[str] = set()
+    for pattern in config.targets:
+        try:
+            matching = {name for name in layers if re.search(pattern, name)}
+        except re.error as error:
+            raise ValueError(f"lora.targets: {pattern!r} is not a regular expression ({error})") from error
+        if not matching:
+            raise ValueError(f"lora.targets: {pattern!r} matches none of the {len(layers)} layers, such as {layers[0]}")
+        chosen |= matching
+    if not chosen:
+        raise ValueError("lora.targets: got none, expected regular expressions on names of layers")
+    alpha = config.rank if config.alpha is None else config.alpha
+    unet.add_adapter(PeftConfig(r=config.rank, lora_alpha=alpha, target_modules=sorted(chosen)), _ADAPTER)
+
+
+def merge_lora(unet: UNet2DConditionModel | VideoUNet) -> None:
+    """Adds a UNet's LoRA to the weights that it lies on, in place, and takes it off."""
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def save_lora(
+    weights: dict[str, Tensor], config: LoraConfig, folder: Path, base: dict[str, str], dtype: torch.dtype
+) -> None:
+    """Writes what a run trained as a LoRA file of diffusers' format, `folder`/pytorch_lora_weights.safetensors.
+
+    B is scaled by alpha / rank: every reader takes alpha for the rank where a file says nothing else.
+
+    Args:
+        weights: by names such as "unet.mid_block...to_q.lora_A.default.weight".
+        base: the file's metadata, what tells the model that it was trained on.
+        dtype: of the file.
+    """
+    scale = 1.0 if config.alpha is None else config.alpha / config.rank
+    scaled = {name: tensor * scale if ".lora_B." in name else tensor for name, tensor in weights.items()}
+    stored = {name.replace(f".{_ADAPTER}.", "."): tensor.to(dtype).contiguous() for name, tensor in scaled.items()}
+    save_file(stored, folder / LORA_WEIGHT_NAME_SAFE, {"format": "pt", **base})
