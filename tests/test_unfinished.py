@@ -45,8 +45,9 @@ def config(model: Path, folder: Path | None, mode: str = "paper", **changes: Any
 def content(folder: Path) -> dict[str, bytes]:
     """The files of a finished run, but for the time that it took."""
     record = json.loads((folder / "run.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {"run.json", *(f for v in record["videos"] for f in v["files"])}
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+    files = {file for video in record["videos"] for file in video["files"]}
+    assert {path.name for path in folder.iterdir()} == {"run.json", "index.html", *files}  # both tell that time
+    return {name: (folder / name).read_bytes() for name in files}
 
 
 @pytest.fixture(scope="module")
