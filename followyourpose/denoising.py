@@ -3,7 +3,7 @@
 b videos   f frames of the video   n frames of a part   c channels   h w latent height and width   s steps
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,13 @@ def denoise_windows(
     """
     frames = sorted({frame for window in windows for frame in window})
     place = {frame: i for i, frame in enumerate(frames)}
-    places = [[place[frame] for frame in window] for window in windows]
-    known = [place[frame] for frame in frames if state is not None and frame < state.frames]
-    kept = [place[frame] for frame in frames if frame in following]
+
+    def places(numbers: Iterable[int]) -> Tensor:  # on the device once, not at every step
+        return torch.tensor([place[number] for number in numbers], dtype=torch.long, device=job.noise.device)
+
+    of_windows = [places(window) for window in windows]
+    known = places(frame for frame in frames if state is not None and frame < state.frames)
+    kept = places(frame for frame in frames if frame in following)
     groups = [range(i, min(i + job.batch, len(windows))) for i in range(0, len(windows), job.batch)]
 
     # The state of a scheduler, such as the last predictions, is that of one denoising: it begins anew.
@@ -89,16 +93,16 @@ def denoise_windows(
     scheduler.set_timesteps(job.num_inference_steps, device=job.noise.device)
     latents = job.noise[:, :, frames].to(pipe.unet.dtype) * scheduler.init_noise_sigma
     weights = torch.from_numpy(blend_weights(windows)).to(latents)[:, :, None, None]  # (windows, T, 1, 1)
-    embeds, text, trajectory = job.embeds, job.text(*job.embeds), []
+    embeds, keys_values, trajectory = job.embeds, job.keys_values, []
     for i, timestep in enumerate(scheduler.timesteps):
         prediction = torch.zeros_like(latents)
         for group in groups:
-            condition = job.condition(tuple(windows[k] for k in group), text)
-            x = torch.cat([latents[:, :, places[k]] for k in group])
+            condition = job.condition(tuple(windows[k] for k in group), keys_values)
+            x = torch.cat([latents[:, :, of_windows[k]] for k in group])
             for k, y in zip(group, pipe.predict(x, timestep, condition, job.guidance_scale).split(b), strict=True):
-                prediction[:, :, places[k]] += weights[k] * y
+                prediction[:, :, of_windows[k]] += weights[k] * y
         latents = scheduler.step(prediction, timestep, latents, **job.step_arguments).prev_sample
-        if known:
+        if len(known):
             latents[:, :, known] = state.known[i].to(latents)
         advance()
         if job.callback is not None:
@@ -107,7 +111,7 @@ def denoise_windows(
             changed = tensors | (job.callback(pipe, i, timestep, chosen) or {})
             latents, new_embeds = changed["latents"], tuple(changed[name] for name in CALLBACK_TENSORS[1:])
             if any(new is not old for new, old in zip(new_embeds, embeds, strict=True)):
-                embeds, text = new_embeds, job.text(*new_embeds)
+                embeds, keys_values = new_embeds, job.text(*new_embeds)
         trajectory.append(latents[:, :, kept])
         if pipe.interrupt:
             break

@@ -54,8 +54,8 @@ class Job:
         noise: initial latents (b, c, f, h, w) of variance 1.
         windows: what goes through the network at a time, `batch` of them where they are denoised `together`.
         embeds: of the prompts and of the negative prompts, (prompts, t, d) both.
-        text: embeds -> every layer's keys and values.
-        condition: windows that go through the network in one batch, and `text`'s result -> their condition.
+        keys_values: every layer's for the text of `embeds`; text: embeds -> these, for those that a callback changed.
+        condition: windows that go through the network in one batch, and keys and values -> their condition.
         generator: that of the noise, and of schedulers that draw more of it with each step.
         callback: see `callback_on_step_end` of a call; callback_inputs: the tensors that it gets.
     """
@@ -65,6 +65,7 @@ class Job:
     batch: int
     together: bool
     embeds: tuple[Tensor, Tensor]
+    keys_values: TextCache
     text: Callable[[Tensor, Tensor], TextCache]
     condition: Callable[[tuple[Window, ...], TextCache], Condition]
     num_inference_steps: int
@@ -163,6 +164,7 @@ def prepare(
         batch=long_video.batch,
         together=long_video.together,
         embeds=embeds,
+        keys_values=text(*embeds),
         text=text,
         condition=condition,
         num_inference_steps=num_inference_steps,

@@ -217,6 +217,15 @@ def test_a_stream_gives_the_video_of_a_call(pipe: FollowYourPosePipeline, skelet
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
+def test_text_is_encoded_once_and_a_pose_once_per_window(pipe: FollowYourPosePipeline, skeleton: np.ndarray) -> None:
+    poses, texts = [], []
+    pipe.pose_encoder.register_forward_hook(lambda _, inputs, __: poses.append(inputs[0].shape[2]))
+    to_keys = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
+    to_keys.register_forward_hook(lambda _, inputs, __: texts.append(len(inputs[0])))
+    run(pipe, skeleton, PAPER)
+    assert poses == [4] * 5 and texts == [2]
+
+
 @pytest.mark.parametrize("mode", ["paper", "blend"])
 def test_skeletons_may_come_when_they_are_needed(pipe: FollowYourPosePipeline, skeleton: np.ndarray, mode: str) -> None:
     asked = []
