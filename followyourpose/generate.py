@@ -66,7 +66,8 @@ def generate(config: GenerateConfig) -> Path:
             skeleton = source.frames(height, width)
             large_skeleton = source.frames(height * config.enlarge, width * config.enlarge)
             for (index, prompt), seed in itertools.product(enumerate(prompts), seeds):
-                print(f"{len(videos) + 1}/{len(sources) * len(prompts) * len(seeds)}  {prompt}  (seed {seed})")
+                count = f"{len(videos) + 1}/{len(sources) * len(prompts) * len(seeds)}"
+                print(f"{count}  {prompt}  ({source.name}, seed {seed})")
                 frames = enlarge(sample(pipe, config, prompt, skeleton, seed), config.enlarge)
                 name = f"{index:02d}-{slug(prompt)}"
                 name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""

@@ -43,8 +43,9 @@ class SkeletonInput:
 
     @property
     def name(self) -> str:
-        """What tells it from others to a reader: the names of its files."""
-        return " + ".join(each.path.stem for each in (self, *self.others))
+        """What tells it from others to a reader: the names of its files, or of the folders of extract-pose's."""
+        paths = [each.path.absolute() for each in (self, *self.others)]
+        return " + ".join(path.parent.name if path.stem in ("keypoints", "skeleton") else path.stem for path in paths)
 
     def record(self) -> dict[str, Any]:
         """What a run's record says of it: its name, the files, and which frames of them are used, in order."""

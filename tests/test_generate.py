@@ -299,6 +299,13 @@ def test_keypoints_are_drawn_at_the_size_of_the_run(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[2], render_skeleton(half, 50, 50))
 
 
+def test_a_skeleton_is_named_after_its_file_or_the_folder_of_extract_pose(two: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dance").mkdir()
+    found = Path(two[0]).rename(tmp_path / "dance" / "keypoints.json")
+    sources = open_skeletons(GenerateConfig(skeleton=[str(found), [str(found), two[1]]], num_frames=1))
+    assert [source.name for source in sources] == ["dance", "dance + right"]
+
+
 def test_people_of_several_files_are_drawn_into_one_frame(two: list[str]) -> None:
     """Each file is resized by itself: here one has half the size of the other."""
     (both,) = open_skeletons(GenerateConfig(skeleton=[two], num_frames=3))
