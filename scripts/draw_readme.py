@@ -33,8 +33,8 @@ PICTURES = {
     ),
     "styles": (
         ("a panda in the forest", "blueprint", ("star_jump", 5)),
-        ("superman on the moon", "blueprint", ("dance", 10)),
-        ("a girl on the beach", "blueprint", ("wave", -10)),
+        ("batman, yellow background", "blueprint", ("dance", 10)),
+        ("an astronaut on the moon", "blueprint", ("wave", -10)),
         ("two pandas in the snow", None, ("wave", 10), ("dance", -10)),
         ("two supermans, yellow background", None, ("star_jump", 0), ("wave", 0)),
         ("two astronauts on the sea", "blueprint", ("dance", 10), ("squat", -20)),
