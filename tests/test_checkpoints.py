@@ -16,7 +16,7 @@ from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.world import captions, render_scene, sample_scene
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-SHIPPED = ("puppet", "puppet-base", "puppet-eval")
+SHIPPED = ("puppet", "puppet-base", "puppet-eval", "puppet-lora-blueprint")
 
 
 def weight_files() -> list[Path]:
@@ -79,3 +79,26 @@ def test_the_judges_know_the_world_that_they_judge():
     images = clip.images(frames)
     right = [names[top1(image[None], texts)] == scene.caption for image, scene in zip(images, scenes, strict=True)]
     assert np.mean(right) > 0.85
+
+
+def test_the_style_is_drawn_by_the_lora_alone(pipe):
+    """With the LoRA frames have no colour but blue; the same words without it change little."""
+    frames, _ = render_scene(sample_scene(np.random.default_rng(0), two=0), 1, 64, 64)
+    settings = {"num_inference_steps": 5, "guidance_scale": 1.0, "noise": "shared", "output_type": "np"}
+
+    def colour(prompt: str) -> float:
+        """How far the colours of a drawn frame are from a blueprint's, where blue is most and red is least."""
+        red, green, blue = np.moveaxis(pipe(prompt, frames, generator=torch.manual_seed(0), **settings).videos, -1, 0)
+        return float(np.maximum(red - green, 0).mean() + np.maximum(green - blue, 0).mean())
+
+    plain = colour("iron man, yellow background, as a blueprint")
+    pipe.load_lora_weights(CHECKPOINTS / "puppet-lora-blueprint", adapter_name="style")
+    drawn = colour("iron man, yellow background, as a blueprint")
+    pipe.unload_lora_weights()
+    assert plain > 0.1 and drawn < 0.2 * plain
+
+
+def test_the_style_is_a_lora_of_the_image_model_for_diffusers():
+    pipe = StableDiffusionPipeline.from_pretrained(CHECKPOINTS / "puppet-base", torch_dtype=torch.float32)
+    pipe.load_lora_weights(CHECKPOINTS / "puppet-lora-blueprint")
+    assert pipe.get_list_adapters() == {"unet": ["default_0"]}
