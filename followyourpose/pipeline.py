@@ -303,11 +303,9 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         Above a guidance scale of 1, u + w (c - u) of the unconditional and the conditional prediction (Ho and Salimans
         2022, arXiv 2207.12598, in the convention where w = 1 is no guidance); else the conditional one.
         """
-        guided = guidance_scale > 1
-        x = torch.cat([latents, latents]) if guided else latents
-        x = self.scheduler.scale_model_input(x, timestep)
+        x = self.scheduler.scale_model_input(latents, timestep)
         prediction = self.unet(x, timestep, condition.text, condition.features)
-        if not guided:
+        if guidance_scale <= 1:
             return prediction
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)

@@ -4,7 +4,11 @@ Modules carry diffusers' names for Stable Diffusion 1.x plus `attn_temp`, `norm_
 by name. A clip travels as "(b f) c h w"; only the layers that mix frames regroup it. With one frame, no pose features
 and the new layers at their start this is the image UNet.
 
+A clip may be predicted for several texts at once, as guidance does. Until the first text is attended to, the network
+computes the same for all of them, and does so once: from there on the batch is "(g b)", and written b like any other.
+
     b clips   f frames   c channels   h w latent height and width   l = h * w tokens   t text tokens   d text width
+    g texts per clip
 """
 
 import inspect
@@ -26,6 +30,11 @@ from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
 TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
+
+
+def for_each_text(x: Tensor, n: int) -> Tensor:
+    """Repeats what is the same for all texts of a clip until there are n of it: (b f) ... -> (g b f) ..."""
+    return x if len(x) == n else repeat(x, "n ... -> (g n) ...", g=n // len(x))
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -55,29 +64,34 @@ class Attention(nn.Module):
         """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
         return self.to_k(context), self.to_v(context)
 
+    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Lets queries (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (q, k, v))
+        return rearrange(dispatch_attention_fn(q, k, v, backend=self.backend), "n l heads d -> n l (heads d)")
+
     def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
-        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (self.to_q(x), *keys_values))
-        x = dispatch_attention_fn(q, k, v, backend=self.backend)
-        return self.to_out[0](rearrange(x, "n l heads d -> n l (heads d)"))
+        return self.to_out[0](self.gather(self.to_q(x), *keys_values))
 
 
 class CrossFrameAttention(Attention):
-    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper)."""
+    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper).
+
+    Frames 0 and 1 are to see frame 0 twice, which softmax cannot tell from once: only later frames see two frames.
+    """
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        keys_values = self.keys_values(x)
-        if frames > 1:  # a single frame would only see itself twice, which softmax cannot tell from once
-            keys_values = tuple(self.first_and_previous(y, frames) for y in keys_values)
-        return self.attend(x, keys_values)
+        q, k, v = (rearrange(y, "(b f) l c -> b f l c", f=frames) for y in (self.to_q(x), *self.keys_values(x)))
+        parts = [self.gather(rearrange(q[:, :2], "b f l c -> b (f l) c"), k[:, 0], v[:, 0])]
+        if frames > 2:
+            parts.append(self.gather(q[:, 2:].flatten(0, 1), *(self.first_and_previous(y) for y in (k, v))))
+        parts = [rearrange(y, "(b n) (f l) c -> b (n f) l c", b=len(q), l=x.shape[1]) for y in parts]
+        return self.to_out[0](torch.cat(parts, dim=1).flatten(0, 1))
 
     @staticmethod
-    def first_and_previous(y: Tensor, frames: int) -> Tensor:
-        """Puts beside each frame's place the tokens of the first and the previous frame: (b f) l c -> (b f) 2l c."""
-        y = rearrange(y, "(b f) l c -> b f l c", f=frames)
-        first = y[:, :1].expand_as(y)
-        previous = torch.cat([y[:, :1], y[:, :-1]], dim=1)
-        return rearrange(torch.cat([first, previous], dim=2), "b f l c -> (b f) l c")
+    def first_and_previous(y: Tensor) -> Tensor:
+        """What frames 2 and later see, the tokens of two frames: b f l c -> (b (f - 2)) 2l c."""
+        return torch.cat([y[:, :1].expand_as(y[:, 2:]), y[:, 1:-1]], dim=2).flatten(0, 1)
 
 
 class TextAttention(Attention):
@@ -148,6 +162,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:  # (b f) l c
         x = x + self.attn1(self.norm1(x), frames)
+        x = for_each_text(x, len(text[0]) * frames)
         x = x + self.attn2(self.norm2(x), text, frames)
         x = x + self.ff(self.norm3(x))
         x = x + self.attn_temp(self.norm_temp(x), frames)
@@ -171,7 +186,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text, frames)
-        return x + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+        y = self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+        return for_each_text(x, len(y)) + y
 
 
 class ResnetBlock(nn.Module):
@@ -188,7 +204,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x, frames)))
-        y = y + repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
+        time = repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
+        y = y + for_each_text(time, len(y))
         y = self.conv2(F.silu(self.norm2(y, frames)))
         return self.conv_shortcut(x) + y
 
@@ -254,7 +271,8 @@ class DownBlock(Block):
         for i in range(len(self.resnets)):
             x = self.layer(i, x, time, text, frames)
             if feature is not None and i == len(self.resnets) - 1:
-                x = x + rearrange(feature, "b c f h w -> (b f) c h w")
+                feature = rearrange(feature, "b c f h w -> (b f) c h w")
+                x = for_each_text(x, len(feature)) + feature
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -278,7 +296,8 @@ class UpBlock(Block):
 
     def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), time, text, frames)
+            skip = for_each_text(skips.pop(), len(x))
+            x = self.layer(i, torch.cat([x, skip], dim=1), time, text, frames)
         for upsampler in self.upsamplers:
             x = upsampler(x, skips[-1].shape[-2:])
         return x
@@ -442,28 +461,28 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         text: Tensor | TextCache,
         features: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w).
+        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w), or (g b, c, f, h, w) for g texts per clip.
 
         Args:
             latents: noisy latents (b, c, f, h, w).
             timestep: () or (b,), one time per clip, shared by its frames.
-            text: (b, t, d), or what `encode_text` made of it; one text per clip, shared by its frames.
-            features: the pose encoder's, one (b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
+            text: (g b, t, d), or what `encode_text` made of it, shared by a clip's frames: a first text for each of the
+                b clips, then a second for each, as [unconditional, conditional] under guidance. Mostly g is 1.
+            features: the pose encoder's, one (g b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
 
         Raises:
             ValueError: shapes that do not fit the network or one another.
         """
         timestep = torch.as_tensor(timestep, device=latents.device)
         self._check_shapes(latents, timestep, text, features)
-        b, _, frames, _, _ = latents.shape
-        levels = len(self.down_blocks)
+        frames, levels = latents.shape[2], len(self.down_blocks)
         text = self.encode_text(text) if isinstance(text, Tensor) else text
         features = [None] * levels if features is None else features
 
         # The sinusoid is made in fp32 whatever the weights are, as the released weights saw it.
         width, flip, shift = self.config.block_out_channels[0], self.config.flip_sin_to_cos, self.config.freq_shift
-        time = get_timestep_embedding(timestep.expand(b), width, flip, shift)
-        time = self.time_embedding(time.to(latents.dtype))  # (b, 4 c_0)
+        time = get_timestep_embedding(timestep.reshape(-1), width, flip, shift)
+        time = self.time_embedding(time.to(latents.dtype))  # (1 or b, 4 c_0)
 
         x = self.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
         skips = [x]
@@ -485,13 +504,16 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         b, _, f, h, w = latents.shape
         if timestep.shape not in ((), (b,)):
             raise ValueError(f"timestep: got {tuple(timestep.shape)}, expected () or ({b},)")
-        if isinstance(text, Tensor) and (text.ndim != 3 or (len(text), text.shape[2]) != (b, width)):
-            raise ValueError(f"text: got {tuple(text.shape)}, expected ({b}, t, {width})")
+        if isinstance(text, Tensor) and (text.ndim != 3 or text.shape[2] != width):
+            raise ValueError(f"text: got {tuple(text.shape)}, expected (b, t, {width})")
+        texts = len(text if isinstance(text, Tensor) else text[levels][0][0])  # the middle block always has attention
+        if texts == 0 or texts % b:
+            raise ValueError(f"text: got {texts} texts, expected one for each of {b} clips, or as many for each")
         if features is None:
             return
         if h % 2 ** (levels - 1) or w % 2 ** (levels - 1):
             raise ValueError(f"latents: got {h} x {w}, expected multiples of {2 ** (levels - 1)} when a pose is given")
-        expected = [(b, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
+        expected = [(texts, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
         if [tuple(feature.shape) for feature in features] != expected:
             raise ValueError(f"features: got {[tuple(x.shape) for x in features]}, expected {expected}")
 
