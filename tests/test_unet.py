@@ -14,9 +14,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from followyourpose.models.attention import Attention
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.models.unet import Attention, LowRankTemporalConv, VideoUNet
+from followyourpose.models.unet import LowRankTemporalConv, VideoUNet
 from followyourpose.models.weights import from_released
 from tests.conftest import randomise
 
@@ -241,6 +242,39 @@ def test_no_frame_is_a_key_twice(tiny_unet: VideoUNet) -> None:
     attention.gather = lambda q, k, v: seen.append((tuple(q.shape), tuple(k.shape))) or gather(q, k, v)
     attention(torch.randn(8, 5, 8), 4)
     assert seen == [((2, 10, 8), (2, 5, 8)), ((4, 5, 8), (4, 10, 8))]
+
+
+def test_deep_features_of_the_same_step_change_nothing(tiny_unet: VideoUNet, clip: Clip) -> None:
+    latents, timestep, text = clip()
+    features = [torch.randn(4, 8 << i, 3, 8 >> i, 8 >> i) for i in range(2)]
+    inputs = (latents, timestep, torch.cat([text, -text]), features)
+    with torch.no_grad():
+        noise, deep = tiny_unet(*inputs, return_deep=True)
+        below = [*tiny_unet.down_blocks[1:], tiny_unet.mid_block, *tiny_unet.up_blocks[:-1]]
+        for block in below:
+            block.forward = None  # calling it is an error from here on
+        torch.testing.assert_close(tiny_unet(*inputs, deep=deep), noise, rtol=0, atol=0)
+
+
+def test_pose_acts_at_steps_that_reuse_deep_features(tiny_unet: VideoUNet, clip: Clip) -> None:
+    latents, timestep, text = clip()
+    features = [torch.randn(2, 8 << i, 3, 8 >> i, 8 >> i) for i in range(2)]
+    with torch.no_grad():
+        _, deep = tiny_unet(latents, timestep, text, features, return_deep=True)
+        posed = tiny_unet(latents, timestep, text, features, deep)
+        assert not torch.allclose(posed, tiny_unet(latents, timestep, text, None, deep), atol=1e-3)
+    with pytest.raises(ValueError, match=r"deep: got \(6, 16, 8, 8\), expected \(3, c, 8, 8\)"):
+        tiny_unet(latents[:1], timestep[:1], text[:1], None, deep)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 1000])
+def test_attention_in_chunks_is_the_same(queries: int, tiny_unet: VideoUNet, clip: Clip) -> None:
+    with torch.no_grad():
+        whole = tiny_unet(*clip())
+        tiny_unet.set_attention_chunk(queries)
+        torch.testing.assert_close(tiny_unet(*clip()), whole, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="attention chunk: got 0, expected at least 1 query"):
+        tiny_unet.set_attention_chunk(0)
 
 
 def test_text_projected_once_gives_the_same(tiny_unet: VideoUNet, clip: Clip) -> None:

@@ -13,7 +13,6 @@ computes the same for all of them, and does so once: from there on the batch is 
 
 import inspect
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any, Self
 
 import torch
@@ -22,13 +21,21 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import FeedForward
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
+from followyourpose.models.attention import (
+    Attention,
+    CrossFrameAttention,
+    KeysValues,
+    TemporalAttention,
+    TextAttention,
+    set_backend,
+)
+from followyourpose.models.strict_loading import StrictLoading
+
 TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
 
 
@@ -44,71 +51,6 @@ class ClipGroupNorm(nn.GroupNorm):
         x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         x = super().forward(x.contiguous())  # the copy pays: on a strided view the norm takes three times as long
         return rearrange(x, "b c f h w -> (b f) c h w")
-
-
-class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; a subclass says what attends to what."""
-
-    def __init__(self, channels: int, context_channels: int, heads: int):
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
-        self.heads = heads
-        self.backend = AttentionBackendName.NATIVE
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_channels, channels, bias=False)
-        self.to_v = nn.Linear(context_channels, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-
-    def keys_values(self, context: Tensor) -> KeysValues:
-        """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
-        return self.to_k(context), self.to_v(context)
-
-    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Lets queries (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
-        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (q, k, v))
-        return rearrange(dispatch_attention_fn(q, k, v, backend=self.backend), "n l heads d -> n l (heads d)")
-
-    def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
-        return self.to_out[0](self.gather(self.to_q(x), *keys_values))
-
-
-class CrossFrameAttention(Attention):
-    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper).
-
-    Frames 0 and 1 are to see frame 0 twice, which softmax cannot tell from once: only later frames see two frames.
-    """
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        q, k, v = (rearrange(y, "(b f) l c -> b f l c", f=frames) for y in (self.to_q(x), *self.keys_values(x)))
-        parts = [self.gather(rearrange(q[:, :2], "b f l c -> b (f l) c"), k[:, 0], v[:, 0])]
-        if frames > 2:
-            parts.append(self.gather(q[:, 2:].flatten(0, 1), *(self.first_and_previous(y) for y in (k, v))))
-        parts = [rearrange(y, "(b n) (f l) c -> b (n f) l c", b=len(q), l=x.shape[1]) for y in parts]
-        return self.to_out[0](torch.cat(parts, dim=1).flatten(0, 1))
-
-    @staticmethod
-    def first_and_previous(y: Tensor) -> Tensor:
-        """What frames 2 and later see, the tokens of two frames: b f l c -> (b (f - 2)) 2l c."""
-        return torch.cat([y[:, :1].expand_as(y[:, 2:]), y[:, 1:-1]], dim=2).flatten(0, 1)
-
-
-class TextAttention(Attention):
-    """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
-
-    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
-        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: nothing to repeat
-        return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
-
-
-class TemporalAttention(Attention):
-    """Each position attends to itself in all frames, earlier and later ones alike: (b f) l c -> the same."""
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        tokens = x.shape[1]
-        x = rearrange(x, "(b f) l c -> (b l) f c", f=frames)
-        return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
 
 
 class FrameConv(nn.Module):
@@ -303,27 +245,6 @@ class UpBlock(Block):
         return x
 
 
-class StrictLoading:
-    """Makes a diffusers model load only what fits: a missing or an extra weight is an error, not a warning."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """Loads a folder written by `save_pretrained`; arguments as for diffusers' `ModelMixin.from_pretrained`.
-
-        Raises:
-            ValueError: a weight is missing, extra or of another shape.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        for problem, names in info.items():
-            if names:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path}: {len(names)} {problem.replace('_', ' ')} for {cls.__name__}, "
-                    f"expected none; the first are {list(names)[:3]}"
-                )
-        return (model, info) if with_info else model
-
-
 class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts a clip's noise from noisy latents, time, text and, where given, pose features.
 
@@ -426,23 +347,22 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             ValueError: diffusers has no such backend, or it cannot run here.
         """
-        names = [name.value for name in AttentionBackendName]
-        if backend not in names:
-            raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
-        attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        device = "cuda" if torch.cuda.is_available() else self.device
-        for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
-            probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype or self.dtype)
-            try:
-                dispatch_attention_fn(probe, probe, probe, backend=AttentionBackendName(backend))
-            except (RuntimeError, ValueError, TypeError, AttributeError, NameError, ImportError) as error:
-                reason = error if torch.cuda.is_available() else "there is no CUDA device"
-                raise ValueError(
-                    f"attention backend: got {backend!r}, which does not run here with {c // heads} channels per head, "
-                    f"{probe.dtype}, on {device} (is its package installed?): {reason}"
-                ) from error
-        for attention in attentions:
-            attention.backend = AttentionBackendName(backend)
+        device = torch.device("cuda") if torch.cuda.is_available() else self.device
+        set_backend(self, backend, device, dtype or self.dtype)
+
+    def set_attention_chunk(self, queries: int | None) -> None:
+        """Lets so many queries attend at a time, at the same result; None: all.
+
+        Where a backend keeps the scores in memory, this bounds them; the fused ones keep none.
+
+        Raises:
+            ValueError: a number below 1.
+        """
+        if queries is not None and queries < 1:
+            raise ValueError(f"attention chunk: got {queries}, expected at least 1 query, or None")
+        for attention in self.modules():
+            if isinstance(attention, Attention):
+                attention.chunk = queries
 
     @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
     def encode_text(self, text: Tensor) -> TextCache:
@@ -460,7 +380,9 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestep: Tensor | int,
         text: Tensor | TextCache,
         features: Sequence[Tensor] | None = None,
-    ) -> Tensor:
+        deep: Tensor | None = None,
+        return_deep: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w), or (g b, c, f, h, w) for g texts per clip.
 
         Args:
@@ -469,12 +391,16 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
             text: (g b, t, d), or what `encode_text` made of it, shared by a clip's frames: a first text for each of the
                 b clips, then a second for each, as [unconditional, conditional] under guidance. Mostly g is 1.
             features: the pose encoder's, one (g b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
+            deep: in place of all below the first level, what another call with these shapes gave: between neighbouring
+                steps it hardly changes (DeepCache, Ma et al. 2023, arXiv 2312.00858). None computes it.
+            return_deep: gives (noise, deep), where deep is what entered the last up block from below,
+                (g b f, c, h, w).
 
         Raises:
             ValueError: shapes that do not fit the network or one another.
         """
         timestep = torch.as_tensor(timestep, device=latents.device)
-        self._check_shapes(latents, timestep, text, features)
+        self._check_shapes(latents, timestep, text, features, deep)
         frames, levels = latents.shape[2], len(self.down_blocks)
         text = self.encode_text(text) if isinstance(text, Tensor) else text
         features = [None] * levels if features is None else features
@@ -486,17 +412,41 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         x = self.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
         skips = [x]
-        for block, keys_values, feature in zip(self.down_blocks, text[:levels], features, strict=True):
-            x, new_skips = block(x, time, keys_values, frames, feature)
+        x, new_skips = self.down_blocks[0](x, time, text[0], frames, features[0])
+        skips += new_skips
+        if deep is None:
+            deep = self._below_first_level(x, time, text, frames, features, skips)
+        x = self.up_blocks[-1](deep, time, text[-1], frames, skips[: self.config.layers_per_block + 1])
+        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
+        noise = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        return (noise, deep) if return_deep else noise
+
+    def _below_first_level(
+        self,
+        x: Tensor,
+        time: Tensor,
+        text: TextCache,
+        frames: int,
+        features: Sequence[Tensor | None],
+        skips: list[Tensor],
+    ) -> Tensor:
+        """From what leaves the first down block, (b f) c h w, to what enters the last up block, (b f) c h w."""
+        levels = len(self.down_blocks)
+        for level in range(1, levels):
+            x, new_skips = self.down_blocks[level](x, time, text[level], frames, features[level])
             skips += new_skips
         x = self.mid_block(x, time, text[levels], frames)
-        for block, keys_values in zip(self.up_blocks, text[levels + 1 :], strict=True):
-            x = block(x, time, keys_values, frames, skips)
-        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
-        return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        for i in range(levels - 1):
+            x = self.up_blocks[i](x, time, text[levels + 1 + i], frames, skips)
+        return x
 
     def _check_shapes(
-        self, latents: Tensor, timestep: Tensor, text: Tensor | TextCache, features: Sequence[Tensor] | None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor | TextCache,
+        features: Sequence[Tensor] | None,
+        deep: Tensor | None,
     ) -> None:
         channels, levels, width = self.config.block_out_channels, len(self.down_blocks), self.config.cross_attention_dim
         if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
@@ -509,6 +459,8 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         texts = len(text if isinstance(text, Tensor) else text[levels][0][0])  # the middle block always has attention
         if texts == 0 or texts % b:
             raise ValueError(f"text: got {texts} texts, expected one for each of {b} clips, or as many for each")
+        if deep is not None and (len(deep), *deep.shape[2:]) != (texts * f, h, w):
+            raise ValueError(f"deep: got {tuple(deep.shape)}, expected ({texts * f}, c, {h}, {w}); compute it again")
         if features is None:
             return
         if h % 2 ** (levels - 1) or w % 2 ** (levels - 1):
