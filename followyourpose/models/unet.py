@@ -40,8 +40,13 @@ TextCache = list[list[KeysValues]]  # per block in the order of the forward pass
 
 
 def for_each_text(x: Tensor, n: int) -> Tensor:
-    """Repeats what is the same for all texts of a clip until there are n of it: (b f) ... -> (g b f) ..."""
+    """Repeats what is the same for all texts of a clip, (b f, ...), until there are n of it: (g b f, ...)."""
     return x if len(x) == n else repeat(x, "n ... -> (g n) ...", g=n // len(x))
+
+
+def text_count(text: Tensor | TextCache) -> int:
+    """How many texts there are, in (n, t, d) or in what `VideoUNet.encode_text` made of it."""
+    return len(text if isinstance(text, Tensor) else text[len(text) // 2][0][0])  # the middle block has attention
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -456,7 +461,7 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"timestep: got {tuple(timestep.shape)}, expected () or ({b},)")
         if isinstance(text, Tensor) and (text.ndim != 3 or text.shape[2] != width):
             raise ValueError(f"text: got {tuple(text.shape)}, expected (b, t, {width})")
-        texts = len(text if isinstance(text, Tensor) else text[levels][0][0])  # the middle block always has attention
+        texts = text_count(text)
         if texts == 0 or texts % b:
             raise ValueError(f"text: got {texts} texts, expected one for each of {b} clips, or as many for each")
         if deep is not None and (len(deep), *deep.shape[2:]) != (texts * f, h, w):
