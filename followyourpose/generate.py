@@ -19,6 +19,7 @@ from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.data.video_io import write_gif, write_video
 from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import new_folder, slug
+from followyourpose.sampling import check_sampling, memory_explained, prepare, sampling_arguments
 from followyourpose.skeleton_input import open_skeleton
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 CHOICES = {
     "pose_guidance": ("both", "conditional"),
     "noise": ("independent", "mixed", "shared"),
-    "dtype": ("float32", "float16", "bfloat16"),
 }
 LEAST = {"height": 1, "width": 1, "num_inference_steps": 1, "num_videos_per_prompt": 1, "enlarge": 1, "seed": 0}
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
@@ -104,6 +104,7 @@ def check_settings(config: GenerateConfig) -> list[str]:
         if value is not None and value < least:
             raise ConfigError(f"{key}: got {value}, expected at least {least}")
     check_pose(config.pose)
+    check_sampling(config)
     if not 0 < config.fps <= 100:
         raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 100, the most that a gif can say")
     if not np.isfinite(config.guidance_scale):
@@ -137,7 +138,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     else:
         print(f"{path} is an image model: nothing in it knows poses or motion yet, and the skeleton has no effect")
         pipe = FollowYourPosePipeline.from_image_model(path, dtype=dtype)
-    pipe.to(device)
+    prepare(pipe, config, device)
     pipe.unet.set_attention_backend(config.attention)
     return pipe
 
@@ -148,19 +149,21 @@ def sample(
     """One video, (f, H, W, 3) uint8 RGB, of a prompt and a skeleton (f, H, W, 3) uint8 RGB of the same size."""
     import torch
 
-    videos = pipe(
-        prompt,
-        skeleton,
-        height=skeleton.shape[1],
-        width=skeleton.shape[2],
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        negative_prompt=config.negative_prompt,
-        pose_guidance=config.pose_guidance,
-        noise=config.noise,
-        generator=torch.Generator().manual_seed(seed),  # on the CPU: the same video on every device
-        output_type="np",
-    ).videos
+    with memory_explained(pipe, config):
+        videos = pipe(
+            prompt,
+            skeleton,
+            height=skeleton.shape[1],
+            width=skeleton.shape[2],
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            negative_prompt=config.negative_prompt,
+            pose_guidance=config.pose_guidance,
+            noise=config.noise,
+            generator=torch.Generator().manual_seed(seed),  # on the CPU: the same video on every device
+            output_type="np",
+            **sampling_arguments(config),
+        ).videos
     return (videos[0] * 255).round().astype(np.uint8)
 
 

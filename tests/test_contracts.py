@@ -53,11 +53,12 @@ MAY_IMPORT = {
     "inspect_data": {"data", "pose"},
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
+    "sampling": {"config", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
-    "evaluation": {"config", "models", "pipeline", "pose", "puppets"},
+    "evaluation": {"config", "models", "pipeline", "pose", "puppets", "sampling"},
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
-    "generate": {"config", "data", "extract_pose", "pipeline", "skeleton_input"},
+    "generate": {"config", "data", "extract_pose", "pipeline", "sampling", "skeleton_input"},
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
         "config", "evaluation", "extract_pose", "generate", "inspect_data", "inspection", "models", "pose", "puppets",
@@ -156,7 +157,9 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
     "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
-    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig}.get(file.stem, TrainConfig)
+    schema = {"generate": GenerateConfig, "fast": GenerateConfig, "evaluate": EvaluateConfig}.get(
+        file.stem, TrainConfig
+    )
     config = load_config(schema, file)
     assert file.read_text().startswith("# ")
     if schema is TrainConfig:

@@ -32,6 +32,7 @@ from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import Scene, caption, render_scene, sample_scene
+from followyourpose.sampling import check_sampling, prepare, sampling_arguments
 
 NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
 DEFINITIONS = {
@@ -104,13 +105,16 @@ def evaluate(config: EvaluateConfig) -> Path:
             raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
     if not (locate(config.detector) / "config.json").is_file():
         raise ValueError(f"detector: {config.detector} has no config.json, expected the folder of a PuppetDetector")
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model)).to(device)
-    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model)).to(device)
+    check_sampling(config)
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = getattr(torch, config.dtype)
+    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=dtype)
+    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model), dtype=dtype)
     # Stage 2 leaves the pose encoder as stage 1 made it: with the image UNet it is the model before stage 2.
     image_pipe.register_modules(pose_encoder=pipe.pose_encoder)
     for each in (pipe, image_pipe):
         each.set_progress_bar_config(disable=True)
+        prepare(each, config, device)
     detector = PuppetDetector.from_pretrained(locate(config.detector)).eval().to(device)
     clip = ClipFeatures(locate(config.clip), device)
 
@@ -183,6 +187,7 @@ def generate(
             noise=noise,
             latents=latents,
             output_type="np",
+            **sampling_arguments(config),
         )
         pixels = np.round(np.asarray(out.videos) * 255).astype(np.uint8)
         videos.append(rearrange(pixels, "(b n) f H W c -> b (n f) H W c", b=len(batch)))

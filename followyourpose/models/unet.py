@@ -369,6 +369,12 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
             if isinstance(attention, Attention):
                 attention.chunk = queries
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles as `torch.nn.Module.compile` does; einops' calls stay whole: tracing them takes most of the time."""
+        for call in (rearrange, repeat):
+            torch.compiler.allow_in_graph(call)
+        super().compile(*args, **kwargs)
+
     @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
     def encode_text(self, text: Tensor) -> TextCache:
         """Projects text (b, t, d) to every layer's keys and values, which `forward` takes in place of the text.
