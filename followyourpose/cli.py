@@ -341,8 +341,9 @@ def manual(schema: type, prefix: str = "") -> str:
 
 
 def _comments(schema: type) -> dict[str, str]:
-    """Key of a config dataclass -> the comment beside it."""
-    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE))
+    """Key of a config dataclass, inherited ones too -> the comment beside it."""
+    source = "".join(inspect.getsource(cls) for cls in schema.__mro__ if dataclasses.is_dataclass(cls))
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
 
 
 def _version() -> str:

@@ -134,6 +134,29 @@ class TrainConfig:
     person_weight: float = 1.0  # how much more errors count where a person is; above 1 needs images with keypoints
 
 
+# ---- generate and evaluate ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SamplingConfig:
+    """What generate and evaluate share: how strongly text and pose lead, and what a denoising step may save."""
+
+    pose_scale: float = 1.0  # multiplies the pose features; 0: no pose
+    pose_start: float = 0.0  # share of the denoising steps after which the pose begins to act
+    pose_end: float = 1.0  # share after which it ends to
+    guidance_start: float = 0.0  # share of the denoising steps after which guidance begins; steps without it cost half
+    guidance_end: float = 1.0  # share after which it ends
+    scheduler: str = "ddim"  # ddim; dpm++, unipc: fewer steps; euler; lcm: 4 to 8, with an LCM-LoRA, guidance 1 to 2
+    cache_interval: int = 1  # every how many-th step is a full one, the others skip all but the UNet's first level
+    compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
+    dtype: str = "float32"  # float32, float16 or bfloat16
+    offload: str = "none"  # none, model: on the GPU only what is at work; group: only single layers, slower
+    weights: str = "full"  # full, float8: the UNet's are kept in 8 bits and computed with in dtype
+    attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
+    decode_chunk_size: int = 8  # frames that the VAE decodes at a time
+    vae_tiling: bool = False  # decode large frames in overlapping tiles
+
+
 # ---- generate -------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +208,7 @@ class LongVideoConfig:
 
 
 @dataclass
-class GenerateConfig:
+class GenerateConfig(SamplingConfig):
     """A video for each prompt with each skeleton and each seed.
 
     Relative paths are looked for in the working directory, then in the repository.
@@ -217,7 +240,6 @@ class GenerateConfig:
     enlarge: int = 1  # the written files are so many times larger than the frames
     attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
     device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
-    dtype: str = "float32"  # float32, float16 or bfloat16
     output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in the folder that it has
 
 
@@ -225,7 +247,7 @@ class GenerateConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(SamplingConfig):
     """Held-out prompts and motions of the puppet world -> metrics.json."""
 
     model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder

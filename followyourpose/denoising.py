@@ -94,12 +94,17 @@ def denoise_windows(
     latents = job.noise[:, :, frames].to(pipe.unet.dtype) * scheduler.init_noise_sigma
     weights = torch.from_numpy(blend_weights(windows)).to(latents)[:, :, None, None]  # (windows, T, 1, 1)
     embeds, keys_values, trajectory = job.embeds, job.keys_values, []
+    deep: dict[range, Tensor | None] = {}  # per group, what the network computed below its first level
+    steps = len(scheduler.timesteps)
     for i, timestep in enumerate(scheduler.timesteps):
         prediction = torch.zeros_like(latents)
         for group in groups:
             condition = job.condition(tuple(windows[k] for k in group), keys_values)
+            condition.deep = deep.get(group)
             x = torch.cat([latents[:, :, of_windows[k]] for k in group])
-            for k, y in zip(group, pipe.predict(x, timestep, condition, job.guidance_scale).split(b), strict=True):
+            each = pipe.predict(x, timestep, condition, job.guidance_scale, i, steps).split(b)
+            deep[group] = condition.deep
+            for k, y in zip(group, each, strict=True):
                 prediction[:, :, of_windows[k]] += weights[k] * y
         latents = scheduler.step(prediction, timestep, latents, **job.step_arguments).prev_sample
         if len(known):

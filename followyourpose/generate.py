@@ -27,6 +27,7 @@ from followyourpose.folders import slug
 from followyourpose.long_video import LongVideo
 from followyourpose.lora_input import apply_loras, open_loras
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
+from followyourpose.sampling import check_sampling, memory_explained, prepare, sampling_arguments
 from followyourpose.skeleton_input import SkeletonInput, open_skeletons
 from followyourpose.unfinished import UnfinishedVideo, unfinished_run
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 CHOICES = {
     "pose_guidance": ("both", "conditional"),
     "noise": ("independent", "mixed", "shared"),
-    "dtype": ("float32", "float16", "bfloat16"),
 }
 LEAST = {"height": 1, "width": 1, "num_inference_steps": 1, "num_videos_per_prompt": 1, "enlarge": 1, "seed": 0}
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
@@ -64,7 +64,7 @@ def generate(config: GenerateConfig) -> Path:
             loaded model can tell is checked before it is loaded.
     """
     prompts = check_settings(config)
-    sources, loras = open_skeletons(config), open_loras(config.lora)
+    sources = open_skeletons(config)
     started = time.time()
     folder = _output(config, prompts[0])
     settings = dataclasses.asdict(config)
@@ -73,7 +73,6 @@ def generate(config: GenerateConfig) -> Path:
         if config.pose.source == "raw":
             sources = _find_poses(config, sources, work / "pose")
         pipe = load_pipeline(config)
-        apply_loras(pipe, loras)
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
         seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
@@ -136,6 +135,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
             raise ConfigError(f"{key}: got {value}, expected at least {least}")
     LongVideo(**vars(config.long_video)).windows(config.num_frames)
     check_pose(config.pose)
+    check_sampling(config)
+    open_loras(config.lora)
     if not 0 < config.fps <= 100:
         raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 100, the most that a gif can say")
     if not np.isfinite(config.guidance_scale):
@@ -156,10 +157,10 @@ def _find_poses(config: GenerateConfig, sources: list[SkeletonInput], folder: Pa
 
 
 def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
-    """Loads `config.model` to its device in its dtype: a pipeline's folder, or an image model, which is inflated.
+    """Loads `config.model`, a pipeline's folder or an image model, which is inflated, and brings it to the settings.
 
     Raises:
-        ValueError: the model cannot be used, or the device or the attention is not there.
+        ValueError: the model or a LoRA cannot be used, or the device or what is to run on it is not there.
     """
     import torch  # late, as is the pipeline: what is wrong before here is told without the seconds that this takes
 
@@ -176,7 +177,8 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     else:
         print(f"{path} is an image model: nothing in it knows poses or motion yet, and the skeleton has no effect")
         pipe = FollowYourPosePipeline.from_image_model(path, dtype=dtype)
-    pipe.to(device)
+    apply_loras(pipe, open_loras(config.lora))
+    prepare(pipe, config, device)
     pipe.unet.set_attention_backend(config.attention)
     return pipe
 
@@ -227,9 +229,11 @@ def stream(
         long_video=LongVideo(**vars(config.long_video)),
         output_type="np",
         state=state,
+        **sampling_arguments(config),
     )
-    for videos in parts:
-        yield (videos[0] * 255).round().astype(np.uint8)
+    with memory_explained(pipe, config):
+        for videos in parts:
+            yield (videos[0] * 255).round().astype(np.uint8)
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:

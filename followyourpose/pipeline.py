@@ -25,9 +25,10 @@ from followyourpose.denoising import StreamState, denoise
 from followyourpose.long_video import LongVideo
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.models.unet import TextCache, VideoUNet
+from followyourpose.models.unet import TextCache, VideoUNet, text_count
+from followyourpose.pipeline_condition import Condition
 from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames, check_choice, check_positive
-from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Condition, Job, prepare
+from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Job, prepare
 from followyourpose.pipeline_loading import load_image_model
 from followyourpose.pipeline_lora import check_lora
 
@@ -168,6 +169,13 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         if any(name.startswith(f"{cls.text_encoder_name}.") for name in state_dict):
             super().load_lora_into_text_encoder(state_dict, *args, **kwargs)
 
+    def compile(self) -> None:
+        """Compiles the UNet to one graph per shape, minutes at its first call and faster steps from then on.
+
+        A LoRA is to be loaded before. With `cache_interval` above 1, or guidance in an interval, there are two graphs.
+        """
+        self.unet.compile(fullgraph=True, dynamic=False)
+
     # ---- generation -------------------------------------------------------------------------------------------------
 
     @property
@@ -187,7 +195,13 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         num_inference_steps: int = 50,
         guidance_scale: float = 12.5,
         negative_prompt: str | list[str] | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         pose_guidance: PoseGuidance = "both",
+        pose_scale: float = 1.0,
+        pose_start: float = 0.0,
+        pose_end: float = 1.0,
+        cache_interval: int = 1,
         noise: Noise = "independent",
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -214,9 +228,17 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             height: pixels; None is the size the model was trained at.
             width: likewise.
             guidance_scale: w of classifier-free guidance; at 1 and below only the conditional half is computed.
+            guidance_start: share of the denoising steps after which guidance begins; before, only the conditional half
+                is computed (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+            guidance_end: share after which it ends; likewise.
             negative_prompt: in the unconditional half; one for all prompts or one each; None is "".
             pose_guidance: "both" halves of guidance see the skeleton, as released, or the "conditional" one only,
                 so that guidance strengthens the pose as it does the text.
+            pose_scale: multiplies the pose features; 0 is no pose.
+            pose_start: share of the denoising steps after which the pose begins to act.
+            pose_end: share after which it ends to.
+            cache_interval: every how many-th step is a full one; the others compute the UNet's first level and take
+                what lies below it from the last full one (DeepCache, Ma et al. 2023, arXiv 2312.00858). 1: all full.
             noise: between frames, see `initial_noise`.
             generator: one, or one per video; on the CPU it gives the same noise whatever the device.
             latents: noise (b, c, f, h, w) of variance 1 to start from; None draws it.
@@ -247,7 +269,13 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
+            guidance_start=guidance_start,
+            guidance_end=guidance_end,
             pose_guidance=pose_guidance,
+            pose_scale=pose_scale,
+            pose_start=pose_start,
+            pose_end=pose_end,
+            cache_interval=cache_interval,
             noise=noise,
             num_videos_per_prompt=num_videos_per_prompt,
             generator=generator,
@@ -293,17 +321,29 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             yield latents if output_type == "latent" else self.decode(latents, chunk_size, output_type)
         self.maybe_free_model_hooks()
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance_scale: float) -> Tensor:
-        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w) at one timestep ().
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        condition: Condition,
+        guidance_scale: float,
+        step: int = 0,
+        steps: int = 1,
+    ) -> Tensor:
+        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w) at one timestep (), at step 0 ... steps - 1.
 
-        Above a guidance scale of 1, u + w (c - u) of the unconditional and the conditional prediction (Ho and Salimans
-        2022, arXiv 2207.12598, in the convention where w = 1 is no guidance); else the conditional one.
+        Under guidance u + w (c - u) of the unconditional and the conditional prediction (Ho and Salimans 2022,
+        arXiv 2207.12598, in the convention where w = 1 is no guidance); else the conditional one.
         """
-        guided = guidance_scale > 1
-        x = torch.cat([latents, latents]) if guided else latents
-        x = self.scheduler.scale_model_input(x, timestep)
-        prediction = self.unet(x, timestep, condition.text, condition.features)
-        if not guided:
+        text, features = condition.at(step, steps, len(latents))
+        # One memory layout, whatever the scheduler left, for a compiled UNet to know it again.
+        x = self.scheduler.scale_model_input(latents, timestep).contiguous()
+        if condition.cache_interval == 1:
+            prediction = self.unet(x, timestep, text, features)
+        else:
+            deep = condition.deep_at(step, rows=text_count(text) * x.shape[2])
+            prediction, condition.deep = self.unet(x, timestep, text, features, deep, return_deep=True)
+        if len(prediction) == len(latents):
             return prediction
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
@@ -365,16 +405,22 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         return [[(spread(k), spread(v)) for k, v in block] for block in cache]
 
     def encode_pose(
-        self, skeleton: Tensor | None, count: int, per_prompt: int, guided: bool, pose_guidance: PoseGuidance = "both"
+        self,
+        skeleton: Tensor | None,
+        count: int,
+        per_prompt: int,
+        guided: bool,
+        pose_guidance: PoseGuidance = "both",
+        pose_scale: float = 1.0,
     ) -> list[Tensor] | None:
-        """Encodes skeletons (n, 3, f, H, W) in [0, 1], once each, and repeats the features for b videos.
+        """Encodes skeletons (n, 3, f, H, W) in [0, 1], once each, scales the features and repeats them for b videos.
 
         The unconditional half gets the same or, under "conditional", zeros, which to the UNet is no pose.
         """
         if skeleton is None:
             return None
         features = self.pose_encoder(skeleton.to(self._execution_device, self.pose_encoder.dtype))
-        features = [_for_videos(x, count, per_prompt).to(self.unet.dtype) for x in features]
+        features = [_for_videos(x * pose_scale, count, per_prompt).to(self.unet.dtype) for x in features]
         if not guided:
             return features
         return [torch.cat([x if pose_guidance == "both" else torch.zeros_like(x), x]) for x in features]

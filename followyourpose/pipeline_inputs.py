@@ -34,6 +34,21 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
+def check_scale(name: str, value: float) -> None:
+    """Passes when `value` is a factor of 0 or more; else a ValueError says so."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: got {value}, expected a finite number, at least 0")
+
+
+def check_interval(name: str, start: float, end: float) -> None:
+    """Passes when the shares lie in [0, 1], in order; else a ValueError names `name`_start and `name`_end."""
+    if not 0 <= start <= end <= 1:
+        raise ValueError(
+            f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
+            "0 <= start <= end <= 1"
+        )
+
+
 def check_size(name: str, value: int, divisor: int) -> int:
     """Gives `value`, in pixels, back when it is a multiple; else a ValueError names the nearest ones."""
     if value < 1 or value % divisor:

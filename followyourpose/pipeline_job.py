@@ -15,13 +15,16 @@ from torch import Tensor
 
 from followyourpose.long_video import LongVideo, Window
 from followyourpose.models.unet import TextCache
+from followyourpose.pipeline_condition import Condition
 from followyourpose.pipeline_inputs import (
     Generators,
     Noise,
     PoseGuidance,
     SkeletonFrames,
     check_choice,
+    check_interval,
     check_positive,
+    check_scale,
     check_size,
     check_skeleton,
     freenoise,
@@ -36,14 +39,6 @@ Callback = Callable[["FollowYourPosePipeline", int, Tensor, dict[str, Any]], dic
 # Windows that are denoised together come round at every step. The pose features of so many batches of them are kept;
 # those of a longer video are computed at each step, since memory is to be that of one window whatever the length.
 KEPT_BATCHES = 4
-
-
-@dataclass
-class Condition:
-    """What leads the denoising of b videos; with guidance, both halves [unconditional, conditional], so 2b."""
-
-    text: TextCache  # every layer's keys and values, each (b or 2b, t, c)
-    features: list[Tensor] | None  # per level (b or 2b, c_i, f, h / 2^i, w / 2^i); None: no pose
 
 
 @dataclass
@@ -87,7 +82,13 @@ def prepare(
     num_inference_steps: int,
     guidance_scale: float,
     negative_prompt: str | list[str] | None,
+    guidance_start: float,
+    guidance_end: float,
     pose_guidance: PoseGuidance,
+    pose_scale: float,
+    pose_start: float,
+    pose_end: float,
+    cache_interval: int,
     noise: Noise,
     num_videos_per_prompt: int,
     generator: Generators,
@@ -110,6 +111,10 @@ def prepare(
         check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
     check_positive("num_inference_steps", num_inference_steps)
     check_positive("num_videos_per_prompt", num_videos_per_prompt)
+    check_positive("cache_interval", cache_interval)
+    check_scale("pose_scale", pose_scale)
+    check_interval("guidance", guidance_start, guidance_end)
+    check_interval("pose", pose_start, pose_end)
     device, guided = pipe._execution_device, guidance_scale > 1
 
     # The UNet rounds odd sizes up on its way down, the pose encoder rounds them down: with a pose all must divide.
@@ -138,14 +143,14 @@ def prepare(
     def features(group: tuple[Window, ...]) -> list[Tensor] | None:
         if skeleton is None:
             return None
-        each = [
-            pipe.encode_pose(skeleton(window), count, num_videos_per_prompt, guided, pose_guidance) for window in group
-        ]
+        how = (count, num_videos_per_prompt, guided, pose_guidance, pose_scale)
+        each = [pipe.encode_pose(skeleton(window), *how) for window in group]
         return [_join(level, halves) for level in zip(*each, strict=True)]
 
     def condition(group: tuple[Window, ...], keys_values: TextCache) -> Condition:
         repeated = [[tuple(_join([x] * len(group), halves) for x in pair) for pair in block] for block in keys_values]
-        return Condition(repeated, features(group))
+        intervals = (guidance_start, guidance_end), (pose_start, pose_end)
+        return Condition(repeated, features(group), *intervals, cache_interval)
 
     # Noise, and what the scheduler takes of the settings.
     b = count * num_videos_per_prompt

@@ -4,6 +4,7 @@ python scripts/draw_readme.py followyourpose/assets/readme.gif    what it draws
 python scripts/draw_readme.py followyourpose/assets/styles.gif    in another style, and with two characters
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import numpy as np
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
 from followyourpose.data.video_io import write_gif
 from followyourpose.generate import enlarge, load_pipeline, sample
-from followyourpose.lora_input import apply_loras, open_loras
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import Actor, Scene, render_scene
@@ -46,9 +46,9 @@ def main(path: str) -> None:
     config = load_config(GenerateConfig, REPOSITORY / "configs" / "puppet" / "generate.yaml")
     shown, pipes, columns = PICTURES[Path(path).stem], {}, []
     for style in dict.fromkeys(column[1] for column in shown):
-        pipes[style] = load_pipeline(config)
+        lora = f"checkpoints/puppet-lora-{style}" if style else []
+        pipes[style] = load_pipeline(dataclasses.replace(config, lora=lora))
         pipes[style].set_progress_bar_config(disable=True)
-        apply_loras(pipes[style], open_loras(f"checkpoints/puppet-lora-{style}") if style else [])
     for seed, (prompt, style, *motions) in enumerate(shown):
         small, large = (skeleton(motions, seed, size) for size in (SIZE, SIZE * SCALE))
         prompt += STYLES[style].suffix if style else ""

@@ -53,8 +53,9 @@ MAY_IMPORT = {
     "inspect_data": {"data", "pose"},
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
+    "sampling": {"config", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
-    "evaluation": {"config", "long_video", "models", "pipeline", "pose", "puppets"},
+    "evaluation": {"config", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
     "unfinished": {"data", "pipeline"},
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "contact_page": set(),
     "generate": {
         "config", "contact_page", "data", "extract_pose", "long_video", "lora_input", "pipeline", "pose",
-        "skeleton_input", "unfinished",
+        "sampling", "skeleton_input", "unfinished",
     },
     "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
     "cli": {
@@ -73,7 +74,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }  # fmt: skip
 PIPELINE = (  # one part in several files
-    "pipeline", "pipeline_inputs", "pipeline_job", "pipeline_loading", "pipeline_lora", "denoising",
+    "pipeline", "pipeline_condition", "pipeline_inputs", "pipeline_job", "pipeline_loading", "pipeline_lora",
+    "denoising",
 )  # fmt: skip
 
 
@@ -164,9 +166,10 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
     "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
-    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig, "long_video": EvaluateConfig}.get(
-        file.stem, TrainConfig
+    schemas = {"generate": GenerateConfig, "fast": GenerateConfig} | dict.fromkeys(
+        ("evaluate", "long_video"), EvaluateConfig
     )
+    schema = schemas.get(file.stem, TrainConfig)
     config = load_config(schema, file)
     assert file.read_text().startswith("# ")
     if schema is TrainConfig:

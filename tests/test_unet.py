@@ -14,10 +14,12 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from followyourpose.models.attention import Attention
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.models.unet import Attention, LowRankTemporalConv, VideoUNet
+from followyourpose.models.unet import LowRankTemporalConv, VideoUNet
 from followyourpose.models.weights import from_released
+from tests.conftest import randomise
 
 CASES = ["a_cfg", "a2_pair", "b_train", "c_oneframe", "c2_twoframes", "d_nonsquare", "d2_nondivisible_train"]
 FP32_FLOOR = 2e-5  # the released network's own fp32 is 3e-6 away from its fp64
@@ -191,9 +193,9 @@ def test_clip_norm_mixes_frames(tiny_unet: VideoUNet) -> None:
 
 def test_frame_i_sees_the_first_and_the_previous_frame_only(tiny_unet: VideoUNet) -> None:
     attention = tiny_unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    torch.nn.init.zeros_(attention.to_q.weight)  # then a frame sees itself only where it attends to itself
     x = torch.randn(4, 5, 8, requires_grad=True)
-    keys_values = [attention.first_and_previous(y, 4) for y in attention.keys_values(x)]
-    seen = torch.stack([torch.autograd.grad(keys_values[0][i].sum(), x, retain_graph=True)[0] for i in range(4)])
+    seen = torch.stack([torch.autograd.grad(frame.sum(), x, retain_graph=True)[0] for frame in attention(x, 4)])
     seen = seen.abs().sum((2, 3)) > 0
     assert seen.tolist() == [
         [True, False, False, False],
@@ -201,6 +203,78 @@ def test_frame_i_sees_the_first_and_the_previous_frame_only(tiny_unet: VideoUNet
         [True, True, False, False],
         [True, False, True, False],
     ]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+@pytest.mark.parametrize("posed", [True, False])
+@pytest.mark.parametrize(
+    "down", [["CrossAttnDownBlock2D", "DownBlock2D"], ["DownBlock2D"] * 2, ["DownBlock2D", "CrossAttnDownBlock2D"]]
+)
+def test_several_texts_for_a_clip_equal_a_copy_of_it_for_each(
+    down: list[str], posed: bool, frames: int, tiny_config: dict[str, Any], clip: Clip
+) -> None:
+    unet = randomise(VideoUNet.from_config({**tiny_config, "down_block_types": down})).double()
+    latents, timestep, text = clip(f=frames)
+    latents, text = latents.double(), torch.randn(6, 5, 12, dtype=torch.float64)
+    features = (
+        [torch.randn(6, 8 << i, frames, 8 >> i, 8 >> i, dtype=torch.float64) for i in range(2)] if posed else None
+    )
+    for time in (timestep, timestep[0]):
+        copies = unet(latents.repeat(3, 1, 1, 1, 1), time.repeat(3) if time.ndim else time, text, features)
+        torch.testing.assert_close(unet(latents, time, text, features), copies, rtol=0, atol=1e-12)
+
+
+def test_what_comes_before_the_text_is_computed_once(tiny_unet: VideoUNet, clip: Clip) -> None:
+    block, sizes = tiny_unet.down_blocks[0], {}
+    layers = {"conv_in": tiny_unet.conv_in, "resnet": block.resnets[0].conv1}
+    layers |= {name: getattr(block.attentions[0].transformer_blocks[0], name).to_q for name in ("attn1", "attn2")}
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda _, inputs, __, name=name: sizes.update({name: inputs[0].numel()}))
+    latents, timestep, text = clip(b=1)
+    tiny_unet(latents, timestep, text.repeat(2, 1, 1))
+    assert sizes["attn1"] == 3 * 64 * 8 and sizes["attn2"] == 2 * sizes["attn1"]
+    assert sizes["conv_in"] == latents.numel() and sizes["resnet"] == 3 * 64 * 8
+
+
+def test_no_frame_is_a_key_twice(tiny_unet: VideoUNet) -> None:
+    attention, seen = tiny_unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1, []
+    gather = attention.gather
+    attention.gather = lambda q, k, v: seen.append((tuple(q.shape), tuple(k.shape))) or gather(q, k, v)
+    attention(torch.randn(8, 5, 8), 4)
+    assert seen == [((2, 10, 8), (2, 5, 8)), ((4, 5, 8), (4, 10, 8))]
+
+
+def test_deep_features_of_the_same_step_change_nothing(tiny_unet: VideoUNet, clip: Clip) -> None:
+    latents, timestep, text = clip()
+    features = [torch.randn(4, 8 << i, 3, 8 >> i, 8 >> i) for i in range(2)]
+    inputs = (latents, timestep, torch.cat([text, -text]), features)
+    with torch.no_grad():
+        noise, deep = tiny_unet(*inputs, return_deep=True)
+        below = [*tiny_unet.down_blocks[1:], tiny_unet.mid_block, *tiny_unet.up_blocks[:-1]]
+        for block in below:
+            block.forward = None  # calling it is an error from here on
+        torch.testing.assert_close(tiny_unet(*inputs, deep=deep), noise, rtol=0, atol=0)
+
+
+def test_pose_acts_at_steps_that_reuse_deep_features(tiny_unet: VideoUNet, clip: Clip) -> None:
+    latents, timestep, text = clip()
+    features = [torch.randn(2, 8 << i, 3, 8 >> i, 8 >> i) for i in range(2)]
+    with torch.no_grad():
+        _, deep = tiny_unet(latents, timestep, text, features, return_deep=True)
+        posed = tiny_unet(latents, timestep, text, features, deep)
+        assert not torch.allclose(posed, tiny_unet(latents, timestep, text, None, deep), atol=1e-3)
+    with pytest.raises(ValueError, match=r"deep: got \(6, 16, 8, 8\), expected \(3, c, 8, 8\)"):
+        tiny_unet(latents[:1], timestep[:1], text[:1], None, deep)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 1000])
+def test_attention_in_chunks_is_the_same(queries: int, tiny_unet: VideoUNet, clip: Clip) -> None:
+    with torch.no_grad():
+        whole = tiny_unet(*clip())
+        tiny_unet.set_attention_chunk(queries)
+        torch.testing.assert_close(tiny_unet(*clip()), whole, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="attention chunk: got 0, expected at least 1 query"):
+        tiny_unet.set_attention_chunk(0)
 
 
 def test_text_projected_once_gives_the_same(tiny_unet: VideoUNet, clip: Clip) -> None:
@@ -265,8 +339,12 @@ def test_inputs_that_do_not_fit_are_refused(tiny_unet: VideoUNet, clip: Clip) ->
         tiny_unet(latents[:, :, 0], timestep, text)
     with pytest.raises(ValueError, match=r"timestep: got \(1,\), expected \(\) or \(2,\)"):
         tiny_unet(latents, timestep[:1], text)
-    with pytest.raises(ValueError, match=r"text: got \(1, 5, 12\), expected \(2, t, 12\)"):
-        tiny_unet(latents, timestep, text[:1])
+    with pytest.raises(ValueError, match=r"text: got \(2, 5, 8\), expected \(b, t, 12\)"):
+        tiny_unet(latents, timestep, text[..., :8])
+    for texts in (text[:1], torch.cat([text, text[:1]])):
+        for given in (texts, tiny_unet.encode_text(texts)):
+            with pytest.raises(ValueError, match=rf"text: got {len(texts)} texts, expected one for each of 2 clips"):
+                tiny_unet(latents, timestep, given)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import Scene, caption, render_scene, sample_scene
+from followyourpose.sampling import check_sampling, prepare, sampling_arguments
 
 NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
 DEFINITIONS = {
@@ -99,10 +100,11 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     folder = check(config)
     pipe, detector, clip = load(config)
-    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model)).to(pipe.device)
+    image_pipe = FollowYourPosePipeline.from_image_model(locate(config.image_model), dtype=pipe.unet.dtype)
     # Stage 2 leaves the pose encoder as stage 1 made it: with the image UNet it is the model before stage 2.
     image_pipe.register_modules(pose_encoder=pipe.pose_encoder)
     image_pipe.set_progress_bar_config(disable=True)
+    prepare(image_pipe, config, pipe.device)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     samples = sample_videos(config, side, side)
     results, generated = compare(config, samples, pipe, image_pipe, detector, clip)
@@ -123,6 +125,7 @@ def check(config: EvaluateConfig) -> Path:
     for key, least in (("num_videos", 1), ("flicker_videos", 1), ("num_frames", 2), ("batch_size", 1)):
         if getattr(config, key) < least:
             raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
+    check_sampling(config)
     for mode in [config.long_video.mode, *config.modes]:
         LongVideo(**vars(config.long_video) | {"mode": mode}).windows(config.num_frames)
     if not (locate(config.detector) / "config.json").is_file():
@@ -136,9 +139,10 @@ def load(config: EvaluateConfig) -> tuple[FollowYourPosePipeline, PuppetDetector
     Raises:
         ValueError: one of them cannot be read.
     """
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model)).to(device)
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
     pipe.set_progress_bar_config(disable=True)
+    prepare(pipe, config, device)
     detector = PuppetDetector.from_pretrained(locate(config.detector)).eval().to(device)
     return pipe, detector, ClipFeatures(locate(config.clip), device)
 
@@ -207,6 +211,7 @@ def generate(
             generator=None if as_images else [torch.Generator().manual_seed(config.seed + i) for i in numbers],
             long_video=None if as_images else LongVideo(**vars(config.long_video)),
             output_type="np",
+            **sampling_arguments(config),
         )
         pixels = np.round(np.asarray(out.videos) * 255).astype(np.uint8)
         videos.append(rearrange(pixels, "(b n) f H W c -> b (n f) H W c", b=len(batch)))

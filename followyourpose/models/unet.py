@@ -4,12 +4,15 @@ Modules carry diffusers' names for Stable Diffusion 1.x plus `attn_temp`, `norm_
 by name. A clip travels as "(b f) c h w"; only the layers that mix frames regroup it. With one frame, no pose features
 and the new layers at their start this is the image UNet.
 
+A clip may be predicted for several texts at once, as guidance does. Until the first text is attended to, the network
+computes the same for all of them, and does so once: from there on the batch is "(g b)", and written b like any other.
+
     b clips   f frames   c channels   h w latent height and width   l = h * w tokens   t text tokens   d text width
+    g texts per clip
 """
 
 import inspect
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any, Self
 
 import torch
@@ -18,14 +21,32 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import FeedForward
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
+from followyourpose.models.attention import (
+    Attention,
+    CrossFrameAttention,
+    KeysValues,
+    TemporalAttention,
+    TextAttention,
+    set_backend,
+)
+from followyourpose.models.strict_loading import StrictLoading
+
 TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
+
+
+def for_each_text(x: Tensor, n: int) -> Tensor:
+    """Repeats what is the same for all texts of a clip, (b f, ...), until there are n of it: (g b f, ...)."""
+    return x if len(x) == n else repeat(x, "n ... -> (g n) ...", g=n // len(x))
+
+
+def text_count(text: Tensor | TextCache) -> int:
+    """How many texts there are, in (n, t, d) or in what `VideoUNet.encode_text` made of it."""
+    return len(text if isinstance(text, Tensor) else text[len(text) // 2][0][0])  # the middle block has attention
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -35,66 +56,6 @@ class ClipGroupNorm(nn.GroupNorm):
         x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         x = super().forward(x.contiguous())  # the copy pays: on a strided view the norm takes three times as long
         return rearrange(x, "b c f h w -> (b f) c h w")
-
-
-class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; a subclass says what attends to what."""
-
-    def __init__(self, channels: int, context_channels: int, heads: int):
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
-        self.heads = heads
-        self.backend = AttentionBackendName.NATIVE
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_channels, channels, bias=False)
-        self.to_v = nn.Linear(context_channels, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-
-    def keys_values(self, context: Tensor) -> KeysValues:
-        """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
-        return self.to_k(context), self.to_v(context)
-
-    def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
-        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (self.to_q(x), *keys_values))
-        x = dispatch_attention_fn(q, k, v, backend=self.backend)
-        return self.to_out[0](rearrange(x, "n l heads d -> n l (heads d)"))
-
-
-class CrossFrameAttention(Attention):
-    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper)."""
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        keys_values = self.keys_values(x)
-        if frames > 1:  # a single frame would only see itself twice, which softmax cannot tell from once
-            keys_values = tuple(self.first_and_previous(y, frames) for y in keys_values)
-        return self.attend(x, keys_values)
-
-    @staticmethod
-    def first_and_previous(y: Tensor, frames: int) -> Tensor:
-        """Puts beside each frame's place the tokens of the first and the previous frame: (b f) l c -> (b f) 2l c."""
-        y = rearrange(y, "(b f) l c -> b f l c", f=frames)
-        first = y[:, :1].expand_as(y)
-        previous = torch.cat([y[:, :1], y[:, :-1]], dim=1)
-        return rearrange(torch.cat([first, previous], dim=2), "b f l c -> (b f) l c")
-
-
-class TextAttention(Attention):
-    """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
-
-    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
-        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: nothing to repeat
-        return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
-
-
-class TemporalAttention(Attention):
-    """Each position attends to itself in all frames, earlier and later ones alike: (b f) l c -> the same."""
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        tokens = x.shape[1]
-        x = rearrange(x, "(b f) l c -> (b l) f c", f=frames)
-        return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
 
 
 class FrameConv(nn.Module):
@@ -148,6 +109,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:  # (b f) l c
         x = x + self.attn1(self.norm1(x), frames)
+        x = for_each_text(x, len(text[0]) * frames)
         x = x + self.attn2(self.norm2(x), text, frames)
         x = x + self.ff(self.norm3(x))
         x = x + self.attn_temp(self.norm_temp(x), frames)
@@ -171,7 +133,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text, frames)
-        return x + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+        y = self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+        return for_each_text(x, len(y)) + y
 
 
 class ResnetBlock(nn.Module):
@@ -188,7 +151,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x, frames)))
-        y = y + repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
+        time = repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
+        y = y + for_each_text(time, len(y))
         y = self.conv2(F.silu(self.norm2(y, frames)))
         return self.conv_shortcut(x) + y
 
@@ -254,7 +218,8 @@ class DownBlock(Block):
         for i in range(len(self.resnets)):
             x = self.layer(i, x, time, text, frames)
             if feature is not None and i == len(self.resnets) - 1:
-                x = x + rearrange(feature, "b c f h w -> (b f) c h w")
+                feature = rearrange(feature, "b c f h w -> (b f) c h w")
+                x = for_each_text(x, len(feature)) + feature
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -278,31 +243,11 @@ class UpBlock(Block):
 
     def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), time, text, frames)
+            skip = for_each_text(skips.pop(), len(x))
+            x = self.layer(i, torch.cat([x, skip], dim=1), time, text, frames)
         for upsampler in self.upsamplers:
             x = upsampler(x, skips[-1].shape[-2:])
         return x
-
-
-class StrictLoading:
-    """Makes a diffusers model load only what fits: a missing or an extra weight is an error, not a warning."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """Loads a folder written by `save_pretrained`; arguments as for diffusers' `ModelMixin.from_pretrained`.
-
-        Raises:
-            ValueError: a weight is missing, extra or of another shape.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        for problem, names in info.items():
-            if names:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path}: {len(names)} {problem.replace('_', ' ')} for {cls.__name__}, "
-                    f"expected none; the first are {list(names)[:3]}"
-                )
-        return (model, info) if with_info else model
 
 
 class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -407,23 +352,28 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             ValueError: diffusers has no such backend, or it cannot run here.
         """
-        names = [name.value for name in AttentionBackendName]
-        if backend not in names:
-            raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
-        attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        device = "cuda" if torch.cuda.is_available() else self.device
-        for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
-            probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype or self.dtype)
-            try:
-                dispatch_attention_fn(probe, probe, probe, backend=AttentionBackendName(backend))
-            except (RuntimeError, ValueError, TypeError, AttributeError, NameError, ImportError) as error:
-                reason = error if torch.cuda.is_available() else "there is no CUDA device"
-                raise ValueError(
-                    f"attention backend: got {backend!r}, which does not run here with {c // heads} channels per head, "
-                    f"{probe.dtype}, on {device} (is its package installed?): {reason}"
-                ) from error
-        for attention in attentions:
-            attention.backend = AttentionBackendName(backend)
+        device = torch.device("cuda") if torch.cuda.is_available() else self.device
+        set_backend(self, backend, device, dtype or self.dtype)
+
+    def set_attention_chunk(self, queries: int | None) -> None:
+        """Lets so many queries attend at a time, at the same result; None: all.
+
+        Where a backend keeps the scores in memory, this bounds them; the fused ones keep none.
+
+        Raises:
+            ValueError: a number below 1.
+        """
+        if queries is not None and queries < 1:
+            raise ValueError(f"attention chunk: got {queries}, expected at least 1 query, or None")
+        for attention in self.modules():
+            if isinstance(attention, Attention):
+                attention.chunk = queries
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles as `torch.nn.Module.compile` does; einops' calls stay whole: tracing them takes most of the time."""
+        for call in (rearrange, repeat):
+            torch.compiler.allow_in_graph(call)
+        super().compile(*args, **kwargs)
 
     @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
     def encode_text(self, text: Tensor) -> TextCache:
@@ -441,43 +391,73 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestep: Tensor | int,
         text: Tensor | TextCache,
         features: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w).
+        deep: Tensor | None = None,
+        return_deep: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predicts the noise (b, c, f, h, w) of latents (b, c, f, h, w), or (g b, c, f, h, w) for g texts per clip.
 
         Args:
             latents: noisy latents (b, c, f, h, w).
             timestep: () or (b,), one time per clip, shared by its frames.
-            text: (b, t, d), or what `encode_text` made of it; one text per clip, shared by its frames.
-            features: the pose encoder's, one (b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
+            text: (g b, t, d), or what `encode_text` made of it, shared by a clip's frames: a first text for each of the
+                b clips, then a second for each, as [unconditional, conditional] under guidance. Mostly g is 1.
+            features: the pose encoder's, one (g b, c_i, f, h / 2^i, w / 2^i) per level; None adds no pose.
+            deep: in place of all below the first level, what another call with these shapes gave: between neighbouring
+                steps it hardly changes (DeepCache, Ma et al. 2023, arXiv 2312.00858). None computes it.
+            return_deep: gives (noise, deep), where deep is what entered the last up block from below,
+                (g b f, c, h, w).
 
         Raises:
             ValueError: shapes that do not fit the network or one another.
         """
         timestep = torch.as_tensor(timestep, device=latents.device)
-        self._check_shapes(latents, timestep, text, features)
-        b, _, frames, _, _ = latents.shape
-        levels = len(self.down_blocks)
+        self._check_shapes(latents, timestep, text, features, deep)
+        frames, levels = latents.shape[2], len(self.down_blocks)
         text = self.encode_text(text) if isinstance(text, Tensor) else text
         features = [None] * levels if features is None else features
 
         # The sinusoid is made in fp32 whatever the weights are, as the released weights saw it.
         width, flip, shift = self.config.block_out_channels[0], self.config.flip_sin_to_cos, self.config.freq_shift
-        time = get_timestep_embedding(timestep.expand(b), width, flip, shift)
-        time = self.time_embedding(time.to(latents.dtype))  # (b, 4 c_0)
+        time = get_timestep_embedding(timestep.reshape(-1), width, flip, shift)
+        time = self.time_embedding(time.to(latents.dtype))  # (1 or b, 4 c_0)
 
         x = self.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
         skips = [x]
-        for block, keys_values, feature in zip(self.down_blocks, text[:levels], features, strict=True):
-            x, new_skips = block(x, time, keys_values, frames, feature)
+        x, new_skips = self.down_blocks[0](x, time, text[0], frames, features[0])
+        skips += new_skips
+        if deep is None:
+            deep = self._below_first_level(x, time, text, frames, features, skips)
+        x = self.up_blocks[-1](deep, time, text[-1], frames, skips[: self.config.layers_per_block + 1])
+        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
+        noise = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        return (noise, deep) if return_deep else noise
+
+    def _below_first_level(
+        self,
+        x: Tensor,
+        time: Tensor,
+        text: TextCache,
+        frames: int,
+        features: Sequence[Tensor | None],
+        skips: list[Tensor],
+    ) -> Tensor:
+        """From what leaves the first down block, (b f) c h w, to what enters the last up block, (b f) c h w."""
+        levels = len(self.down_blocks)
+        for level in range(1, levels):
+            x, new_skips = self.down_blocks[level](x, time, text[level], frames, features[level])
             skips += new_skips
         x = self.mid_block(x, time, text[levels], frames)
-        for block, keys_values in zip(self.up_blocks, text[levels + 1 :], strict=True):
-            x = block(x, time, keys_values, frames, skips)
-        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
-        return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        for i in range(levels - 1):
+            x = self.up_blocks[i](x, time, text[levels + 1 + i], frames, skips)
+        return x
 
     def _check_shapes(
-        self, latents: Tensor, timestep: Tensor, text: Tensor | TextCache, features: Sequence[Tensor] | None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor | TextCache,
+        features: Sequence[Tensor] | None,
+        deep: Tensor | None,
     ) -> None:
         channels, levels, width = self.config.block_out_channels, len(self.down_blocks), self.config.cross_attention_dim
         if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
@@ -485,13 +465,18 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         b, _, f, h, w = latents.shape
         if timestep.shape not in ((), (b,)):
             raise ValueError(f"timestep: got {tuple(timestep.shape)}, expected () or ({b},)")
-        if isinstance(text, Tensor) and (text.ndim != 3 or (len(text), text.shape[2]) != (b, width)):
-            raise ValueError(f"text: got {tuple(text.shape)}, expected ({b}, t, {width})")
+        if isinstance(text, Tensor) and (text.ndim != 3 or text.shape[2] != width):
+            raise ValueError(f"text: got {tuple(text.shape)}, expected (b, t, {width})")
+        texts = text_count(text)
+        if texts == 0 or texts % b:
+            raise ValueError(f"text: got {texts} texts, expected one for each of {b} clips, or as many for each")
+        if deep is not None and (len(deep), *deep.shape[2:]) != (texts * f, h, w):
+            raise ValueError(f"deep: got {tuple(deep.shape)}, expected ({texts * f}, c, {h}, {w}); compute it again")
         if features is None:
             return
         if h % 2 ** (levels - 1) or w % 2 ** (levels - 1):
             raise ValueError(f"latents: got {h} x {w}, expected multiples of {2 ** (levels - 1)} when a pose is given")
-        expected = [(b, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
+        expected = [(texts, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
         if [tuple(feature.shape) for feature in features] != expected:
             raise ValueError(f"features: got {[tuple(x.shape) for x in features]}, expected {expected}")
 

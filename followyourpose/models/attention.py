@@ -1,0 +1,104 @@
+"""What attends to what in the video UNet (arXiv 2304.01186): frames to frames, frames to text, positions to themselves.
+
+b clips   f frames   c channels   l tokens of a frame   t text tokens
+"""
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from einops import rearrange
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; a subclass says what attends to what."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
+        self.heads = heads
+        self.backend = AttentionBackendName.NATIVE
+        self.chunk: int | None = None  # so many queries at a time; None: all
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
+        return self.to_k(context), self.to_v(context)
+
+    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Lets queries (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (q, k, v))
+        parts = [
+            dispatch_attention_fn(part, k, v, backend=self.backend) for part in q.split(self.chunk or q.shape[1], 1)
+        ]
+        return rearrange(torch.cat(parts, dim=1), "n l heads d -> n l (heads d)")
+
+    def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        return self.to_out[0](self.gather(self.to_q(x), *keys_values))
+
+
+class CrossFrameAttention(Attention):
+    """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper).
+
+    Frames 0 and 1 are to see frame 0 twice, which softmax cannot tell from once: only later frames see two frames.
+    """
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        q, k, v = (rearrange(y, "(b f) l c -> b f l c", f=frames) for y in (self.to_q(x), *self.keys_values(x)))
+        parts = [self.gather(rearrange(q[:, :2], "b f l c -> b (f l) c"), k[:, 0], v[:, 0])]
+        if frames > 2:
+            parts.append(self.gather(q[:, 2:].flatten(0, 1), *(self.first_and_previous(y) for y in (k, v))))
+        parts = [rearrange(y, "(b n) (f l) c -> b (n f) l c", b=len(q), l=x.shape[1]) for y in parts]
+        return self.to_out[0](torch.cat(parts, dim=1).flatten(0, 1))
+
+    @staticmethod
+    def first_and_previous(y: Tensor) -> Tensor:
+        """What frames 2 and later see, the tokens of two frames: b f l c -> (b (f - 2)) 2l c."""
+        return torch.cat([y[:, :1].expand_as(y[:, 2:]), y[:, 1:-1]], dim=2).flatten(0, 1)
+
+
+class TextAttention(Attention):
+    """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
+
+    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
+        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: nothing to repeat
+        return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
+
+
+class TemporalAttention(Attention):
+    """Each position attends to itself in all frames, earlier and later ones alike: (b f) l c -> the same."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        tokens = x.shape[1]
+        x = rearrange(x, "(b f) l c -> (b l) f c", f=frames)
+        return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
+
+
+def set_backend(model: nn.Module, backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Chooses what computes the attentions in a model, if it runs here with their widths.
+
+    Raises:
+        ValueError: diffusers has no such backend, or it cannot run.
+    """
+    names = [name.value for name in AttentionBackendName]
+    if backend not in names:
+        raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
+        probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype)
+        try:
+            dispatch_attention_fn(probe, probe, probe, backend=AttentionBackendName(backend))
+        except (RuntimeError, ValueError, TypeError, AttributeError, NameError, ImportError) as error:
+            reason = error if torch.cuda.is_available() else "there is no CUDA device"
+            raise ValueError(
+                f"attention backend: got {backend!r}, which does not run here with {c // heads} channels per head, "
+                f"{dtype}, on {device} (is its package installed?): {reason}"
+            ) from error
+    for attention in attentions:
+        attention.backend = AttentionBackendName(backend)

@@ -1,0 +1,155 @@
+"""What generate and evaluate share: settings of strength, speed and memory, and the pipeline brought to them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from followyourpose.config import ConfigError, SamplingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SchedulerMixin
+
+    from followyourpose.pipeline import FollowYourPosePipeline
+
+# Name -> the class of diffusers, and what is set beside the model's own settings.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+CHOICES = {
+    "scheduler": tuple(SCHEDULERS),
+    "dtype": ("float32", "float16", "bfloat16"),
+    "offload": ("none", "model", "group"),
+    "weights": ("full", "float8"),
+}
+LEAST = {"cache_interval": 1, "attention_chunk": 1, "decode_chunk_size": 1}
+ARGUMENTS = (
+    "pose_scale", "pose_start", "pose_end", "guidance_start", "guidance_end", "cache_interval", "decode_chunk_size",
+)  # fmt: skip
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+def check_sampling(config: SamplingConfig) -> None:
+    """Passes when every setting can be used by itself and together with the others.
+
+    Raises:
+        ConfigError: names the setting, what was got and what was expected.
+    """
+    for key, choices in CHOICES.items():
+        if getattr(config, key) not in choices:
+            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(choices)}")
+    for key, least in LEAST.items():
+        value = getattr(config, key)
+        if value is not None and value < least:
+            raise ConfigError(f"{key}: got {value}, expected at least {least}")
+    for name in ("pose", "guidance"):
+        start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
+        if not 0 <= start <= end <= 1:
+            raise ConfigError(
+                f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
+                "0 <= start <= end <= 1"
+            )
+    if not 0 <= config.pose_scale < float("inf"):
+        raise ConfigError(f"pose_scale: got {config.pose_scale}, expected a finite number, at least 0")
+    for key, off in (("offload", "none"), ("weights", "full")):
+        if config.compile and getattr(config, key) != off:
+            raise ConfigError(
+                f"compile: got true with {key}: {getattr(config, key)}, which moves weights between layers and breaks "
+                f"the one graph; expected {key}: {off}"
+            )
+
+
+def sampling_arguments(config: SamplingConfig) -> dict[str, Any]:
+    """What of the settings goes to every call of the pipeline."""
+    return {name: getattr(config, name) for name in ARGUMENTS}
+
+
+def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "torch.device") -> None:
+    """Brings a loaded pipeline to its device, with the scheduler and the savings of the settings, in place.
+
+    Raises:
+        ConfigError: something cannot run on this device or with this model.
+    """
+    import torch  # late: the command line reads the checks above without it
+
+    if config.offload != "none" and device.type != "cuda":
+        raise ConfigError(
+            f"offload: got {config.offload!r} on {device}; it keeps weights beside a GPU, and there is none to save"
+        )
+    pipe.scheduler = scheduler(config.scheduler, pipe.scheduler)
+    if config.weights == "float8":
+        pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=pipe.unet.dtype)
+    if config.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif config.offload == "group":
+        pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
+    else:
+        pipe.to(device)
+    pipe.unet.set_attention_chunk(config.attention_chunk)
+    if config.vae_tiling:
+        pipe.vae.enable_tiling()
+    if config.compile:
+        pipe.compile()
+
+
+def scheduler(name: str, current: "SchedulerMixin") -> "SchedulerMixin":
+    """The scheduler of that name with the model's noise schedule, prediction type and timesteps.
+
+    Raises:
+        ConfigError: the model does not predict noise or velocity, or predicts noise where there is nothing but noise.
+    """
+    import diffusers
+
+    kind, changes = SCHEDULERS[name]
+    config = current.config
+    if config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ConfigError(
+            f"scheduler: the model's prediction_type is {config.prediction_type!r}, expected epsilon or v_prediction"
+        )
+    if config.get("rescale_betas_zero_snr") and config.prediction_type == "epsilon":
+        raise ConfigError(
+            "scheduler: the model has rescale_betas_zero_snr with prediction_type 'epsilon': at its last timestep all "
+            "is noise, and to predict that says nothing of the video; expected v_prediction"
+        )
+    return getattr(diffusers, kind).from_config(config, **changes)
+
+
+@contextmanager
+def memory_explained(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> Iterator[None]:
+    """Turns a lack of memory into a ConfigError that says what would need less, and how much less."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        message = str(error).splitlines()[0]
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in message.lower() for text in NO_MEMORY):
+            raise
+        raise ConfigError(f"out of memory ({message}); what needs less: {'; '.join(remedies(pipe, config))}") from error
+
+
+def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str]:
+    """The settings that are not used yet and need less memory, with what each saves of this pipeline's weights."""
+    names = ("text_encoder", "pose_encoder", "unet", "vae")
+    sizes = [sum(p.numel() * p.element_size() for p in getattr(pipe, name).parameters()) / 2**20 for name in names]
+    total, largest, unet = sum(sizes), max(sizes), sizes[2]
+    on_gpu = pipe._execution_device.type == "cuda"
+    found = ["fewer num_frames, or a smaller height and width (what a step needs goes with each of the three)"]
+    if config.dtype == "float32" and on_gpu:
+        found.append(f"dtype=bfloat16 (half of all, {total / 2:.0f} MB of the weights)")
+    if config.offload == "none" and on_gpu:
+        found.append(
+            f"offload=model ({total - largest:.0f} MB of the weights), offload=group (nearly all {total:.0f} MB)"
+        )
+    if config.weights == "full":
+        share = 1 - 1 / pipe.unet.dtype.itemsize
+        found.append(f"weights=float8 (up to {unet * share:.0f} MB of the UNet's {unet:.0f} MB)")
+    if config.decode_chunk_size > 1:
+        found.append(f"decode_chunk_size=1 (decoding needs {config.decode_chunk_size} times as much)")
+    if not config.vae_tiling:
+        found.append("vae_tiling=true (decoding needs no more than for a frame of the size it was trained at)")
+    return found

@@ -1,0 +1,179 @@
+"""What makes generation faster: how much it may change, and that a compiled UNet is compiled once."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from followyourpose import FollowYourPosePipeline
+from followyourpose.pipeline_condition import Condition
+from tests.conftest import randomise
+from tests.tiny import write_image_model
+
+Run = Callable[..., Tensor]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> FollowYourPosePipeline:
+    """A tiny pipeline in which the pose and every layer act; 32 x 32 pixels, latents of 16 x 16."""
+    pipe = FollowYourPosePipeline.from_image_model(write_image_model(tmp_path_factory.mktemp("model") / "image"))
+    randomise(pipe.unet)
+    randomise(pipe.pose_encoder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(loaded: FollowYourPosePipeline) -> FollowYourPosePipeline:
+    """The same, fresh for every test."""
+    fresh = FollowYourPosePipeline(**copy.deepcopy(loaded.components))
+    fresh.set_progress_bar_config(disable=True)
+    return fresh
+
+
+@pytest.fixture
+def run(pipe: FollowYourPosePipeline) -> Run:
+    """Generates three frames in ten steps from one noise: latents (1, 4, 3, 16, 16)."""
+    skeleton = np.zeros((3, 32, 32, 3), np.uint8)
+    skeleton[:, 4:28, 10:14] = (255, 80, 0)
+    noise = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def generate(**changes: Any) -> Tensor:
+        arguments = {"skeleton": skeleton, "latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
+        return pipe("a cat", **arguments | {"num_frames": 3, "output_type": "latent"} | changes).videos
+
+    return generate
+
+
+def rows_of(module: torch.nn.Module) -> list[int]:
+    """Gives a list that will hold the batch of every call of a module."""
+    rows = []
+    module.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    return rows
+
+
+# ---- the pose's strength ---------------------------------------------------------------------------------------------
+
+
+def test_pose_scale_multiplies_the_features(pipe: FollowYourPosePipeline, run: Run) -> None:
+    assert torch.equal(run(pose_scale=0.0), run(skeleton=None))
+    twice = run(pose_scale=2.0)
+    assert not torch.allclose(twice, run(), atol=1e-2)
+    for weights in pipe.pose_encoder.zero_convs.parameters():
+        weights.data *= 2
+    torch.testing.assert_close(twice, run(), rtol=1e-4, atol=1e-4)
+
+
+def test_pose_acts_in_its_interval_only(pipe: FollowYourPosePipeline, run: Run) -> None:
+    assert torch.equal(run(pose_start=0.5, pose_end=0.5), run(skeleton=None))
+    acts = []
+    block = pipe.unet.down_blocks[0]
+    block.register_forward_pre_hook(lambda _, inputs: acts.append(bool(inputs[4].abs().max() > 0)))
+    run(pose_start=0.2, pose_end=0.5)
+    assert acts == [False] * 2 + [True] * 3 + [False] * 5
+
+
+# ---- guidance in an interval -----------------------------------------------------------------------------------------
+
+
+def test_outside_its_interval_guidance_costs_nothing(pipe: FollowYourPosePipeline, run: Run) -> None:
+    rows = rows_of(pipe.unet.conv_out)
+    run(guidance_start=0.1, guidance_end=0.4)
+    assert rows == [3] + [6] * 3 + [3] * 6
+
+
+def test_guidance_outside_of_every_step_is_the_conditional_prediction(run: Run) -> None:
+    none = run(guidance_start=1.0)
+    torch.testing.assert_close(none, run(guidance_scale=1.0), rtol=1e-5, atol=1e-5)
+    one_sided = run(guidance_start=1.0, pose_guidance="conditional")
+    torch.testing.assert_close(one_sided, none, rtol=1e-5, atol=1e-5)
+
+
+# ---- deep features used again ----------------------------------------------------------------------------------------
+
+
+def test_every_so_many_th_step_is_a_full_one(pipe: FollowYourPosePipeline, run: Run) -> None:
+    full, all_steps = rows_of(pipe.unet.mid_block), rows_of(pipe.unet.conv_out)
+    run(cache_interval=3)
+    assert len(full) == 4 and len(all_steps) == 10
+    full.clear()
+    run(cache_interval=3, guidance_end=0.4)  # steps 4 and 5 begin without a half that step 3 had
+    assert full == [6, 6, 3, 3, 3]
+
+
+def test_caching_changes_less_the_less_it_skips(run: Run) -> None:
+    plain = run()
+    errors = [(run(cache_interval=n) - plain).square().mean().item() for n in (1, 2, 5)]
+    assert errors[0] == 0 < errors[1] < errors[2]
+
+
+def test_deep_features_stay_with_their_condition(pipe: FollowYourPosePipeline, run: Run) -> None:
+    first, second = Condition([], None, cache_interval=2), Condition([], None, cache_interval=2)
+    first.deep = torch.zeros(6, 8, 4, 4)
+    assert first.deep_at(step=1, rows=6) is first.deep
+    assert first.deep_at(step=2, rows=6) is None and first.deep_at(step=1, rows=3) is None
+    assert second.deep_at(step=1, rows=6) is None
+    assert torch.equal(run(cache_interval=2), run(cache_interval=2))  # nothing is left over from the first video
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pose_scale": -1.0}, "pose_scale: got -1.0, expected a finite number, at least 0"),
+        ({"pose_scale": float("nan")}, "pose_scale: got nan"),
+        ({"pose_start": 0.6, "pose_end": 0.5}, "pose_start, pose_end: got 0.6 and 0.5, expected shares"),
+        ({"guidance_end": 1.5}, "guidance_start, guidance_end: got 0.0 and 1.5"),
+        ({"cache_interval": 0}, "cache_interval: got 0, expected at least 1"),
+    ],
+)
+def test_strengths_out_of_range_are_named(run: Run, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+# ---- compilation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graphs(pipe: FollowYourPosePipeline) -> list[int]:
+    """Compiles the UNet as `pipe.compile` does, but for code generation; the list gets the size of every graph."""
+    sizes = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compile_module = pipe.unet.compile
+    pipe.unet.compile = lambda **settings: compile_module(backend=count, **settings)
+    pipe.compile()
+    return sizes
+
+
+def test_windows_share_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
+    for window in range(3):
+        skeleton = np.random.default_rng(window).integers(0, 255, (3, 32, 32, 3), np.uint8)
+        noise = torch.randn(1, 4, 3, 16, 16)
+        run(skeleton=skeleton, latents=noise, num_inference_steps=4, guidance_scale=4.0 + window, pose_end=0.5)
+    assert len(graphs) == 1  # fullgraph makes a break an error
+
+
+def test_compiled_steps_that_reuse_deep_features_are_a_second_graph(
+    pipe: FollowYourPosePipeline, run: Run, graphs: list[int]
+) -> None:
+    compiled = run(cache_interval=2)
+    assert len(graphs) == 2 and graphs[1] < graphs[0] / 2
+    pipe.unet._compiled_call_impl = None
+    torch.testing.assert_close(compiled, run(cache_interval=2), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_with_another_sampler_is_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    run(num_inference_steps=3)
+    assert len(graphs) == 1
