@@ -301,9 +301,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         steps = len(self.scheduler.timesteps)
         with self.progress_bar(total=steps) as progress:
             for i, timestep in enumerate(self.scheduler.timesteps):
-                prediction = self.predict(
-                    latents, timestep, condition, guidance_scale, i, len(self.scheduler.timesteps)
-                )
+                prediction = self.predict(latents, timestep, condition, guidance_scale, i, steps)
                 latents = self.scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
                 progress.update()
                 if callback_on_step_end is not None:

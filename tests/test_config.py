@@ -22,8 +22,8 @@ SHIPPED = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_loads(path: Path) -> None:
-    schema = {"generate": GenerateConfig, "evaluate": EvaluateConfig}.get(path.stem, TrainConfig)
-    load_config(schema, path)
+    schemas = {"generate": GenerateConfig, "fast": GenerateConfig, "evaluate": EvaluateConfig}
+    load_config(schemas.get(path.stem, TrainConfig), path)
 
 
 @pytest.mark.parametrize(
