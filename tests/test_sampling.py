@@ -1,6 +1,7 @@
 """Settings of speed and memory: each is brought to the pipeline, or refused where it cannot be."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from diffusers import DDIMScheduler
 from followyourpose.config import ConfigError, GenerateConfig, SamplingConfig
 from followyourpose.generate import load_pipeline, sample
 from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pose.render import render_skeleton
+from followyourpose.puppets.world import render_scene, sample_scene
 from followyourpose.sampling import ARGUMENTS, SCHEDULERS, check_sampling, memory_explained, prepare, scheduler
 from tests.tiny import DDIM
 
@@ -36,9 +39,6 @@ def draw(skeleton: np.ndarray, **settings: Any) -> np.ndarray:
 @pytest.fixture(scope="module")
 def skeleton() -> np.ndarray:
     """Four frames of a puppet's skeleton, (4, 64, 64, 3)."""
-    from followyourpose.pose.render import render_skeleton
-    from followyourpose.puppets.world import render_scene, sample_scene
-
     _, people = render_scene(sample_scene(np.random.default_rng(3), split="held-out", two=0), 4, 64, 64)
     return np.stack([render_skeleton(each, 64, 64) for each in people])
 
@@ -116,8 +116,6 @@ def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], messag
 
 
 def test_every_setting_of_a_call_is_an_argument_of_the_pipeline() -> None:
-    import inspect
-
     assert set(ARGUMENTS) <= inspect.signature(FollowYourPosePipeline.__call__).parameters.keys()
     defaults = {field.name: field.default for field in dataclasses.fields(SamplingConfig)}
     for name in ARGUMENTS:

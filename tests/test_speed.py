@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from followyourpose import FollowYourPosePipeline
+from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.pipeline_condition import Condition
 from tests.conftest import randomise
 from tests.tiny import write_image_model
@@ -166,14 +167,25 @@ def test_compiled_steps_that_reuse_deep_features_are_a_second_graph(
     pipe: FollowYourPosePipeline, run: Run, graphs: list[int]
 ) -> None:
     compiled = run(cache_interval=2)
-    assert len(graphs) == 2 and graphs[1] < graphs[0] / 2
+    assert len(graphs) == 2 and graphs[1] < graphs[0]
     pipe.unet._compiled_call_impl = None
     torch.testing.assert_close(compiled, run(cache_interval=2), rtol=1e-4, atol=1e-4)
 
 
 def test_compiled_with_another_sampler_is_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
-    from diffusers import EulerDiscreteScheduler
-
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     run(num_inference_steps=3)
     assert len(graphs) == 1
+
+
+def test_compiled_training_has_the_same_gradients(tiny_config: dict[str, Any], clip: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    unet = randomise(VideoUNet.from_config({**tiny_config, "layers_per_block": 1}))
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            unet.compile(backend="aot_eager", fullgraph=True)
+        unet.zero_grad()
+        unet(*clip()).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in unet.parameters()])
+    torch.testing.assert_close(*gradients)
