@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.set_defaults(call=benchmark_generate.benchmark_generate)
     for flag, default, help in (("--height", 64, "pixels"), ("--width", 64, "pixels"), ("--frames", 8, "frames"),
-                                ("--steps", 8, "denoising steps")):  # fmt: skip
+                                ("--steps", 9, "denoising steps")):  # fmt: skip
         generate.add_argument(flag, type=int, default=default, metavar="N", help=f"{help} (default: {default})")
     generate.add_argument(
         "--dtype",
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (default: float32)",
     )
     generate.add_argument("--plot", type=Path, metavar="FILE", help='draw the ratios there (needs the "eval" extra)')
-    possible = list(benchmark_generate.SYSTEMS)
+    possible = list(benchmark_generate.VARIANTS)
     _variants(generate, possible, f"of {', '.join(possible)}; the first is what the others are compared with")
     return parser
 

@@ -8,13 +8,13 @@ variant's time beside it.
 """
 
 import argparse
-import functools
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, wraps
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,15 +36,20 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
     CrossFrameAttnProcessor2_0,
 )
 from PIL import Image
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from followyourpose.config import SamplingConfig
 from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline_inputs import skeleton_tensor
 from followyourpose.pipeline_loading import load_image_model
+from followyourpose.sampling import prepare, sampling_arguments
 from scripts.benchmark_parts import device_name, in_new_process, peak_growth, write_model
+from scripts.plain_path import plain_step
 
 PROMPT = "a person"
 GUIDANCE = 7.5
-LONG = 50  # denoising steps of the end-to-end time
+LONG = 50  # denoising steps of a video
 COLUMNS = "{:<26}{:>9}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}"
 
 
@@ -70,12 +75,28 @@ Call = tuple[DiffusionPipeline, dict[str, Any]]  # a pipeline, and the arguments
 # ---- systems ---------------------------------------------------------------------------------------------------------
 
 
-def ours(folder: Path, shape: Shape, prepare: Callable[[FollowYourPosePipeline], Any] = lambda pipe: None) -> Call:
-    """This repository's pipeline."""
-    pipe = FollowYourPosePipeline.from_image_model(folder, dtype=getattr(torch, shape.dtype)).to(shape.device)
-    prepare(pipe)
-    size = {"height": shape.height, "width": shape.width}
-    return pipe, {"prompt": PROMPT, "skeleton": shape.skeleton, "guidance_scale": GUIDANCE, **size}
+def ours(folder: Path, shape: Shape, **settings: Any) -> Call:
+    """This repository's pipeline, under settings of `SamplingConfig`."""
+    config = SamplingConfig(**{"dtype": shape.dtype} | settings)
+    pipe = FollowYourPosePipeline.from_image_model(folder, dtype=getattr(torch, config.dtype))
+    prepare(pipe, config, torch.device(shape.device))
+    return pipe, {"prompt": PROMPT, "skeleton": shape.skeleton, **_settings(shape), **sampling_arguments(config)}
+
+
+def plain(folder: Path, shape: Shape) -> Call:
+    """The same without its exact savings: see plain_path.py."""
+    pipe, arguments = ours(folder, shape)
+    skeleton = skeleton_tensor(arguments["skeleton"]).to(shape.device, pipe.unet.dtype)
+    with torch.no_grad():
+        text = torch.cat(pipe.encode_prompt(PROMPT)[::-1])
+
+    def predict(latents: Tensor, timestep: Tensor, *_: Any) -> Tensor:
+        prediction = plain_step(pipe.unet, pipe.pose_encoder, latents, timestep, text, skeleton)
+        unconditional, conditional = prediction.chunk(2)
+        return unconditional + GUIDANCE * (conditional - unconditional)
+
+    pipe.predict = predict
+    return pipe, arguments
 
 
 def controlnet(folder: Path, shape: Shape, across_frames: bool = False) -> Call:
@@ -141,12 +162,35 @@ def _settings(shape: Shape) -> dict[str, Any]:
     return {"height": shape.height, "width": shape.width, "guidance_scale": GUIDANCE}
 
 
-SYSTEMS: dict[str, Callable[[Path, Shape], Call]] = {
-    "ours": ours,
-    "animatediff-controlnet": animatediff,
-    "text2video-zero-controlnet": functools.partial(controlnet, across_frames=True),
-    "controlnet-per-frame": controlnet,
-    "t2i-adapter-per-frame": t2i_adapter,
+@dataclass(frozen=True)
+class Variant:
+    """What is measured.
+
+    Attributes:
+        make: a model's folder and a shape -> the call.
+        varies: whether its steps differ from one another, so that their mean is told in place of their median.
+        steps: how many of them a video takes.
+    """
+
+    make: Callable[[Path, Shape], Call]
+    varies: bool = False
+    steps: int = LONG
+
+
+VARIANTS = {
+    "plain": Variant(plain),
+    "ours": Variant(ours),
+    "bf16": Variant(partial(ours, dtype="bfloat16")),
+    "compile": Variant(partial(ours, compile=True)),
+    "compile-bf16": Variant(partial(ours, compile=True, dtype="bfloat16")),
+    "float8-weights": Variant(partial(ours, weights="float8")),
+    "guidance-half": Variant(partial(ours, guidance_end=0.5), varies=True),
+    "reuse-2": Variant(partial(ours, cache_interval=2), varies=True),
+    "fast": Variant(partial(ours, scheduler="dpm++", cache_interval=2), varies=True, steps=20),
+    "animatediff-controlnet": Variant(animatediff),
+    "text2video-zero-controlnet": Variant(partial(controlnet, across_frames=True)),
+    "controlnet-per-frame": Variant(controlnet),
+    "t2i-adapter-per-frame": Variant(t2i_adapter),
 }
 
 
@@ -164,9 +208,7 @@ def benchmark_generate(options: argparse.Namespace) -> dict[str, Any]:
                   "torch": torch.__version__, "peak_tflops": peak / 1e12, "variants": {}}  # fmt: skip
         print(f"{options.size}, {shape.frames} x {shape.height} x {shape.width}, {shape.dtype}, {result['device']}; "
               f"medians of {options.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s")  # fmt: skip
-        print(
-            COLUMNS.format("variant", "s/step", "ratio", "TFLOP", "floor/s", "of peak", "GB", f"{LONG} steps", "ratio")
-        )
+        print(COLUMNS.format("variant", "s/step", "ratio", "TFLOP", "floor/s", "of peak", "GB", "video/s", "ratio"))
         first = options.variants[0]
         for name in options.variants:
             twin, row = run_beside(first, name, Path(folder) / "model", shape, options.steps)
@@ -237,10 +279,12 @@ def _work(connection: Connection, name: str, model: Path, shape: Shape, steps: i
     """A variant's process: tells when it is warm, then does a denoising step whenever it is told to."""
     phase = {"counts": False}
     with peak_growth(lambda: phase["counts"]) as peak:
-        pipe, arguments = SYSTEMS[name](model, shape)
+        pipe, arguments = VARIANTS[name].make(model, shape)
         pipe.set_progress_bar_config(disable=True)
-        with FlopCounterMode(display=False) as flops:  # warms up, too
-            pipe(**arguments, num_inference_steps=1, output_type="latent")
+        warm_up = steps if VARIANTS[name].varies else 1
+        with FlopCounterMode(display=False) as flops, torch.compiler.set_stance("force_eager"):
+            pipe(**arguments, num_inference_steps=warm_up, output_type="latent")
+        pipe(**arguments, num_inference_steps=1, output_type="latent")  # compiles, where that is asked for
         phase["counts"] = True
         connection.send("warm")
         connection.recv()
@@ -248,11 +292,12 @@ def _work(connection: Connection, name: str, model: Path, shape: Shape, steps: i
         pace.slow_down(pipe)
         pipe(**arguments, num_inference_steps=steps, output_type="np")
         after = pace.lap()
-    step = statistics.median(pace.seconds[1:] or pace.seconds)
+    average = statistics.fmean if VARIANTS[name].varies else statistics.median
+    step = average(pace.seconds[1:] or pace.seconds)
     before = max(pace.seconds[0] - step, 0.0)
     memory = torch.cuda.max_memory_allocated() if shape.device == "cuda" else peak["bytes"]
-    connection.send({"step_s": step, "end_to_end_s": before + LONG * step + after, "decode_s": after,
-                     "flop": flops.get_total_flops(), "memory": memory})  # fmt: skip
+    connection.send({"step_s": step, "end_to_end_s": before + VARIANTS[name].steps * step + after, "decode_s": after,
+                     "flop": flops.get_total_flops() / warm_up, "memory": memory})  # fmt: skip
 
 
 class Pace:
@@ -271,7 +316,7 @@ class Pace:
     def slow_down(self, pipe: DiffusionPipeline) -> None:
         step = pipe.scheduler.step
 
-        @functools.wraps(step)  # pipelines ask for its signature
+        @wraps(step)  # pipelines ask for its signature
         def halting(*args: Any, **kwargs: Any) -> Any:
             result = step(*args, **kwargs)
             self.seconds.append(self.lap())

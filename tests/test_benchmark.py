@@ -43,7 +43,7 @@ def test_training_is_measured_by_variant(tmp_path: Path) -> None:
 def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -> None:
     small = ["--size", "tiny", "--steps", "2", "--frames", "2"]
     files = ["--json", "out/generate.json", "--plot", "out/generate.png"]
-    names = ["ours", "animatediff-controlnet", "t2i-adapter-per-frame"]
+    names = ["plain", "ours", "reuse-2", "animatediff-controlnet", "t2i-adapter-per-frame"]
     table = run("generate", *small, *files, "--variants", *names, folder=tmp_path)
     result = json.loads((tmp_path / "out" / "generate.json").read_text())
     assert list(result["variants"]) == names and result["peak_tflops"] > 0
@@ -53,7 +53,9 @@ def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -
     for name, row in result["variants"].items():
         assert all(row[key] > 0 for key in ("step_s", "end_to_end_s", "flop", "memory", "ratio"))
         assert f"\n{name} " in table
-    assert result["variants"]["ours"]["ratio"] == 1
+    assert result["variants"]["plain"]["ratio"] == 1
+    flops = [row["flop"] for row in result["variants"].values()]
+    assert flops[0] > flops[1] > flops[2], "each saves some"
     assert Image.open(tmp_path / "out" / "generate.png").width > 500
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
