@@ -200,7 +200,7 @@ class RetargetConfig:
 class LongVideoConfig:
     """How a video longer than a window is made of windows."""
 
-    mode: str = "paper"  # paper: windows in turn; blend: averaged; freenoise: also shuffled noise; full: one window
+    mode: str = "blend"  # blend: windows averaged; freenoise: also shuffled noise; paper: in turn; full: one window
     window: int | None = None  # frames that the network sees at a time; null: 16, or all where there are fewer
     overlap: int | None = None  # frames that neighbouring windows share; null: half the window
     anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention to look at

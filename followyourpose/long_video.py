@@ -38,7 +38,7 @@ class LongVideo:
         batch: windows that go through the network at a time, where they are denoised together.
     """
 
-    mode: str = "paper"
+    mode: str = "blend"
     window: int | None = None
     overlap: int | None = None
     anchor: bool = False

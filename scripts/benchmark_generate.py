@@ -329,7 +329,7 @@ class Pace:
         self._started = time.perf_counter()
 
 
-def measure_peak(shape: Shape, size: int = 4096, times: int = 5) -> float:
+def measure_peak(shape: Shape, size: int = 4096, times: int = 20) -> float:
     """The hardware's floating-point operations per second in a large matrix product, the best of some."""
     size = size if shape.device == "cuda" else size // 2
     a = torch.randn(size, size, dtype=getattr(torch, shape.dtype), device=shape.device)
