@@ -100,7 +100,7 @@ def check_skeleton(
                 f"skeleton: got {tuple(part.shape)} for {len(window)} frames, expected "
                 f"{(n, 3, len(window), height, width)}"
             )
-        return part
+        return part.contiguous()  # one memory layout, whatever came: another one may be rounded otherwise
 
     return skeletons, n, frames
 

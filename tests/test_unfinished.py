@@ -169,7 +169,7 @@ def test_other_settings_are_refused_and_named(model: Path, tmp_path: Path) -> No
     failing(config(model, tmp_path / "run"), 1, KeyboardInterrupt)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"unfinished run with long_video\.window: 4, got 5; seed: 0, got 1; choose"):
-        generate(config(model, tmp_path / "run", seed=1, long_video=LongVideoConfig(window=5)))
+        generate(config(model, tmp_path / "run", seed=1, long_video=LongVideoConfig("paper", window=5)))
     assert sorted(tmp_path.rglob("*")) == before
 
 

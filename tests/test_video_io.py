@@ -301,4 +301,5 @@ def test_a_growing_video_plays_after_everything_was_killed(tmp_path: Path) -> No
     info = probe(tmp_path / "growing.mp4")
     assert (info.fps, info.height, info.width) == (8.0, 48, 64) and info.num_frames >= 18
     values = read_frames(tmp_path / "growing.mp4").mean((1, 2, 3))
-    np.testing.assert_allclose(values, 10 * np.arange(info.num_frames), atol=4)
+    assert len(values) >= info.num_frames  # the last part's header may lack a frame that was written
+    np.testing.assert_allclose(values, 10 * np.arange(len(values)), atol=4)
