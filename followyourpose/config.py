@@ -5,7 +5,7 @@ The comment beside a key is also its line in `followyourpose VERB --help`.
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -29,6 +29,21 @@ def locate(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     return path if path.exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
+
+
+def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
+    """Passes when each of these keys has one of its choices; else a ConfigError names the key and them."""
+    for key, known in choices.items():
+        if getattr(config, key) not in known:
+            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(known)}")
+
+
+def check_least(config: Any, least: Mapping[str, int]) -> None:
+    """Passes when each of these keys is None or no less than its number; else a ConfigError names the key and it."""
+    for key, number in least.items():
+        value = getattr(config, key)
+        if value is not None and value < number:
+            raise ConfigError(f"{key}: got {value}, expected at least {number}")
 
 
 # ---- train ----------------------------------------------------------------------------------------------------------

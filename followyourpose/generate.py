@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from followyourpose.config import ConfigError, GenerateConfig, locate
+from followyourpose.config import ConfigError, GenerateConfig, check_choices, check_least, locate
 from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
 from followyourpose.extract_pose import check_pose, extract_pose
@@ -126,13 +126,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
             raise ConfigError(f"prompt[{index}]: got {type(prompt).__name__} ({prompt!r}), expected a string")
     if style := config.style.strip(" ,"):
         prompts = [f"{prompt}, {style}" for prompt in prompts]
-    for key, choices in CHOICES.items():
-        if getattr(config, key) not in choices:
-            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(choices)}")
-    for key, least in LEAST.items():
-        value = getattr(config, key)
-        if value is not None and value < least:
-            raise ConfigError(f"{key}: got {value}, expected at least {least}")
+    check_choices(config, CHOICES)
+    check_least(config, LEAST)
     LongVideo(**vars(config.long_video)).windows(config.num_frames)
     check_pose(config.pose)
     check_sampling(config)

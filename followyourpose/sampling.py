@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from followyourpose.config import ConfigError, SamplingConfig
+from followyourpose.config import ConfigError, SamplingConfig, check_choices, check_least
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +39,8 @@ def check_sampling(config: SamplingConfig) -> None:
     Raises:
         ConfigError: names the setting, what was got and what was expected.
     """
-    for key, choices in CHOICES.items():
-        if getattr(config, key) not in choices:
-            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(choices)}")
-    for key, least in LEAST.items():
-        value = getattr(config, key)
-        if value is not None and value < least:
-            raise ConfigError(f"{key}: got {value}, expected at least {least}")
+    check_choices(config, CHOICES)
+    check_least(config, LEAST)
     for name in ("pose", "guidance"):
         start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
         if not 0 <= start <= end <= 1:

@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from tqdm import tqdm
 
-from followyourpose.config import EvaluateConfig, locate
+from followyourpose.config import EvaluateConfig, check_least, locate
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.long_video import LongVideo
@@ -122,9 +122,7 @@ def check(config: EvaluateConfig) -> Path:
     folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
     if (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
-    for key, least in (("num_videos", 1), ("flicker_videos", 1), ("num_frames", 2), ("batch_size", 1)):
-        if getattr(config, key) < least:
-            raise ValueError(f"{key}: got {getattr(config, key)}, expected at least {least}")
+    check_least(config, {"num_videos": 1, "flicker_videos": 1, "num_frames": 2, "batch_size": 1})
     check_sampling(config)
     for mode in [config.long_video.mode, *config.modes]:
         LongVideo(**vars(config.long_video) | {"mode": mode}).windows(config.num_frames)
