@@ -12,7 +12,9 @@ from followyourpose.cli import main
 from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-VERBS = ["generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect"]
+VERBS = [
+    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect", "demo",
+]  # fmt: skip
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
