@@ -20,6 +20,7 @@ import numpy as np
 from followyourpose.config import ConfigError, GenerateConfig
 from followyourpose.folders import slug
 from followyourpose.generate import FORMS, check_settings
+from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.skeleton_input import SAMPLE
 from followyourpose.web_controls import SEEDS, asked, drawing_controls, driving_controls, driving_video
 from followyourpose.web_jobs import SIGNATURES, Cancelled, Limits, Report, Studio, check_upload, recipe
@@ -146,22 +147,30 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
     with gr.Row():
         with gr.Column(min_width=320):
             driving = driving_controls(studio.config, studio.limits)
-            picture = gr.Image(label="What the model gets", interactive=False, buttons=[], format="png")
-            numbers = gr.Markdown(elem_classes="numbers")
+            gr.Markdown("The frames that the model gets")
+            picture = gr.Image(label="Frames", show_label=False, interactive=False, buttons=[], format="png")
+            numbers = gr.Markdown()
         with gr.Column(min_width=320):
             drawing = drawing_controls(studio.config, studio.limits)
             with gr.Row():
                 start, cancel = gr.Button("Generate", variant="primary"), gr.Button("Cancel", variant="stop")
-                again = gr.Button("Use this seed again")
             status = gr.HTML(_bar("Ready."), label="Status", elem_classes="status")
-            live = gr.Image(label="Under way", interactive=False, buttons=[], format="png", height=160)
+            live = gr.Image(
+                label="Under way", interactive=False, buttons=[], format="png", height=160, elem_classes="live"
+            )
+        with gr.Column(min_width=320):
             video = gr.Video(label="Result", autoplay=True, loop=True, interactive=False)
             pair = gr.Video(label="Skeleton and result", autoplay=True, loop=True, interactive=False)
+            again = gr.Button("Use this seed again")
             files = gr.Files(label="Downloads", interactive=False)
-            command = gr.Textbox(label="Command for the same video", interactive=False, buttons=["copy"])
+            command = gr.Textbox(
+                label="Command for the same video", interactive=False, buttons=["copy"], elem_classes="command"
+            )
             settings = gr.Code(label="Settings in its file", language="yaml", interactive=False)
             used = gr.Number(label="Seed used", visible=False)
-    gallery = gr.Gallery(label="Results of this session", columns=4, interactive=False, height="auto")
+    gallery = gr.Gallery(
+        label="Results of this session", columns=6, interactive=False, height=280, object_fit="contain"
+    )
     results = gr.State([])
 
     at_once = {"queue": False, "api_visibility": "private"}
@@ -180,7 +189,7 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
         api_name="generate", concurrency_id="model", show_progress="minimal", show_progress_on=status,
     )  # fmt: skip
     job.success(
-        lambda path, name, results: ([*results, (path, name)],) * 2, [video, command, results], [gallery, results],
+        lambda made, results: ([*results, (made[1], Path(made[-1]).stem)],) * 2, [files, results], [gallery, results],
         **at_once,
     )  # fmt: skip
     again.click(lambda seed: (int(seed), False), used, [drawing["seed"], drawing["random_seed"]], **at_once)
@@ -210,6 +219,8 @@ def _extract_tab(studio: Studio) -> None:
             if upload is None:
                 raise ConfigError("got no file, expected a video of people")
             with studio.extracted(Path(upload)) as folder:
+                if not any(read_keypoints(folder / "keypoints.json").frames):
+                    gr.Warning(f"{studio.config.pose.backend} found nobody, so the skeleton is black.")
                 paths = [str(folder / name) for name in ("skeleton.mp4", "overlay.mp4", "keypoints.json")]
                 yield [*paths[:2], paths]
 

@@ -55,7 +55,8 @@ def drawing_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Compo
 
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
     prompt = gr.Textbox(prompts[0], label="Prompt", lines=2)
-    gr.Examples([[text] for text in prompts], prompt, label="Suggestions", api_visibility="private")
+    suggestions = [[text] for text in prompts]
+    gr.Examples(suggestions, prompt, label="Suggestions", examples_per_page=len(prompts), api_visibility="private")
     controls = {
         "prompt": prompt,
         "negative_prompt": gr.Textbox(config.negative_prompt, label="Negative prompt"),
