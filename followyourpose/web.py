@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 HERE = ("127.0.0.1", "localhost", "::1")
 BESIDE = ("random_seed", "request", "studio", "gr")  # names in the functions that the API shows which are no config's
-CSS = "footer {display: none} .status progress {width: 100%}"
+CSS = """
+footer {display: none}
+.status progress {width: 100%}
+.results .grid-container {grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) !important}
+"""
 
 
 # ---- serving ---------------------------------------------------------------------------------------------------------
@@ -168,9 +172,7 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
             )
             settings = gr.Code(label="Settings in its file", language="yaml", interactive=False)
             used = gr.Number(label="Seed used", visible=False)
-    gallery = gr.Gallery(
-        label="Results of this session", columns=6, interactive=False, height=280, object_fit="contain"
-    )
+    gallery = gr.Gallery(label="Results of this session", interactive=False, height=240, elem_classes="results")
     results = gr.State([])
 
     at_once = {"queue": False, "api_visibility": "private"}
@@ -180,7 +182,7 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
     source = [driving["sample"], driving["upload"]]
     within = [driving[name] for name in ("temporal_offset", "crop_left", "crop_right", "crop_top", "crop_bottom")]
     fits = [page.load, *(control.change for control in source)]
-    gr.on(fits, _reach(studio), source, within, api_visibility="private", **beside)
+    gr.on(fits, _reach(studio), [*source, *within], within, api_visibility="private", **beside)
 
     values = {name: control for name, control in (driving | drawing).items() if name != "upload"}
     job = start.click(
@@ -248,14 +250,14 @@ def _preview(studio: Studio) -> Callable[..., Any]:
 def _reach(studio: Studio) -> Callable[..., Any]:
     import gradio as gr
 
-    def reach(sample: str, upload: str | None) -> list[Any]:
-        """As far as the sliders go for this driving video."""
+    def reach(sample: str, upload: str | None, *values: int) -> list[Any]:
+        """As far as the sliders of offset and crops, which have these values, go for this driving video."""
         try:
             info = check_upload(driving_video(sample, upload) or SAMPLE, studio.limits)
         except ValueError:
-            return [gr.skip()] * 5  # the preview says what is wrong
+            return [gr.skip()] * len(values)  # the preview says what is wrong
         ends = (info.num_frames - 1, *(info.width - 1,) * 2, *(info.height - 1,) * 2)
-        return [gr.update(maximum=end) for end in ends]
+        return [gr.update(maximum=end, value=min(value, end)) for value, end in zip(values, ends, strict=True)]
 
     return reach
 

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
         page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
         page.screenshot(path=folder / "page.png", full_page=True)
         page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-        page.get_by_role("button", name="Use this seed again").scroll_into_view_if_needed()
+        page.get_by_role("button", name="Generate", exact=True).evaluate("button => button.scrollIntoView()")
         page.screenshot(path=folder / "page-phone.png")
 
 

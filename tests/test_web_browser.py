@@ -110,6 +110,17 @@ def test_sliders_reach_as_far_as_the_driving_video(page: "Page") -> None:
         expect(page.get_by_label(f"range slider for {label}")).to_have_attribute("max", str(end - 1))
 
 
+def test_another_driving_video_draws_the_sliders_back_within_it(page: "Page", tmp_path: Path) -> None:
+    write_video(tmp_path / "short.mp4", np.zeros((9, 48, 64, 3), np.uint8), 8)
+    slide(page, "Temporal offset, frames", 20)
+    slide(page, "Crop bottom, pixels", 100)
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "short.mp4")
+    for label, end in (("Temporal offset, frames", 8), ("Crop bottom, pixels", 47)):
+        slider = page.get_by_label(f"range slider for {label}")
+        expect(slider).to_have_attribute("max", str(end))
+        expect(slider).to_have_value(str(end))
+
+
 def test_what_cannot_be_previewed_is_said_in_place_of_it(page: "Page") -> None:
     slide(page, "Temporal offset, frames", 30)
     expect(page.get_by_text("dance.mp4: the clip has 32 frames, too short for temporal_offset 30")).to_be_visible()

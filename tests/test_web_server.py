@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,8 +75,6 @@ class serving:  # noqa: N801, a context manager that reads as a statement
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -101,8 +100,7 @@ def test_the_api_generates_from_an_upload_by_named_parameters(server: tuple[str,
     assert "crop:\n  left: 10\n" in settings and "skeleton: dance.mp4" in settings and "seed: 5" in settings
     assert Path(files[-1]).read_text().strip() == settings
     assert str(temporary) not in settings
-    monitored = list((temporary).glob("followyourpose-*/jobs/*"))
-    assert not monitored  # a job's own folder is gone; what was served is in Gradio's
+    assert not list(temporary.glob("followyourpose-*/jobs/*"))  # what is served is elsewhere
 
 
 def test_the_api_previews_and_extracts(server: tuple[str, int, Path], tmp_path: Path) -> None:
@@ -214,6 +212,21 @@ def test_it_listens_on_this_machine_alone(server: tuple[str, int, Path]) -> None
     assert {line[1] for line in listening if line[1].endswith(f":{port}") and line[3] == "0A"} == {f"0100007F:{port}"}
 
 
+def test_the_server_asks_nothing_of_any_other(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from followyourpose.web import running_page
+
+    def connect(self: socket.socket, address: Any) -> None:
+        reached.add(address[0] if isinstance(address, tuple) else address)
+        original(self, address)
+
+    reached, original = set(), socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with running_page(load_config(GenerateConfig, config)) as url:
+        client_of(url).predict(**SMALL, api_name="/generate")
+        time.sleep(2)  # analytics would be sent by a thread
+    assert reached == {"127.0.0.1"}
+
+
 def test_a_password_is_asked_for_and_nothing_stays_behind(config: Path, tmp_path: Path) -> None:
     with serving(config, tmp_path, FOLLOWYOURPOSE_PASSWORD="let me in") as (url, _, _):
         assert answer(f"{url.rstrip('/')}/config")[0] == 401
@@ -236,21 +249,24 @@ for output in job:
 """
 
 
-def test_clients_at_once_get_their_own_results_though_one_is_killed(
-    server: tuple[str, int, Path], config: Path, tmp_path: Path
-) -> None:
+def test_clients_at_once_get_their_own_results_though_one_is_killed(config: Path, tmp_path: Path) -> None:
     """Four clients with three jobs each, and one more that is killed while its job is denoised."""
-    url, pid, temporary = server
+    (tmp_path / "server").mkdir()
+    with serving(config, tmp_path / "server") as (url, pid, temporary):
+        _clients_at_once(url, pid, temporary, tmp_path)
 
+
+def _clients_at_once(url: str, pid: int, temporary: Path, tmp_path: Path) -> None:
     def job(client: Any, prompt: str, seed: int) -> np.ndarray:
         return read_frames(client.predict(prompt=prompt, seed=seed, **SMALL, api_name="/generate")[0])
 
     alone = client_of(url, tmp_path / "alone")
+    job(alone, "a cat", 0)
+    before = memory(pid)
     wanted = {
         (name, seed): job(alone, f"a {name}", seed) for name in ("cat", "dog", "can", "god") for seed in (0, 1, 2)
     }
     assert len({video.tobytes() for video in wanted.values()}) == 12
-    before = memory(pid)
 
     killed = subprocess.Popen([sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, text=True)
     next(line for line in killed.stdout if "Step" in line)
@@ -268,6 +284,15 @@ def test_clients_at_once_get_their_own_results_though_one_is_killed(
                 np.testing.assert_array_equal(video, wanted[name, seed])
     wait_until(lambda: not list(temporary.glob("followyourpose-*/jobs/*")), "the killed client's job still runs")
     assert memory(pid) < 1.05 * before
+
+
+def test_a_client_cancels_its_job(server: tuple[str, int, Path]) -> None:
+    url, _, temporary = server
+    job = client_of(url).submit(num_frames=3, num_inference_steps=100, api_name="/generate")
+    wait_until(lambda: len(job.outputs()) > 2, "no step is reported")
+    job.cancel()
+    wait_until(lambda: not list(temporary.glob("followyourpose-*/jobs/*")), "it still runs")
+    assert len(job.outputs()) < 60
 
 
 def test_the_queue_is_bounded(config: Path, tmp_path: Path) -> None:
