@@ -92,7 +92,7 @@ def _demo(options: argparse.Namespace) -> None:
         config = build_config(GenerateConfig, {"prompt": "an astronaut on the moon"})
     config = dataclasses.replace(config, model=options.checkpoint or config.model)
     from followyourpose.web import serve
-    from followyourpose.web_jobs import Limits
+    from followyourpose.web_requests import Limits
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder is emptied then too
     serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD))

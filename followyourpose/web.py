@@ -23,7 +23,8 @@ from followyourpose.generate import FORMS, check_settings
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.skeleton_input import SAMPLE
 from followyourpose.web_controls import SEEDS, asked, drawing_controls, driving_controls, driving_video
-from followyourpose.web_jobs import SIGNATURES, Cancelled, Limits, Report, Studio, check_upload, recipe
+from followyourpose.web_jobs import Cancelled, Report, Studio
+from followyourpose.web_requests import SIGNATURES, Limits, check_upload, recipe
 
 if TYPE_CHECKING:
     import gradio
@@ -81,7 +82,8 @@ def running_page(
         os.environ.update(GRADIO_TEMP_DIR=str(files), GRADIO_ANALYTICS_ENABLED="False")
         try:
             gradio = _gradio()
-            page = build_page(Studio(config, limits, jobs))
+            studio = Studio(config, limits, jobs)
+            page = build_page(studio)
             page.queue(max_size=limits.waiting, default_concurrency_limit=1)
             _, url, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
@@ -93,6 +95,7 @@ def running_page(
                 yield url
             finally:
                 page.close(verbose=False)
+                studio.close()
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -153,7 +156,7 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
             driving = driving_controls(studio.config, studio.limits)
             gr.Markdown("The frames that the model gets")
             picture = gr.Image(label="Frames", show_label=False, interactive=False, buttons=[], format="png")
-            numbers = gr.Markdown()
+            numbers = gr.HTML(label="Their numbers")
         with gr.Column(min_width=320):
             drawing = drawing_controls(studio.config, studio.limits)
             with gr.Row():
@@ -163,15 +166,8 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
                 label="Under way", interactive=False, buttons=[], format="png", height=160, elem_classes="live"
             )
         with gr.Column(min_width=320):
-            video = gr.Video(label="Result", autoplay=True, loop=True, interactive=False)
-            pair = gr.Video(label="Skeleton and result", autoplay=True, loop=True, interactive=False)
-            again = gr.Button("Use this seed again")
-            files = gr.Files(label="Downloads", interactive=False)
-            command = gr.Textbox(
-                label="Command for the same video", interactive=False, buttons=["copy"], elem_classes="command"
-            )
-            settings = gr.Code(label="Settings in its file", language="yaml", interactive=False)
-            used = gr.Number(label="Seed used", visible=False)
+            made = _made()
+            used, again = gr.Number(label="Seed used", visible=False), gr.Button("Use this seed again")
     gallery = gr.Gallery(label="Results of this session", interactive=False, height=240, elem_classes="results")
     results = gr.State([])
 
@@ -186,21 +182,39 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
 
     values = {name: control for name, control in (driving | drawing).items() if name != "upload"}
     job = start.click(
-        _generate(studio), [*values.values(), driving["upload"]],
-        [video, pair, files, command, settings, status, live, used],
+        _generate(studio), [*values.values(), driving["upload"]], [*made.values(), status, live, used],
         api_name="generate", concurrency_id="model", show_progress="minimal", show_progress_on=status,
     )  # fmt: skip
     job.success(
-        lambda made, results: ([*results, (made[1], Path(made[-1]).stem)],) * 2, [files, results], [gallery, results],
+        lambda files, results: ([*results, (files[1], Path(files[-1]).stem)],) * 2,
+        [made["files"], results], [gallery, results], **at_once,
+    )  # fmt: skip
+    seeds = [drawing["seed"], drawing["random_seed"]]
+    again.click(
+        lambda used, seed, random: (seed, random) if used is None else (int(used), False), [used, *seeds], seeds,
         **at_once,
     )  # fmt: skip
-    again.click(lambda seed: (int(seed), False), used, [drawing["seed"], drawing["random_seed"]], **at_once)
 
     def stop(request: gr.Request) -> str:
         studio.cancel(request.session_hash)
         return _bar("Cancelled.")
 
     cancel.click(stop, None, status, cancels=[job], **at_once)
+
+
+def _made() -> dict[str, "gradio.components.Component"]:
+    """Lays out what shows a finished job, in the order of `_results`."""
+    import gradio as gr
+
+    return {
+        "video": gr.Video(label="Result", autoplay=True, loop=True, interactive=False),
+        "pair": gr.Video(label="Skeleton and result", autoplay=True, loop=True, interactive=False),
+        "files": gr.Files(label="Downloads", interactive=False),
+        "command": gr.Textbox(
+            label="Command for the same video", interactive=False, buttons=["copy"], elem_classes="command"
+        ),
+        "settings": gr.Code(label="Settings in its file", language="yaml", interactive=False),
+    }
 
 
 def _extract_tab(studio: Studio) -> None:
@@ -319,4 +333,4 @@ def _told() -> Iterator[None]:
     except Cancelled as error:
         raise gr.Error("Cancelled.", duration=3, print_exception=False) from error
     except ValueError as error:
-        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+        raise gr.Error(escape(str(error), quote=False), duration=None, print_exception=False) from error

@@ -13,7 +13,7 @@ from followyourpose.long_video import MODES
 from followyourpose.lora_input import open_loras
 from followyourpose.sampling import SCHEDULERS
 from followyourpose.skeleton_input import SAMPLE
-from followyourpose.web_jobs import SIGNATURES, Limits, configure
+from followyourpose.web_requests import SIGNATURES, Limits, configure
 
 if TYPE_CHECKING:
     from gradio.components import Component

@@ -19,7 +19,8 @@ from followyourpose.data.video_io import read_frames, write_video
 from followyourpose.models.pose_encoder import identity_start
 from followyourpose.skeleton_input import open_skeleton
 from followyourpose.web_controls import asked
-from followyourpose.web_jobs import Cancelled, Limits, Report, Studio, check_upload, recipe
+from followyourpose.web_jobs import Cancelled, Report, Studio
+from followyourpose.web_requests import Limits, check_upload, recipe
 from tests.conftest import randomise
 from tests.tiny import write_image_model
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from followyourpose.config import GenerateConfig, load_config, save_config
 from followyourpose.data.video_io import probe, read_frames, write_video
@@ -101,6 +102,19 @@ def test_the_api_generates_from_an_upload_by_named_parameters(server: tuple[str,
     assert Path(files[-1]).read_text().strip() == settings
     assert str(temporary) not in settings
     assert not list(temporary.glob("followyourpose-*/jobs/*"))  # what is served is elsewhere
+
+
+def test_every_parameter_of_the_api_sets_the_key_of_its_name(server: tuple[str, int, Path], tmp_path: Path) -> None:
+    driving = {"temporal_offset": 1, "stride": 2, "num_frames": 3, "skeleton_end": "loop"}
+    crop = {"left": 5, "right": 6, "top": 7, "bottom": 8}
+    drawing = {
+        "prompt": "a dog", "negative_prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 2.5,
+        "pose_scale": 0.7, "scheduler": "euler", "seed": 9,
+    }  # fmt: skip
+    given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "blend"}
+    settings = yaml.safe_load(client_of(server[0]).predict(**given, sample="left", api_name="/generate")[4])
+    assert Path(settings.pop("skeleton")).name == "left.json" and settings.pop("model") and settings.pop("device")
+    assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "blend"}}
 
 
 def test_the_api_previews_and_extracts(server: tuple[str, int, Path], tmp_path: Path) -> None:
@@ -227,6 +241,25 @@ def test_the_server_asks_nothing_of_any_other(config: Path, monkeypatch: pytest.
     assert reached == {"127.0.0.1"}
 
 
+def test_an_end_in_the_middle_of_a_job_leaves_nothing_behind(config: Path, tmp_path: Path) -> None:
+    with serving(config, tmp_path) as (url, _, _):
+        job = client_of(url).submit(num_inference_steps=100, api_name="/generate")
+        wait_until(lambda: len(job.outputs()) > 2, "no step is reported")
+    assert not list(tmp_path.glob("followyourpose-*"))
+
+
+def test_what_is_uploaded_and_made_is_removed_after_its_time(config: Path) -> None:
+    from followyourpose.web import running_page
+    from followyourpose.web_requests import Limits
+
+    with running_page(load_config(GenerateConfig, config), Limits(kept_minutes=0.1)) as url:
+        upload = gradio_client.handle_file(SAMPLE)
+        video = client_of(url).predict(**SMALL, upload=upload, api_name="/generate")[0]
+        files = Path(video["path"]).parents[1]
+        assert [path for path in files.rglob("*") if path.is_file()]
+        wait_until(lambda: not [path for path in files.rglob("*") if path.is_file()], "files stay")
+
+
 def test_a_password_is_asked_for_and_nothing_stays_behind(config: Path, tmp_path: Path) -> None:
     with serving(config, tmp_path, FOLLOWYOURPOSE_PASSWORD="let me in") as (url, _, _):
         assert answer(f"{url.rstrip('/')}/config")[0] == 401
@@ -297,7 +330,7 @@ def test_a_client_cancels_its_job(server: tuple[str, int, Path]) -> None:
 
 def test_the_queue_is_bounded(config: Path, tmp_path: Path) -> None:
     from followyourpose.web import running_page
-    from followyourpose.web_jobs import Limits
+    from followyourpose.web_requests import Limits
 
     with running_page(load_config(GenerateConfig, config), replace(Limits(), waiting=1)) as url:
         jobs = [client_of(url).submit(num_inference_steps=60, api_name="/generate") for _ in range(4)]
