@@ -203,14 +203,21 @@ def test_no_address_that_a_client_names_is_fetched(
     with running_page(load_config(GenerateConfig, config)) as url:
         assert "event: error" in extract(url, "https://example.com/dance.mp4")
         assert "event: error" in extract(url, "HTTP://example.com/dance.mp4")
+        file = {"path": "https://example.com/dance.mp4", "meta": {"_type": "gradio.FileData"}}
+        assert "event: error" in call(url, "preview", [file, *[None] * 10])  # a control that is no file's
     assert not fetched
 
 
 def extract(url: str, path: str) -> str:
     """What the server tells of a job whose upload is a path or an address."""
-    call = f"{url.rstrip('/')}/gradio_api/call/extract_pose"
-    event = json.loads(answer(call, {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]})[1])["event_id"]
-    return answer(f"{call}/{event}")[1]
+    return call(url, "extract_pose", [{"path": path, "meta": {"_type": "gradio.FileData"}}])
+
+
+def call(url: str, name: str, data: list[Any]) -> str:
+    """What the server tells of a call with these values, one for each parameter."""
+    address = f"{url.rstrip('/')}/gradio_api/call/{name}"
+    event = json.loads(answer(address, {"data": data})[1])
+    return answer(f"{address}/{event['event_id']}")[1]
 
 
 def test_an_upload_beyond_the_limit_is_refused_while_it_comes(server: tuple[str, int, Path], tmp_path: Path) -> None:
