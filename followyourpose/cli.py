@@ -95,7 +95,7 @@ def _demo(options: argparse.Namespace) -> None:
     from followyourpose.web_requests import Limits
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder is emptied then too
-    serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD))
+    serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD) or None)
 
 
 def _puppets(options: argparse.Namespace) -> None:
@@ -329,8 +329,7 @@ def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add(
         "demo", _demo, "a web page that generates",
-        "Opens a page that generates videos and extracts skeletons, and that has an HTTP API. It needs Gradio: the\n"
-        "extra [demo].\n"
+        "Opens a page that generates videos and extracts skeletons, and has an HTTP API: pip install -e '.[demo]'\n"
         "CONFIG is one of generate: what the controls show at first; its prompts are suggestions, its LoRAs a choice.\n"
         f"Without it they are {DEMO_CONFIG}'s or, of another checkpoint, generate's defaults.\n"
         f"Where the environment has a {PASSWORD}, the page asks for it.",
