@@ -26,6 +26,8 @@ from followyourpose.config import (
 )
 
 SAMPLE_CONFIG = "configs/puppet/generate.yaml"
+DEMO_CONFIG = "configs/puppet/demo.yaml"
+PASSWORD = "FOLLOWYOURPOSE_PASSWORD"  # in the environment: on the command line every user of the machine could read it
 EXPECTED_ERRORS = (ValueError, OSError)  # what bad input raises; anything else is a bug and keeps its traceback
 
 
@@ -79,6 +81,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         from followyourpose.evaluation.evaluate import evaluate
 
     print(evaluate(config))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import signal
+
+    if options.arguments or options.checkpoint is None:
+        config = _config(GenerateConfig, options.arguments, default=DEMO_CONFIG)
+    else:
+        config = build_config(GenerateConfig, {"prompt": "an astronaut on the moon"})
+    config = dataclasses.replace(config, model=options.checkpoint or config.model)
+    from followyourpose.web import serve
+    from followyourpose.web_requests import Limits
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder is emptied then too
+    serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD) or None)
 
 
 def _puppets(options: argparse.Namespace) -> None:
@@ -182,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert_weights(add)
     _add_export(add)
     _add_inspect(add)
+    _add_demo(add)
     return parser
 
 
@@ -306,6 +324,25 @@ def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+
+
+def _add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
+    verb = add(
+        "demo", _demo, "a web page that generates",
+        "Opens a page that generates videos and extracts skeletons, and has an HTTP API: pip install -e '.[demo]'\n"
+        "CONFIG is one of generate: what the controls show at first; its prompts are suggestions, its LoRAs a choice.\n"
+        f"Without it they are {DEMO_CONFIG}'s or, of another checkpoint, generate's defaults.\n"
+        f"Where the environment has a {PASSWORD}, the page asks for it.",
+        "followyourpose demo",
+        "followyourpose demo configs/sd14/generate.yaml dtype=float16 --port 8000 --max-frames 128",
+        f"{PASSWORD}=... followyourpose demo --checkpoint checkpoints/mine --host 0.0.0.0",
+    )  # fmt: skip
+    verb.usage = "followyourpose demo [-h] [--debug] [options] [CONFIG] [key=value ...]"
+    verb.add_argument("arguments", nargs="*", metavar="CONFIG, key=value", help="as for generate")
+    verb.add_argument("--checkpoint", metavar="DIR", help="the model, in place of CONFIG's")
+    verb.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine)")
+    verb.add_argument("--port", type=int, default=7860, metavar="P", help="the port to listen on (default: 7860)")
+    verb.add_argument("--max-frames", type=int, default=64, metavar="N", help="most frames of one video (default: 64)")
 
 
 def _add_inspect(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -34,6 +34,7 @@ from followyourpose.unfinished import UnfinishedVideo, unfinished_run
 if TYPE_CHECKING:
     from followyourpose.denoising import StreamState
     from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline_job import Callback
 
 CHOICES = {
     "pose_guidance": ("both", "conditional"),
@@ -46,7 +47,9 @@ SHEET_FRAMES, SHEET_COLUMNS = 16, 8
 _CHUNK = 16  # finished frames in memory at a time
 
 
-def generate(config: GenerateConfig) -> Path:
+def generate(
+    config: GenerateConfig, pipe: "FollowYourPosePipeline | None" = None, on_step: "Callback | None" = None
+) -> Path:
     """Makes `num_videos_per_prompt` videos of each prompt with each skeleton and returns the folder that holds them.
 
     Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
@@ -58,6 +61,10 @@ def generate(config: GenerateConfig) -> Path:
     signal or a kill, keeps them in `unfinished`, and goes on when it is called with the same settings and this folder;
     then its videos are those of a run that was not interrupted. One that fails before a frame is finished leaves
     nothing behind.
+
+    Args:
+        pipe: what `load_pipeline` gave for these settings; None: it is loaded here.
+        on_step: see `callback_on_step_end` of the pipeline's call; what it raises ends the run.
 
     Raises:
         ValueError: a setting, a skeleton, a LoRA, the model or the output folder cannot be used. All but what only the
@@ -72,7 +79,7 @@ def generate(config: GenerateConfig) -> Path:
         print(f"{folder}: if this is interrupted, the same command with output={folder} goes on")
         if config.pose.source == "raw":
             sources = _find_poses(config, sources, work / "pose")
-        pipe = load_pipeline(config)
+        pipe = load_pipeline(config) if pipe is None else pipe
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         height, width = config.height or size, config.width or size
         seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
@@ -89,7 +96,7 @@ def generate(config: GenerateConfig) -> Path:
                 files = [name + form for form in FORMS]
                 if not all((folder / file).exists() for file in files):
                     video = UnfinishedVideo(work, name)
-                    _draw(pipe, config, prompt, skeleton, (height, width), seed, video)
+                    _draw(pipe, config, prompt, skeleton, (height, width), seed, video, on_step)
                     _write(folder, files, video, large_skeleton, config)
                 videos.append({"prompt": prompt, "skeleton": source.name, "seed": seed, "files": files})
         record = {
@@ -199,6 +206,7 @@ def stream(
     size: tuple[int, int],
     seed: int,
     state: "StreamState",
+    on_step: "Callback | None" = None,
 ) -> Iterator[np.ndarray]:
     """A video in parts (f, H, W, 3) uint8 RGB, one after the other.
 
@@ -206,6 +214,7 @@ def stream(
         skeleton: numbers of frames -> these, (f, H, W, 3) uint8 RGB.
         size: height and width in pixels.
         state: see `FollowYourPosePipeline.stream`.
+        on_step: see `callback_on_step_end` of the pipeline's call.
     """
     import torch
 
@@ -224,6 +233,7 @@ def stream(
         long_video=LongVideo(**vars(config.long_video)),
         output_type="np",
         state=state,
+        callback_on_step_end=on_step,
         **sampling_arguments(config),
     )
     with memory_explained(pipe, config):
@@ -238,9 +248,9 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     return np.stack([cv2.resize(f, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for f in frames])
 
 
-def contact_sheet(frames: np.ndarray) -> np.ndarray:
-    """At most 16 frames of (f, H, W, 3), evenly spaced and in reading order, on one picture (H', W', 3), 8 in a row."""
-    chosen = frames[_evenly(len(frames))]
+def contact_sheet(frames: np.ndarray, at_most: int = SHEET_FRAMES) -> np.ndarray:
+    """At most so many of (f, H, W, 3), evenly spaced and in reading order, on one picture (H', W', 3), 8 in a row."""
+    chosen = frames[_evenly(len(frames), at_most)]
     columns = min(len(chosen), SHEET_COLUMNS)
     chosen = np.pad(chosen, ((0, -len(chosen) % columns), (2, 2), (2, 2), (0, 0)), constant_values=255)
     _, height, width, _ = chosen.shape
@@ -253,9 +263,9 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
     return Path("outputs") / name if config.output is None else Path(config.output).expanduser()
 
 
-def _evenly(total: int) -> np.ndarray:
+def _evenly(total: int, at_most: int = SHEET_FRAMES) -> np.ndarray:
     """The numbers of the frames on a contact sheet, of so many."""
-    return np.linspace(0, total - 1, min(total, SHEET_FRAMES)).round().astype(int)
+    return np.linspace(0, total - 1, min(total, at_most)).round().astype(int)
 
 
 def _people(config: GenerateConfig, source: SkeletonInput, folder: Path) -> ClipKeypoints:
@@ -274,13 +284,14 @@ def _draw(
     size: tuple[int, int],
     seed: int,
     video: UnfinishedVideo,
+    on_step: "Callback | None",
 ) -> None:
     """Finishes a video, from where it stands; arguments as for `stream`."""
     state, large = video.state(), (size[0] * config.enlarge, size[1] * config.enlarge)
     with growing_video(video.preview, *large, config.fps) as show:
         for numbers in _chunks(state.frames):
             show(enlarge(video.frames(numbers), config.enlarge))
-        for frames in stream(pipe, config, prompt, skeleton, size, seed, state):
+        for frames in stream(pipe, config, prompt, skeleton, size, seed, state, on_step):
             show(enlarge(frames, config.enlarge))
             video.keep(frames, state)
 

@@ -12,7 +12,9 @@ from followyourpose.cli import main
 from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-VERBS = ["generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect"]
+VERBS = [
+    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect", "demo",
+]  # fmt: skip
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -101,6 +103,9 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["convert-weights", "only-one"], "required: TARGET"),
         (["convert-weights", "no/source", "target"], "no/source"),
         (["export", "no/run", "out"], "no/run"),
+        (["demo", "--checkpoint", "no/model"], "model: no/model: no such folder"),
+        (["demo", "num_frame=3"], "unknown key num_frame; the nearest is num_frames"),
+        (["demo", "--port", "first"], "--port: invalid int value: 'first'"),
         (["inspect", "no/folder"], "no/folder: no .safetensors file is there"),
     ],
 )
@@ -141,6 +146,13 @@ def test_generate_without_a_config_runs_the_shipped_sample(monkeypatch: pytest.M
     assert main(["generate"]) == main(["generate", "prompt=a cat", "seed=4"]) == 0
     assert calls[0].model == "checkpoints/puppet" and calls[0].skeleton is None and len(calls[0].prompt) == 3
     assert calls[1].prompt == "a cat" and calls[1].seed == 4
+
+
+def test_the_page_without_gradio_says_what_to_install(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)  # importing it is an error then
+    assert "the page needs Gradio: pip install -e '.[demo]'" in refusal(capsys, "demo")
 
 
 @pytest.mark.parametrize("script", ["generate", "train", "evaluate"])

@@ -65,7 +65,10 @@ MAY_IMPORT = {
         "config", "contact_page", "data", "extract_pose", "long_video", "lora_input", "pipeline", "pose",
         "sampling", "skeleton_input", "unfinished",
     },
-    "web": {"config", "data", "generate", "pipeline", "pose", "skeleton_input"},
+    "web": {
+        "config", "data", "extract_pose", "generate", "long_video", "lora_input", "pipeline", "pose", "sampling",
+        "skeleton_input",
+    },
     "cli": {
         "config", "evaluation", "extract_pose", "generate", "inspect_data", "inspection", "models", "pose", "puppets",
         "training",
@@ -82,7 +85,7 @@ PIPELINE = (  # one part in several files
 def part_of(module: str) -> str:
     """followyourpose.models.unet -> models; the package's own __init__ is the part `followyourpose`."""
     name = (module.split(".") + ["followyourpose"])[1] if "." in module else module
-    return "pipeline" if name in PIPELINE else name
+    return "pipeline" if name in PIPELINE else "web" if name.startswith("web_") else name
 
 
 def imports_of(file: Path) -> set[str]:
@@ -166,7 +169,7 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
     "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
-    schemas = {"generate": GenerateConfig, "fast": GenerateConfig} | dict.fromkeys(
+    schemas = dict.fromkeys(("generate", "fast", "demo"), GenerateConfig) | dict.fromkeys(
         ("evaluate", "long_video"), EvaluateConfig
     )
     schema = schemas.get(file.stem, TrainConfig)

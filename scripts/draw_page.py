@@ -1,0 +1,78 @@
+"""Draws the README's pictures of the page: opens it in Chromium, generates with the embedded default, and looks at it.
+
+python scripts/draw_page.py followyourpose/assets    writes page.png and page-phone.png (needs [demo] and playwright)
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from followyourpose.config import REPOSITORY, GenerateConfig, load_config
+from followyourpose.web import running_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+DESKTOP, PHONE = (1280, 900), (390, 844)  # width and height in pixels
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (  # no sandbox: it has none to work with as root; the rest keeps the browser's own traffic away
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    config = load_config(GenerateConfig, REPOSITORY / "configs" / "puppet" / "demo.yaml")
+    with running_page(config) as url, tempfile.TemporaryDirectory() as profile, opened(Path(profile), *DESKTOP) as page:
+        page.goto(url)
+        page.get_by_text("16 frames of the driving video").wait_for()
+        page.get_by_role("button", name="a panda in the forest", exact=True).click()
+        page.get_by_role("button", name="Generate", exact=True).click()
+        page.get_by_text("Done.").wait_for(timeout=300_000)
+        page.wait_for_function("[...document.querySelectorAll('video')].every(video => video.currentTime > 0.9)")
+        page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
+        page.screenshot(path=folder / "page.png", full_page=True)
+        page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        page.get_by_role("button", name="Generate", exact=True).evaluate("button => button.scrollIntoView()")
+        page.screenshot(path=folder / "page-phone.png")
+
+
+def executable() -> str | None:
+    """Where a Chromium is; None: nowhere."""
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        with sync_playwright() as playwright:
+            path = playwright.chromium.executable_path
+        found = path if Path(path).exists() else None
+    return found
+
+
+@contextmanager
+def opened(profile: Path, width: int, height: int) -> Iterator["Page"]:
+    """Gives an empty page of so many pixels, in a browser that keeps its profile in that folder."""
+    from playwright.sync_api import sync_playwright
+
+    path, size = executable(), {"width": width, "height": height}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            profile, executable_path=path, headless=True, args=QUIET, viewport=size
+        )
+        try:
+            yield browser.pages[0] if browser.pages else browser.new_page()
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

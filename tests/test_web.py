@@ -1,0 +1,309 @@
+"""The page without a browser: every control reaches the model, limits hold, clients stay apart, results reproduce."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from followyourpose import FollowYourPosePipeline
+from followyourpose.cli import main
+from followyourpose.config import GenerateConfig
+from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.models.pose_encoder import identity_start
+from followyourpose.skeleton_input import open_skeleton
+from followyourpose.web_controls import asked
+from followyourpose.web_jobs import Cancelled, Report, Studio
+from followyourpose.web_requests import Limits, check_upload, recipe
+from tests.conftest import randomise
+from tests.tiny import write_image_model
+
+LIMITS = Limits(num_frames=24, upload_megabytes=2, upload_seconds=20, upload_frames=100, upload_side=640)
+DRIVING = {
+    "sample": "dance", "pose_source": "skeleton", "temporal_offset": 0, "stride": 1, "num_frames": 3,
+    "skeleton_end": "stop", "crop_left": 0, "crop_right": 0, "crop_top": 0, "crop_bottom": 0, "upload": None,
+}  # fmt: skip
+DRAWING = {
+    "prompt": "a cat", "negative_prompt": "", "seed": 0, "num_inference_steps": 2, "guidance_scale": 3.0,
+    "pose_scale": 1.0, "scheduler": "ddim", "long_video_mode": "paper", "lora": "none", "lora_weight": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """A model of random weights, none of them zero, and a LoRA for it; its videos are 32 x 32 pixels."""
+    folder = tmp_path_factory.mktemp("web")
+    pipe = FollowYourPosePipeline.from_image_model(write_image_model(folder / "image-model"))
+    randomise(pipe.unet)
+    identity_start(pipe.pose_encoder)
+    pipe.save_pretrained(folder / "model")
+    layer = "unet.up_blocks.1.attentions.2.transformer_blocks.0.attn1.to_v"
+    down = 10 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    save_file(
+        {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": down.T.contiguous()}, folder / "ink.safetensors"
+    )
+    return GenerateConfig(
+        model=str(folder / "model"), prompt=["a cat", "a dog"], lora=str(folder / "ink.safetensors"), num_frames=3,
+        num_inference_steps=2, guidance_scale=3.0, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studio(base: GenerateConfig, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(base, LIMITS, tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture
+def skeletons(tmp_path: Path) -> Path:
+    """An uploaded skeleton video of 20 frames, 48 x 64 pixels, no two frames or edges of which are alike."""
+    frames = np.zeros((20, 48, 64, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[2 + i : 8 + i, 4 : 30 + i] = (250, 10 * i, 90)
+        frame[30:46, 40 + i : 44 + i] = (20, 250 - 10 * i, 200)
+    write_video(tmp_path / "my dance.mp4", frames, 8)
+    return tmp_path / "my dance.mp4"
+
+
+def config_of(studio: Studio, **changes: Any) -> GenerateConfig:
+    return asked(studio.config, studio.limits, DRIVING | DRAWING | changes)
+
+
+def result_of(studio: Studio, config: GenerateConfig, owner: str = "somebody") -> np.ndarray:
+    """The frames (f, H, W, 3) of a job's result."""
+    for report in studio.generate(owner, config):
+        if isinstance(report, Path):
+            (pair,) = report.glob("*-with-skeleton.mp4")
+            return read_frames(report / pair.name.replace("-with-skeleton", ""))
+    raise AssertionError("the job gave no result")
+
+
+# ---- every control reaches the model ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"temporal_offset": 5}, [5, 6, 7]),
+        ({"stride": 4}, [0, 4, 8]),
+        ({"num_frames": 5}, [0, 1, 2, 3, 4]),
+        ({"temporal_offset": 18, "skeleton_end": "loop"}, [18, 19, 18]),
+        ({"temporal_offset": 18, "skeleton_end": "hold"}, [18, 19, 19]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_slider_of_time_chooses_the_frames_of_preview_and_result(
+    studio: Studio, skeletons: Path, change: dict[str, Any], expected: list[int]
+) -> None:
+    before = config_of(studio, upload=str(skeletons))
+    config = config_of(studio, upload=str(skeletons), **change)
+    assert studio.preview(config)[1] == open_skeleton(config).indices == expected
+    assert not np.array_equal(studio.preview(config)[0], studio.preview(before)[0])
+    video = result_of(studio, config)
+    assert len(video) == len(expected) and not np.array_equal(video, result_of(studio, before))
+
+
+@pytest.mark.parametrize("edge", ["left", "right", "top", "bottom"])
+def test_a_crop_slider_cuts_its_edge_off_preview_and_result(studio: Studio, skeletons: Path, edge: str) -> None:
+    before = config_of(studio, upload=str(skeletons))
+    config = config_of(studio, upload=str(skeletons), **{f"crop_{edge}": 20})
+    assert vars(config.crop) == {"left": 0, "right": 0, "top": 0, "bottom": 0} | {edge: 20}
+    assert not np.array_equal(studio.preview(config)[0], studio.preview(before)[0])
+    assert not np.array_equal(result_of(studio, config), result_of(studio, before))
+
+
+@pytest.mark.parametrize(
+    ("change", "before"),
+    [
+        ({"prompt": "a dog"}, {}),
+        ({"negative_prompt": "a dog"}, {}),
+        ({"seed": 1}, {}),
+        ({"num_inference_steps": 3}, {}),
+        ({"guidance_scale": 6.0}, {}),
+        ({"pose_scale": 0.0}, {}),
+        ({"scheduler": "euler"}, {}),
+        ({"long_video_mode": "blend"}, {"num_frames": 20}),
+        ({"lora": "ink"}, {}),
+        ({"lora": "ink", "lora_weight": 0.3}, {"lora": "ink"}),
+        ({"sample": "left"}, {}),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_a_control_changes_the_result_and_setting_it_back_gives_the_first_again(
+    studio: Studio, change: dict[str, Any], before: dict[str, Any]
+) -> None:
+    first = result_of(studio, config_of(studio, **before))
+    assert not np.array_equal(result_of(studio, config_of(studio, **before | change)), first)
+    np.testing.assert_array_equal(result_of(studio, config_of(studio, **before)), first)
+
+
+def test_what_no_control_sets_stays_as_the_operator_has_it(studio: Studio) -> None:
+    config = config_of(studio)
+    own = ("pose_guidance", "noise", "height", "fps", "enlarge", "model", "device", "dtype", "retarget", "style")
+    assert all(getattr(config, key) == getattr(studio.config, key) for key in own)
+    assert config.lora == [] and config.skeleton is None and config.num_videos_per_prompt == 1
+
+
+# ---- the same video by the command -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{}, {"lora": "ink", "lora_weight": 0.5, "scheduler": "unipc", "seed": 7}])
+def test_the_settings_make_the_same_video_by_the_command(
+    studio: Studio, skeletons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    change |= {"prompt": 'a cat: "in" the ${snow}, [yes] #1 \\', "upload": str(skeletons), "crop_top": 3, "stride": 2}
+    config = config_of(studio, **change)
+    video = result_of(studio, config)
+    monkeypatch.chdir(tmp_path)  # where the client has its own file
+    Path("video.yaml").write_text(recipe(config, skeletons.name))
+    assert str(tmp_path) not in Path("video.yaml").read_text()
+    assert main(["generate", "video.yaml", "output=again"]) == 0
+    record = json.loads(Path("again/run.json").read_text())
+    assert record["videos"][0]["prompt"] == change["prompt"]
+    np.testing.assert_array_equal(read_frames(Path("again") / record["videos"][0]["files"][0]), video)
+
+
+def test_the_settings_say_only_what_is_not_a_default(studio: Studio) -> None:
+    text = recipe(replace(studio.config, prompt="a cat", lora=[], model="checkpoints/puppet", device=None), None)
+    assert text == "prompt: a cat\nnum_frames: 3\nnum_inference_steps: 2\nguidance_scale: 3.0\n"
+
+
+# ---- limits and uploads ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"prompt": "x" * 10_000}, "prompt: got 10000 characters, expected at most 1000"),
+        ({"negative_prompt": "x" * 1001}, "negative_prompt: got 1001 characters"),
+        ({"num_frames": 25}, "num_frames: got 25, expected at most 24"),
+        ({"num_inference_steps": 101}, "num_inference_steps: got 101, expected at most 100"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_requests_beyond_the_limits_are_refused(studio: Studio, change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        config_of(studio, **change)
+
+
+def test_the_page_states_its_limits() -> None:
+    limits = Limits(1, 2, 3, 4, 5, 100, 6, 7, 8)
+    assert re.findall(r"(?<!mp)\d+", limits.stated().split("up to", 1)[1]) == list("12345678")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", "empty.mp4: is empty, damaged, or none of the kinds"),
+        ("text.mp4", b"no video at all, but text", "text.mp4: is empty, damaged, or none of the kinds"),
+        ("list.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "list.mp4: is empty, damaged"),
+        ("concat.mkv", b"ffconcat version 1.0\nfile dance.mp4\n", "concat.mkv: is empty, damaged"),
+        ("program.sh", b"echo", "program.sh: is empty, damaged"),
+        ("broken.json", b'{"version": 1', "broken.json"),
+        ("header.gif", b"GIF89a", "header.gif: cannot be read as frames"),
+    ],
+)
+def test_files_that_are_no_videos_are_refused_by_name_and_without_a_folder(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as error:
+        check_upload(tmp_path / name, LIMITS)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_truncated_video_and_one_without_frames_are_refused(tmp_path: Path, skeletons: Path) -> None:
+    content = skeletons.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "none.mp4").write_bytes(content[: content.index(b"moov") - 4])  # its header alone
+    for name in ("cut.mp4", "none.mp4"):
+        with pytest.raises(ValueError, match=name) as error:
+            check_upload(tmp_path / name, LIMITS)
+        assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"upload_frames": 19}, "got 20 frames, expected at most 19"),
+        ({"upload_seconds": 2}, "got 2.5 seconds, expected at most 2"),
+        ({"upload_side": 63}, "got 64 pixels on its longer side, expected at most 63"),
+        ({"upload_megabytes": 0}, "megabytes, expected at most 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_video_beyond_the_limits_is_refused(skeletons: Path, limits: dict[str, int], reason: str) -> None:
+    assert check_upload(skeletons, LIMITS).num_frames == 20
+    with pytest.raises(ValueError, match=f"my dance.mp4: .*{reason}"):
+        check_upload(skeletons, replace(LIMITS, **limits))
+
+
+def test_too_few_frames_are_told_without_a_folder(studio: Studio, skeletons: Path) -> None:
+    for call in (studio.preview, lambda config: result_of(studio, config)):
+        with pytest.raises(ValueError, match="my dance.mp4: the clip has 20 frames, too short") as error:
+            call(config_of(studio, upload=str(skeletons), num_frames=21))
+        assert str(skeletons.parent) not in str(error.value)
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_reports_every_step_of_every_window_and_shows_frames_on_the_way(studio: Studio) -> None:
+    reports = list(studio.generate("somebody", config_of(studio, num_frames=20)))
+    steps = [report for report in reports if isinstance(report, Report)]
+    assert [step.done for step in steps] == [0, 1, 2, 3, 4] and {step.total for step in steps} == {4}
+    assert steps[1].picture.dtype == np.uint8 and steps[1].seconds_left > 0 and steps[-1].seconds_left == 0
+    assert isinstance(reports[-1], Path) and not reports[-1].exists()  # it was there when it was given
+
+
+def test_a_cancelled_job_ends_at_its_next_step_and_leaves_nothing(studio: Studio) -> None:
+    config = config_of(studio, num_inference_steps=90)
+    steps = 0
+    with pytest.raises(Cancelled):
+        for report in studio.generate("me", config):
+            steps = report.done
+            studio.cancel("somebody else")
+            if steps == 2:
+                studio.cancel("me")
+    assert 2 <= steps < 80
+    assert not list(studio.folder.iterdir())
+
+
+def test_a_client_that_is_gone_cancels_its_job(studio: Studio) -> None:
+    job = studio.generate("me", config_of(studio, num_inference_steps=100))
+    next(job), next(job)
+    job.close()
+    result_of(studio, config_of(studio))
+    while list(studio.folder.iterdir()):  # what ends it is a thread of its own
+        time.sleep(0.05)
+
+
+def test_a_job_that_fails_leaves_the_model_to_the_next(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = result_of(studio, config_of(studio))
+    with pytest.raises(ValueError, match="height"):
+        result_of(studio, replace(config_of(studio), height=33))
+    with pytest.raises(ValueError, match="no such file"):
+        result_of(studio, replace(config_of(studio), lora="none.safetensors"))
+    np.testing.assert_array_equal(result_of(studio, config_of(studio)), first)
+
+
+def test_a_raw_video_is_extracted_and_drives(base: GenerateConfig, tmp_path: Path) -> None:
+    from followyourpose.puppets.world import render_scene, sample_scene
+
+    frames, _ = render_scene(sample_scene(np.random.default_rng(0)), 4, 64, 64)
+    write_video(tmp_path / "raw.mp4", frames, 8)
+    (tmp_path / "jobs").mkdir()
+    studio = Studio(base, LIMITS, tmp_path / "jobs")
+    with studio.extracted(tmp_path / "raw.mp4") as folder:
+        assert {file.name for file in folder.iterdir()} == {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
+        assert read_frames(folder / "skeleton.mp4").any()
+    raw = config_of(studio, upload=str(tmp_path / "raw.mp4"), pose_source="raw")
+    drawn = config_of(studio, upload=str(tmp_path / "raw.mp4"))
+    assert studio.preview(raw)[1] == [0, 1, 2]
+    assert not np.array_equal(result_of(studio, raw), result_of(studio, drawn))
+    assert not list(studio.folder.iterdir())
