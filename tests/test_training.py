@@ -118,7 +118,7 @@ def test_a_pattern_that_is_no_regular_expression_is_an_error():
 
 RICH = [
     "optim.ema_decay=0.9", "optim.gradient_accumulation_steps=2", "optim.schedule=cosine", "optim.warmup_steps=2",
-    "prompt_dropout=0.3", "noise_bias=0.5",
+    "prompt_dropout=0.3", "end_shuffle=0.3", "noise_bias=0.5",
 ]  # fmt: skip
 
 
@@ -567,6 +567,23 @@ def test_dropped_captions_do_not_matter_and_kept_ones_do(world: Path, tmp_path: 
         objective = build_objective(settings(world, tmp_path / "run", STAGE2, f"prompt_dropout={dropout}"))
         assert (loss_of(objective, one) != loss_of(objective, other)) == matter
     assert loss_of(objective, one) == loss_of(objective, ["", ""])
+
+
+def test_a_shuffled_end_is_another_captions_and_the_words_stay(world: Path, tmp_path: Path) -> None:
+    captions, cpu = ["a cat", "a dog", "can do", "do", "a", "cat", "dog", "can"], torch.device("cpu")
+
+    def states(share: float, dropout: float = 0.0) -> Tensor:
+        shares = (f"end_shuffle={share}", f"prompt_dropout={dropout}")
+        objective = build_objective(settings(world, tmp_path / "run", STAGE2, *shares))
+        return objective.text(Batch(captions), torch.Generator().manual_seed(0), cpu)
+
+    own, shuffled = states(0.0), states(1.0)
+    words = build_objective(settings(world, tmp_path / "run", STAGE2)).tokenizer(captions).input_ids
+    ends = [len(ids) - 1 for ids in words]
+    assert all(torch.equal(own[i, :end], shuffled[i, :end]) for i, end in enumerate(ends))
+    another = [not torch.equal(own[i, end:], shuffled[i, end:]) for i, end in enumerate(ends)]
+    assert sum(another) > 4  # a permutation may leave a few where they are
+    assert torch.equal(states(1.0, dropout=1.0), states(0.0, dropout=1.0))  # without words there is nothing to read
 
 
 def test_a_share_of_the_clips_has_one_noise_for_all_frames(world: Path, tmp_path: Path) -> None:

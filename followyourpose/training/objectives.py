@@ -116,16 +116,28 @@ class Denoise(Objective):
         return rearrange(moments, "(b f) c h w -> b c f h w", b=len(pixels))
 
     def text(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
-        """The text encoder's last hidden state (b, l, d); some captions are dropped, for classifier-free guidance."""
+        """The text encoder's last hidden state (b, l, d).
+
+        Some captions are dropped, for classifier-free guidance. Of some others the states from the end token on are
+        another caption's of the batch (`end_shuffle`).
+        """
         draws = torch.rand(len(batch.captions), generator=generator, device=device).tolist()
         dropped = [draw < self.config.prompt_dropout for draw in draws]
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
         if batch.text is None:
-            kept = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-            return self.encode_text(kept, device)
-        if not any(dropped):
-            return batch.text.float()
-        dropped = torch.tensor(dropped, device=device)[:, None, None]
-        return torch.where(dropped, self.encode_text([""], device), batch.text.float())
+            states = self.encode_text(captions, device)
+        elif any(dropped):
+            states = torch.where(_column(dropped, device), self.encode_text([""], device), batch.text.float())
+        else:
+            states = batch.text.float()
+        if self.config.end_shuffle:
+            draws = torch.rand(len(captions), generator=generator, device=device).tolist()
+            shuffled = [c != "" and draw < self.config.end_shuffle for c, draw in zip(captions, draws, strict=True)]
+            other = torch.randperm(len(captions), generator=generator, device=device)
+            tokens = self.tokens(captions, device)
+            ended = (tokens == self.tokenizer.eos_token_id).cumsum(1) > 0
+            states = torch.where(_column(shuffled, device) & ended[..., None], states[other], states)
+        return states
 
     @torch.no_grad()
     def encode_text(self, captions: list[str], device: torch.device) -> Tensor:
@@ -157,6 +169,11 @@ class Autoencode(Objective):
         weight = weight / weight.mean()
         edges = sum((weight.narrow(d, 0, error.shape[d] - 1) * error.diff(dim=d).abs()).mean() for d in (-1, -2))
         return (weight * (error.abs() + 0.3 * error.square())).mean() + edges + self.config.kl * posterior.kl().mean()
+
+
+def _column(flags: list[bool], device: torch.device) -> Tensor:
+    """Flags of samples -> (b, 1, 1)."""
+    return torch.tensor(flags, device=device)[:, None, None]
 
 
 def _person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) -> Tensor:
