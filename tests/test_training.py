@@ -499,6 +499,19 @@ def test_a_run_of_an_image_unet_exports_as_stable_diffusion(world: Path, tmp_pat
         assert torch.equal(tensor, average[f"unet.{name}"].half())
 
 
+def test_an_image_model_that_trains_on_images_goes_on_as_one(world: Path, tmp_path: Path) -> None:
+    """It is not inflated: layers over time, trained on single frames, would be no identities any more."""
+    init = f"init={world / 'image-model'}"
+    run = train(settings(world, tmp_path / "run", BASE, init, "scratch=[]", "steps=1"))
+    again = train(settings(world, tmp_path / "again", BASE, f"init={run}", "scratch=[]", "steps=1"))
+    pipe = StableDiffusionPipeline.from_pretrained(export(again, tmp_path / "out"), torch_dtype=torch.float16)
+    weights = trained_weights(again)
+    assert {f"unet.{name}" for name in pipe.unet.state_dict()} == weights.keys()
+    assert all(torch.equal(tensor, weights[f"unet.{name}"].half()) for name, tensor in pipe.unet.state_dict().items())
+    first = trained_weights(run)
+    assert max((weights[name] - first[name]).abs().max() for name in weights) < 0.01  # it went on from there
+
+
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_a_stage_exports_as_our_pipeline(tmp_path: Path, stage: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(stage)

@@ -65,7 +65,7 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     weights = trained_weights(folder)
     trained = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
     module = load_component(run.init, name, scratch=name in run.scratch)
-    if trained and name == "unet" and name not in run.scratch:
+    if name == "unet" and not trained.keys() <= module.state_dict().keys():
         module = as_video(module)
     check_frozen(folder / "weights.safetensors", {name: fingerprint(module, trained.keys())}, run.init)
     is_lora = trained and run.lora.rank is not None
@@ -170,10 +170,16 @@ def load_scheduler(folder: str | Path) -> DDIMScheduler:
     return scheduler
 
 
-def load_components(folder: str | Path, names: Sequence[str], scratch: Sequence[str] = ()) -> nn.ModuleDict:
-    """Several networks for training, by name; an image UNet is inflated, unless it is itself trained from scratch."""
+def load_components(
+    folder: str | Path, names: Sequence[str], scratch: Sequence[str] = (), image_only: bool = False
+) -> nn.ModuleDict:
+    """Several networks for training, by name.
+
+    An image UNet is inflated, unless it is itself trained from scratch, or only images are to be trained on: then it
+    goes on in its own class, and its export is an image model's folder again.
+    """
     parts = {name: load_component(folder, name, name in scratch) for name in names}
-    if "unet" in parts and "unet" not in scratch:
+    if "unet" in parts and "unet" not in scratch and not image_only:
         parts["unet"] = as_video(parts["unet"])
     return nn.ModuleDict(parts)
 
