@@ -106,6 +106,20 @@ class ValidationConfig:
 
 
 @dataclass
+class NetworkConfig:
+    """Settings of the video UNet, for ablations; None: as `init` has it; of an image model is made the paper's."""
+
+    clip_norm: bool | None = None  # false: the residual blocks' norms take their statistics per frame
+    cross_frame_attention: bool | None = None  # false: frames attend to themselves, not to the first and the previous
+    pose_fusion: str | None = None  # concat: pose features are put beside the hidden states, not added to them
+    temporal_rank: int | None = None  # of the temporal convolutions
+
+    def changes(self) -> dict[str, Any]:
+        """What is set, by name."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass
 class LoraConfig:
     """Low-rank additions to the frozen UNet, to be trained in its place: `trainable: ['^unet\\..*lora']`."""
 
@@ -124,6 +138,7 @@ class TrainConfig:
     init: str = MISSING  # a pipeline folder, an image model's folder, or the folder of another run
     objective: str = "denoise"  # denoise, autoencode, contrast or locate
     scratch: list[str] = field(default_factory=list)  # components that start from random weights
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     trainable: list[str] = MISSING  # regular expressions on names, e.g. ^unet\..*attn_temp
     data: DataConfig = field(default_factory=DataConfig)

@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from followyourpose.models.inflate import NEW_LAYERS, inflate, inflate_weights
+from followyourpose.models.unet import VideoUNet
 
 
 def test_every_image_weight_is_used(tiny_config: dict[str, Any]) -> None:
@@ -32,6 +33,41 @@ def test_a_frame_of_a_still_clip_equals_the_image_unet(
         got = inflate(image_unet)(latents.repeat(1, 1, 3, 1, 1), timestep, text)
     for frame in got.unbind(2):
         torch.testing.assert_close(frame, expected, rtol=0, atol=1e-5)
+
+
+def test_with_nothing_over_time_each_frame_is_the_image_unets(
+    tiny_config: dict[str, Any], clip: Callable[..., tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """The two ablations together, before anything is trained: a clip is a batch of images."""
+    image_unet = UNet2DConditionModel.from_config(tiny_config)
+    unet = inflate(image_unet, {"clip_norm": False, "cross_frame_attention": False})
+    latents, timestep, text = clip()
+    with torch.no_grad():
+        frames = [image_unet(frame, timestep, text).sample for frame in latents.unbind(2)]
+        torch.testing.assert_close(unet(latents, timestep, text), torch.stack(frames, 2), rtol=0, atol=1e-5)
+
+
+def test_pose_features_side_by_side_start_as_the_image_unet_too(
+    tiny_config: dict[str, Any], clip: Callable[..., tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    image_unet = UNet2DConditionModel.from_config(tiny_config)
+    unet = inflate(image_unet, {"pose_fusion": "concat"})
+    latents, timestep, text = clip(f=1)
+    features = [torch.zeros(2, c, 1, 8 >> i, 8 >> i) for i, c in enumerate(unet.config.block_out_channels)]
+    with torch.no_grad():
+        expected = image_unet(latents[:, :, 0], timestep, text).sample
+        unposed = unet(latents, timestep, text, features)
+        posed = unet(latents, timestep, text, [feature + 1 for feature in features])
+    torch.testing.assert_close(unposed[:, :, 0], expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(posed, unposed)
+
+
+def test_a_video_unet_takes_settings_and_keeps_its_weights(tiny_unet: VideoUNet) -> None:
+    unet = inflate(tiny_unet, {"cross_frame_attention": False})
+    assert not unet.config.cross_frame_attention and unet.config.clip_norm
+    assert all(torch.equal(unet.state_dict()[name], weight) for name, weight in tiny_unet.state_dict().items())
+    with pytest.raises(ValueError, match="pose_fusion: got 'sum', expected add or concat"):
+        inflate(tiny_unet, {"pose_fusion": "sum"})
 
 
 def test_it_shares_no_memory_and_keeps_the_dtype(tiny_config: dict[str, Any]) -> None:

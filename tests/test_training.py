@@ -463,8 +463,8 @@ def test_stage_2_trains_from_hd_vilas_own_layout(world: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("folder", ["puppet", "sd14"])
-def test_the_shipped_stages_train_what_the_paper_says(world: Path, folder: str) -> None:
-    parts = load_components(world / "video-model", ("vae", "text_encoder", "unet", "pose_encoder"))
+def test_the_shipped_stages_train_what_the_paper_says(world: Path, tmp_path: Path, folder: str) -> None:
+    parts = load_components(settings(world, tmp_path, STAGE2), ("vae", "text_encoder", "unet", "pose_encoder"))
     patterns = {
         stage: yaml.safe_load((REPOSITORY / "configs" / folder / f"{stage}.yaml").read_text())["trainable"]
         for stage in ("stage1", "stage2")
@@ -558,6 +558,17 @@ def test_an_unfinished_run_is_neither_exported_nor_built_upon(
     with pytest.raises(ValueError, match="run: the run has not finished"):
         train(settings(world, tmp_path / "next", STAGE2, f"init={run}"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "next").exists()
+
+
+def test_an_ablations_network_stays_so_in_later_runs(world: Path, tmp_path: Path) -> None:
+    network = ("network.pose_fusion=concat", "network.clip_norm=false", r"trainable=[^pose_encoder\., pose_concat]")
+    first = train(settings(world, tmp_path / "first", STAGE1, f"init={world / 'image-model'}", *network))
+    second = train(settings(world, tmp_path / "second", STAGE2, f"init={first}"))
+    pipe = FollowYourPosePipeline.from_pretrained(export(second, tmp_path / "out", torch.float32))
+    assert pipe.unet.config.pose_fusion == "concat" and not pipe.unet.config.clip_norm
+    weights = pipe.unet.state_dict()
+    trained = {name: tensor for name, tensor in trained_weights(first).items() if "pose_concat" in name}
+    assert trained and all(torch.equal(weights[name.removeprefix("unet.")], tensor) for name, tensor in trained.items())
 
 
 def test_a_folder_without_a_run_is_not_exported(world: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from followyourpose.models.pose_encoder import PoseEncoder, identity_start, zero
 from followyourpose.models.unet import VideoUNet
 from followyourpose.models.weights import (
     PREFIX,
+    VIDEO_SETTINGS,
     convert_weights,
     from_released,
     merge,
@@ -36,7 +37,7 @@ def released(tiny_unet: VideoUNet, tiny_pose_encoder: PoseEncoder, tmp_path: Pat
     """A folder in the released layout: the pose encoder only in its own file, 3-D block names, a scheduler beside."""
     state_dict = to_released(tiny_unet, tiny_pose_encoder)
     unet_weights, pose_weights = split(state_dict)
-    config = {key: value for key, value in tiny_unet.config.items() if key != "temporal_rank"}
+    config = {key: value for key, value in tiny_unet.config.items() if key not in VIDEO_SETTINGS}
     config["down_block_types"] = ["CrossAttnDownBlock3D", "DownBlock3D"]
     config["up_block_types"] = ["UpBlock3D", "CrossAttnUpBlock3D"]
     folder = tmp_path / "released"

@@ -8,16 +8,25 @@ from torch import Tensor, nn
 
 from followyourpose.models.unet import VideoUNet
 
-NEW_LAYERS = ("attn_temp", "norm_temp", "conv_temporal")  # what the video UNet has and the image UNet has not
+# What the video UNet has and the image UNet has not; it keeps its start, an identity.
+NEW_LAYERS = ("attn_temp", "norm_temp", "conv_temporal", "pose_concat")
 
 
-def inflate(image_unet: UNet2DConditionModel, temporal_rank: int = 160) -> VideoUNet:
-    """Makes the video UNet that, on one frame, is exactly the given image UNet. See `inflate_weights`."""
-    return inflate_weights(image_unet.config, image_unet.state_dict(), temporal_rank)
+def inflate(unet: UNet2DConditionModel | VideoUNet, settings: Mapping[str, Any] | None = None) -> VideoUNet:
+    """Makes the video UNet that, on one frame, is exactly the given image UNet. See `inflate_weights`.
+
+    A video UNet keeps what it has learned, and gets these settings.
+    """
+    return inflate_weights(unet.config, unet.state_dict(), settings)
 
 
-def inflate_weights(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], temporal_rank: int = 160) -> VideoUNet:
+def inflate_weights(
+    config: Mapping[str, Any], state_dict: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None
+) -> VideoUNet:
     """Makes the video UNet of an image UNet given as diffusers config and weights; it has the weights' dtype.
+
+    Args:
+        settings: of `VideoUNet`, in place of its defaults; None: the paper's network.
 
     The output projection of the temporal attention and `conv_temporal.up` start at zero, so both new layers start as
     identities. The temporal attention must: with a random output projection (or one copied from the image's
@@ -26,7 +35,8 @@ def inflate_weights(config: Mapping[str, Any], state_dict: Mapping[str, Tensor],
     Raises:
         ValueError: the config is not Stable Diffusion 1.x's, or a weight is missing, extra or of another shape.
     """
-    unet = VideoUNet.from_config({**config, "temporal_rank": temporal_rank})
+    config = {key: value for key, value in config.items() if key != "_use_default_values"}  # diffusers' note, void here
+    unet = VideoUNet.from_config({**config, **(settings or {})})
     new = [name for name in unet.state_dict() if any(f".{layer}." in name for layer in NEW_LAYERS)]
     load_every_weight(unet, state_dict, "image UNet", may_miss=new)
     dtype = state_dict["conv_in.weight"].dtype

@@ -52,7 +52,10 @@ def text_count(text: Tensor | TextCache) -> int:
 class ClipGroupNorm(nn.GroupNorm):
     """Group normalisation with statistics over all frames of a clip jointly: (b f) c h w -> the same."""
 
+    whole_clip = True  # False: over each frame by itself
+
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        frames = frames if self.whole_clip else 1
         x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         x = super().forward(x.contiguous())  # the copy pays: on a strided view the norm takes three times as long
         return rearrange(x, "b c f h w -> (b f) c h w")
@@ -87,11 +90,29 @@ class LowRankTemporalConv(nn.Module):
         return rearrange(self.up(self.down(x)), "b c f l -> (b f) l c")
 
 
+class PoseConcat(nn.Module):
+    """What the residual is compared with: hidden state and pose feature (n, c, h, w) side by side, through a 1x1.
+
+    It starts as the identity on the hidden state. The features start at zero, so their half may start at random.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, channels, 1)
+        nn.init.dirac_(self.conv.weight[:, :channels])
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        return self.conv(torch.cat([x, feature], dim=1))
+
+
 class TransformerBlock(nn.Module):
     """Cross-frame attention, text attention, feed-forward, temporal attention, temporal convolution, each residual.
 
     The last two are new in the video network and start as identities: their last layers start at zero.
     """
+
+    cross_frame = True  # False: frames attend to themselves before the text
 
     def __init__(self, channels: int, text_channels: int, heads: int, temporal_rank: int):
         super().__init__()
@@ -108,7 +129,7 @@ class TransformerBlock(nn.Module):
         nn.init.zeros_(self.attn_temp.to_out[0].bias)
 
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:  # (b f) l c
-        x = x + self.attn1(self.norm1(x), frames)
+        x = x + self.attn1(self.norm1(x), frames if self.cross_frame else 1)
         x = for_each_text(x, len(text[0]) * frames)
         x = x + self.attn2(self.norm2(x), text, frames)
         x = x + self.ff(self.norm3(x))
@@ -207,9 +228,11 @@ class DownBlock(Block):
     layers per block the place is the same, and here the sum stands outside of what is checkpointed.
     """
 
-    def __init__(self, resnets: list[ResnetBlock], attentions: list[Transformer], downsample: bool):
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[Transformer], downsample: bool, concat: bool):
         super().__init__(resnets, attentions)
-        self.downsamplers = nn.ModuleList([Downsample(resnets[-1].conv2.out_channels)] if downsample else [])
+        channels = resnets[-1].conv2.out_channels
+        self.downsamplers = nn.ModuleList([Downsample(channels)] if downsample else [])
+        self.pose_concat = PoseConcat(channels) if concat else None
 
     def forward(
         self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, feature: Tensor | None
@@ -219,7 +242,8 @@ class DownBlock(Block):
             x = self.layer(i, x, time, text, frames)
             if feature is not None and i == len(self.resnets) - 1:
                 feature = rearrange(feature, "b c f h w -> (b f) c h w")
-                x = for_each_text(x, len(feature)) + feature
+                x = for_each_text(x, len(feature))
+                x = x + feature if self.pose_concat is None else self.pose_concat(x, feature)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -255,7 +279,9 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     The arguments are diffusers' for `UNet2DConditionModel`, so a Stable Diffusion 1.x `unet/config.json` can be read.
     `attention_head_dim` is, as in Stable Diffusion 1.x, the NUMBER of heads, one for all levels or one per level.
-    `temporal_rank` is the rank of the temporal convolutions.
+    `temporal_rank` is the rank of the temporal convolutions. The last three settings are the paper's network, and for
+    ablations what it is compared with: norms of the residual blocks per frame, frames that attend to themselves alone,
+    and `pose_fusion` "concat" in place of "add".
     """
 
     _supports_gradient_checkpointing = True
@@ -278,6 +304,9 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         cross_attention_dim: int = 768,
         attention_head_dim: int | Sequence[int] = 8,
         temporal_rank: int = 160,
+        clip_norm: bool = True,
+        cross_frame_attention: bool = True,
+        pose_fusion: str = "add",
     ):
         super().__init__()
         channels, levels = list(block_out_channels), len(block_out_channels)
@@ -286,6 +315,8 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         up_attention = _has_attention("up_block_types", up_block_types, levels)
         if len(heads) != levels:
             raise ValueError(f"attention_head_dim: got {heads}, expected one number or one per level ({levels})")
+        if pose_fusion not in ("add", "concat"):
+            raise ValueError(f"pose_fusion: got {pose_fusion!r}, expected add or concat")
         for key, value in (("layers_per_block", layers_per_block), ("cross_attention_dim", cross_attention_dim)):
             if not isinstance(value, int):
                 raise ValueError(f"{key}: got {value!r}, expected one whole number for all blocks")
@@ -309,7 +340,7 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
             resnets = [resnet(c if i == 0 else channels[level], channels[level]) for i in range(layers_per_block)]
             attentions = transformers(layers_per_block * down_attention[level], level)
             last, c = level == levels - 1, channels[level]
-            self.down_blocks.append(DownBlock(resnets, attentions, downsample=not last))
+            self.down_blocks.append(DownBlock(resnets, attentions, not last, pose_fusion == "concat"))
             skips += [c] * (layers_per_block + (not last))
 
         self.mid_block = MidBlock([resnet(c, c), resnet(c, c)], transformers(1, levels - 1))
@@ -325,6 +356,12 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         self.conv_norm_out = ClipGroupNorm(norm_num_groups, c, norm_eps)
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
+
+        for module in self.modules():
+            if isinstance(module, ClipGroupNorm):
+                module.whole_clip = clip_norm
+            elif isinstance(module, TransformerBlock):
+                module.cross_frame = cross_frame_attention
 
     @classmethod
     def from_config(cls, config: dict[str, Any], **kwargs: Any) -> Self:

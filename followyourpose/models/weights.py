@@ -29,6 +29,8 @@ StateDict = dict[str, Tensor]
 
 PREFIX = "skeleton_adapter."
 UNET_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# Settings that the released code has not -> what it does.
+VIDEO_SETTINGS = {"temporal_rank": 160, "clip_norm": True, "cross_frame_attention": True, "pose_fusion": "add"}
 COMPONENTS = {  # what a folder of Stable Diffusion holds beside the UNet, and who reads it
     "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -73,7 +75,7 @@ def to_released(unet: VideoUNet, pose_encoder: PoseEncoder) -> StateDict:
     """
     for settings, key, expected in (
         (unet.config, "layers_per_block", 2),  # the released code adds the pose after the second layer
-        (unet.config, "temporal_rank", 160),
+        *((unet.config, key, value) for key, value in VIDEO_SETTINGS.items()),
         (pose_encoder.config, "layers_per_level", 2),
         (pose_encoder.config, "downscale", 8),
     ):
@@ -188,7 +190,7 @@ def _read_released(source: Path, pose_encoder: Path | None) -> tuple[dict[str, A
 def _write_released(folder: Path, unet: VideoUNet, pose_encoder: PoseEncoder) -> None:
     state_dict = to_released(unet, pose_encoder)
     config = {k: _replace_in_names(v, "2D", "3D") for k, v in unet.config.items() if not k.startswith("_")}
-    del config["temporal_rank"]
+    config = {key: value for key, value in config.items() if key not in VIDEO_SETTINGS}
     (folder / "unet").mkdir()
     config = {"_class_name": "UNet3DConditionModel", **config}
     (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -37,7 +37,7 @@ def make_cache(config: TrainConfig) -> Path:
     """
     check_cacheable(config)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    parts = load_components(config.init, ("vae", "text_encoder"))
+    parts = load_components(config, ("vae", "text_encoder"))
     objective = Denoise(parts, load_tokenizer(config.init), load_scheduler(config.init), config).to(state.device)
     return cached_source(config, objective, state).folder
 

@@ -43,6 +43,8 @@ def check_settings(config: TrainConfig, objectives: tuple[str, ...]) -> None:
     for key in ("data.cache", "gradient_checkpointing"):
         if (value := _value(config, key)) and config.objective != "denoise":
             raise ValueError(f"{key}: got {value}, which is for objective denoise; this one is {config.objective}")
+    if (changes := config.network.changes()) and (config.objective != "denoise" or "unet" in config.scratch):
+        raise ValueError(f"network: got {changes}, which is for a video UNet; this run trains none")
     _check_lora(config)
     if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
         raise ValueError("optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install bitsandbytes`")

@@ -7,8 +7,9 @@ run stores only what it trained.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
@@ -65,8 +66,9 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     weights = trained_weights(folder)
     trained = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
     module = load_component(run.init, name, scratch=name in run.scratch)
-    if name == "unet" and not trained.keys() <= module.state_dict().keys():
-        module = as_video(module)
+    changes = run.network.changes()
+    if name == "unet" and (changes or not trained.keys() <= module.state_dict().keys()):
+        module = as_video(module, changes)
     check_frozen(folder / "weights.safetensors", {name: fingerprint(module, trained.keys())}, run.init)
     is_lora = trained and run.lora.rank is not None
     if is_lora:
@@ -96,9 +98,9 @@ def fingerprint(module: nn.Module, trained: Collection[str] = ()) -> str:
     return digest.hexdigest()[:12]
 
 
-def as_video(unet: UNet2DConditionModel | VideoUNet) -> VideoUNet:
-    """The video network of an image UNet; a video UNet is that already."""
-    return unet if isinstance(unet, VideoUNet) else inflate(unet)
+def as_video(unet: UNet2DConditionModel | VideoUNet, changes: Mapping[str, Any] | None = None) -> VideoUNet:
+    """The video network of an image UNet; a video UNet is that already. `changes` are those of a NetworkConfig."""
+    return unet if isinstance(unet, VideoUNet) and not changes else inflate(unet, changes)
 
 
 def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
@@ -170,17 +172,17 @@ def load_scheduler(folder: str | Path) -> DDIMScheduler:
     return scheduler
 
 
-def load_components(
-    folder: str | Path, names: Sequence[str], scratch: Sequence[str] = (), image_only: bool = False
-) -> nn.ModuleDict:
-    """Several networks for training, by name.
+def load_components(config: TrainConfig, names: Sequence[str]) -> nn.ModuleDict:
+    """The networks of a run, by name, as they are before it trains.
 
     An image UNet is inflated, unless it is itself trained from scratch, or only images are to be trained on: then it
     goes on in its own class, and its export is an image model's folder again.
     """
-    parts = {name: load_component(folder, name, name in scratch) for name in names}
-    if "unet" in parts and "unet" not in scratch and not image_only:
-        parts["unet"] = as_video(parts["unet"])
+    parts = {name: load_component(config.init, name, name in config.scratch) for name in names}
+    changes = config.network.changes()
+    image_only = config.data.num_frames == 1 and not config.data.skeleton and config.lora.rank is None and not changes
+    if "unet" in parts and "unet" not in config.scratch and not image_only:
+        parts["unet"] = as_video(parts["unet"], changes)
     return nn.ModuleDict(parts)
 
 

@@ -151,8 +151,7 @@ def build_objective(config: TrainConfig) -> Objective:
     needs = [name for name in kind.needs if name != "pose_encoder" or config.data.skeleton]
     if unused := sorted(set(config.scratch) - set(needs)):
         raise ValueError(f"scratch: got {unused[0]!r}, expected a network that this run uses: {', '.join(needs)}")
-    image_only = config.data.num_frames == 1 and not config.data.skeleton and config.lora.rank is None
-    parts = load_components(config.init, needs, config.scratch, image_only)
+    parts = load_components(config, needs)
     if config.lora.rank is not None:
         add_lora(parts["unet"], config.lora)
     if config.gradient_checkpointing:
