@@ -154,7 +154,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
     compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
-    end_shuffle: float = 0.0  # share of captions whose end token and padding get another caption's states
+    prefix_shuffle: float = 0.0  # share of captions read, from some word on, as if another's words stood before
     kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
     noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
     min_snr_gamma: float | None = (

@@ -118,7 +118,7 @@ def test_a_pattern_that_is_no_regular_expression_is_an_error():
 
 RICH = [
     "optim.ema_decay=0.9", "optim.gradient_accumulation_steps=2", "optim.schedule=cosine", "optim.warmup_steps=2",
-    "prompt_dropout=0.3", "end_shuffle=0.3", "noise_bias=0.5",
+    "prompt_dropout=0.3", "prefix_shuffle=0.3", "noise_bias=0.5",
 ]  # fmt: skip
 
 
@@ -593,21 +593,26 @@ def test_dropped_captions_do_not_matter_and_kept_ones_do(world: Path, tmp_path: 
     assert loss_of(objective, one) == loss_of(objective, ["", ""])
 
 
-def test_a_shuffled_end_is_another_captions_and_the_words_stay(world: Path, tmp_path: Path) -> None:
-    captions, cpu = ["a cat", "a dog", "can do", "do", "a", "cat", "dog", "can"], torch.device("cpu")
+def test_after_a_shuffled_prefix_the_words_stay_and_what_is_known_of_earlier_ones_changes(
+    world: Path, tmp_path: Path
+) -> None:
+    captions, cpu = ["a cat", "a dog", "dog can do", "do", "cat can dog"] * 4, torch.device("cpu")
+    objectives = [
+        build_objective(settings(world, tmp_path / "run", STAGE2, f"prefix_shuffle={share}")) for share in (0.0, 1.0)
+    ]
+    own, shuffled = (each.text(Batch(captions), torch.Generator().manual_seed(0), cpu) for each in objectives)
+    ends = [len(ids) - 1 for ids in objectives[0].tokenizer(captions).input_ids]
+    same = (own == shuffled).all(2)
+    firsts = [int(row.int().argmin()) for row in same]  # where the first state is that is another
+    assert same[:, :2].all() and not same[:, -1].all()
+    assert all(first <= end or row.all() for first, end, row in zip(firsts, ends, same, strict=True))
+    assert len({first for first, row in zip(firsts, same, strict=True) if not row.all()}) > 1
 
-    def states(share: float, dropout: float = 0.0) -> Tensor:
-        shares = (f"end_shuffle={share}", f"prompt_dropout={dropout}")
-        objective = build_objective(settings(world, tmp_path / "run", STAGE2, *shares))
-        return objective.text(Batch(captions), torch.Generator().manual_seed(0), cpu)
 
-    own, shuffled = states(0.0), states(1.0)
-    words = build_objective(settings(world, tmp_path / "run", STAGE2)).tokenizer(captions).input_ids
-    ends = [len(ids) - 1 for ids in words]
-    assert all(torch.equal(own[i, :end], shuffled[i, :end]) for i, end in enumerate(ends))
-    another = [not torch.equal(own[i, end:], shuffled[i, end:]) for i, end in enumerate(ends)]
-    assert sum(another) > 4  # a permutation may leave a few where they are
-    assert torch.equal(states(1.0, dropout=1.0), states(0.0, dropout=1.0))  # without words there is nothing to read
+def test_without_captions_there_is_no_prefix_to_shuffle(world: Path, tmp_path: Path) -> None:
+    objective = build_objective(settings(world, tmp_path / "run", STAGE2, "prefix_shuffle=1", "prompt_dropout=1"))
+    text = objective.text(Batch(["a cat", "a dog"]), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert torch.equal(text, objective.encode_text(["", ""], torch.device("cpu")))
 
 
 def test_a_share_of_the_clips_has_one_noise_for_all_frames(world: Path, tmp_path: Path) -> None:

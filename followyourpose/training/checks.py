@@ -14,7 +14,7 @@ LEAST_1 = (
     "steps", "save_every", "keep_checkpoints", "log_every",
     "optim.batch_size", "optim.gradient_accumulation_steps", "optim.max_skipped",
 )  # fmt: skip
-SHARES = ("prompt_dropout", "end_shuffle", "noise_bias", "shared_noise")
+SHARES = ("prompt_dropout", "prefix_shuffle", "noise_bias", "shared_noise")
 
 
 def check_settings(config: TrainConfig, objectives: tuple[str, ...]) -> None:

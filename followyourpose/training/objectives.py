@@ -116,28 +116,38 @@ class Denoise(Objective):
         return rearrange(moments, "(b f) c h w -> b c f h w", b=len(pixels))
 
     def text(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
-        """The text encoder's last hidden state (b, l, d).
-
-        Some captions are dropped, for classifier-free guidance. Of some others the states from the end token on are
-        another caption's of the batch (`end_shuffle`).
-        """
+        """The text encoder's last hidden state (b, l, d); some captions are dropped, for classifier-free guidance."""
         draws = torch.rand(len(batch.captions), generator=generator, device=device).tolist()
         dropped = [draw < self.config.prompt_dropout for draw in draws]
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
         if batch.text is None:
             states = self.encode_text(captions, device)
         elif any(dropped):
-            states = torch.where(_column(dropped, device), self.encode_text([""], device), batch.text.float())
+            flags = torch.tensor(dropped, device=device)[:, None, None]
+            states = torch.where(flags, self.encode_text([""], device), batch.text.float())
         else:
             states = batch.text.float()
-        if self.config.end_shuffle:
-            draws = torch.rand(len(captions), generator=generator, device=device).tolist()
-            shuffled = [c != "" and draw < self.config.end_shuffle for c, draw in zip(captions, draws, strict=True)]
-            other = torch.randperm(len(captions), generator=generator, device=device)
-            tokens = self.tokens(captions, device)
-            ended = (tokens == self.tokenizer.eos_token_id).cumsum(1) > 0
-            states = torch.where(_column(shuffled, device) & ended[..., None], states[other], states)
-        return states
+        return self._shuffle_prefixes(states, captions, generator) if self.config.prefix_shuffle else states
+
+    @torch.no_grad()
+    def _shuffle_prefixes(self, states: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
+        """In a share `prefix_shuffle` of states (b, l, d), what follows a random word is as if after another caption.
+
+        A text encoder tells later words, and the end token most of all, what stood before them. A network that listens
+        there knows the pairs that it was trained on; where this cannot be trusted, it reads each word in its place.
+        """
+        tokens = self.tokens(captions, states.device)
+        chance, place = torch.rand(2, len(tokens), generator=generator, device=tokens.device)
+        other = torch.randperm(len(tokens), generator=generator, device=tokens.device)
+        ends = (tokens == self.tokenizer.eos_token_id).int().argmax(1)
+        shortest = torch.minimum(ends, ends[other])
+        first = (
+            2 + (place * (shortest - 1)).long()
+        )  # the first token whose state is another: the second word ... the end
+        own = torch.arange(tokens.shape[1], device=tokens.device) < first[:, None]
+        own |= ((chance >= self.config.prefix_shuffle) | (shortest < 2))[:, None]
+        mixed = self.parts["text_encoder"](torch.where(own, tokens[other], tokens)).last_hidden_state
+        return torch.where(own[..., None], states, mixed)
 
     @torch.no_grad()
     def encode_text(self, captions: list[str], device: torch.device) -> Tensor:
@@ -169,11 +179,6 @@ class Autoencode(Objective):
         weight = weight / weight.mean()
         edges = sum((weight.narrow(d, 0, error.shape[d] - 1) * error.diff(dim=d).abs()).mean() for d in (-1, -2))
         return (weight * (error.abs() + 0.3 * error.square())).mean() + edges + self.config.kl * posterior.kl().mean()
-
-
-def _column(flags: list[bool], device: torch.device) -> Tensor:
-    """Flags of samples -> (b, 1, 1)."""
-    return torch.tensor(flags, device=device)[:, None, None]
 
 
 def _person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) -> Tensor:
