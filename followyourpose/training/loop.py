@@ -23,7 +23,7 @@ from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
 from followyourpose.training.cache import cached_source
 from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
-from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
+from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
 from followyourpose.training.lora import add_lora
@@ -35,11 +35,12 @@ from followyourpose.training.trainable import select_trainable
 from followyourpose.training.validation import Validation
 
 
-def train(config: TrainConfig, dry_run: bool = False) -> Path:
+def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | None = None) -> Path:
     """Trains what a configuration says, from where an earlier run of it stopped, and returns the run's folder.
 
     Args:
         dry_run: print what would be done, and do and write nothing.
+        kind: the objective; None: the one that the configuration names.
 
     Raises:
         ValueError: the settings, the data or the networks do not fit together (nothing has been trained then), or
@@ -61,7 +62,7 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
     set_seed(config.seed)
 
     # ---- networks: everything frozen but what the patterns name
-    objective = build_objective(config).to(accelerator.device)
+    objective = build_objective(config, kind).to(accelerator.device)
     weights = select_trainable(objective.parts, config.trainable)
     if config.lora.rank is not None and (others := [name for name in weights if ".lora_" not in name]):
         raise ValueError(f"trainable: got {others[0]}, expected a LoRA's weights alone where lora.rank is set")
@@ -145,13 +146,10 @@ def train(config: TrainConfig, dry_run: bool = False) -> Path:
     return run.path
 
 
-def build_objective(config: TrainConfig) -> Objective:
-    """The run's objective, with its networks loaded from `config.init`."""
-    kind = OBJECTIVES[config.objective]
-    needs = [name for name in kind.needs if name != "pose_encoder" or config.data.skeleton]
-    if unused := sorted(set(config.scratch) - set(needs)):
-        raise ValueError(f"scratch: got {unused[0]!r}, expected a network that this run uses: {', '.join(needs)}")
-    parts = load_components(config, needs)
+def build_objective(config: TrainConfig, kind: type[Objective] | None = None) -> Objective:
+    """The run's objective, with its networks loaded from `config.init`; arguments as for `train`."""
+    kind = OBJECTIVES[config.objective] if kind is None else kind
+    parts = kind.load(config)
     if config.lora.rank is not None:
         add_lora(parts["unet"], config.lora)
     if config.gradient_checkpointing:

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
+from followyourpose.training.components import load_components
 
 
 class Objective(nn.Module):
@@ -22,6 +23,18 @@ class Objective(nn.Module):
     """
 
     needs: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, config: TrainConfig) -> nn.ModuleDict:
+        """The networks of a run, by name, as they are before it trains.
+
+        Raises:
+            ValueError: `scratch` names a network that the run does not use, or one cannot be loaded.
+        """
+        needs = [name for name in cls.needs if name != "pose_encoder" or config.data.skeleton]
+        if unused := sorted(set(config.scratch) - set(needs)):
+            raise ValueError(f"scratch: got {unused[0]!r}, expected a network that this run uses: {', '.join(needs)}")
+        return load_components(config, needs)
 
     def __init__(self, parts: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, config: TrainConfig):
         super().__init__()
@@ -46,9 +59,7 @@ class Denoise(Objective):
         noise = self._noise(latents.shape, generator, device)
         timestep = self._timesteps(clips, generator, device)
         noisy = self.scheduler.add_noise(latents, noise, timestep)
-        features = self.parts["pose_encoder"](batch.skeleton) if batch.skeleton is not None else None
-        text = self.text(batch, generator, device)
-        prediction = self.predict(self.parts["unet"], noisy, timestep, text, features)
+        prediction = self.predict(noisy, timestep, self.text(batch, generator, device), batch.skeleton)
         kind = self.scheduler.config.prediction_type
         target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
         error = (prediction.float() - target.float()).square()
@@ -90,14 +101,16 @@ class Denoise(Objective):
         weight = 1 + (self.config.person_weight - 1) * people
         return (weight / weight.mean())[:, :, None]
 
-    @staticmethod
-    def predict(
-        unet: nn.Module, noisy: Tensor, timestep: Tensor, text: Tensor, features: list[Tensor] | None
-    ) -> Tensor:
-        """The UNet's prediction (b, c, f, h, w) of latents (b, c, f, h, w) at timesteps (b,) under text (b, l, d)."""
+    def predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, skeleton: Tensor | None) -> Tensor:
+        """The prediction (b, c, f, h, w) for latents (b, c, f, h, w) at timesteps (b,).
+
+        Args:
+            text: (b, l, d); skeleton: (b, 3, f, H, W) in [0, 1], None: unposed.
+        """
+        unet = self.parts["unet"]
         if isinstance(unet, UNet2DConditionModel):  # the base model is trained in the image model's own class
             return unet(noisy[:, :, 0], timestep, text).sample[:, :, None]
-        return unet(noisy, timestep, text, features)
+        return unet(noisy, timestep, text, None if skeleton is None else self.parts["pose_encoder"](skeleton))
 
     @torch.no_grad()
     def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -76,20 +76,18 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
     with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
         text = torch.empty(b, objective.tokenizer.model_max_length, objective.parts["unet"].config.cross_attention_dim)
-        skeleton = torch.empty(b, 3, f, data.height, data.width)
+        skeleton = torch.empty(b, 3, f, data.height, data.width) if data.skeleton else None
         hollow = {name: mode.from_tensor(tensor) for name, tensor in own.items()}
         functional_call(predict, hollow, (latents, text, skeleton))
     return float(sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}.values()))
 
 
 class _Prediction(nn.Module):
-    """The part of an objective that a step differentiates, as a module of its own."""
+    """The part of an objective's step that is differentiated, as a module's forward pass."""
 
     def __init__(self, objective: Denoise) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({k: v for k, v in objective.parts.items() if k in ("unet", "pose_encoder")})
-        self.predict = objective.predict
+        self.objective = objective
 
-    def forward(self, latents: Tensor, text: Tensor, skeleton: Tensor) -> Tensor:
-        features = self.parts["pose_encoder"](skeleton) if "pose_encoder" in self.parts else None
-        return self.predict(self.parts["unet"], latents, torch.zeros(len(latents), dtype=torch.long), text, features)
+    def forward(self, latents: Tensor, text: Tensor, skeleton: Tensor | None) -> Tensor:
+        return self.objective.predict(latents, torch.zeros(len(latents), dtype=torch.long), text, skeleton)
