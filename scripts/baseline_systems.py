@@ -1,0 +1,262 @@
+"""How other systems draw a video, each on the same frozen base model, through its implementation in diffusers.
+
+All of them start from noise that is the same in every frame, as the embedded default does, take the same
+number of DDIM steps, and have the same guidance.
+
+    f frames   H W pixels   c channels   h w latent size   l tokens   g halves of guidance
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AnimateDiffControlNetPipeline,
+    DDIMInverseScheduler,
+    StableDiffusionAdapterPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNetMotionModel,
+)
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
+    CrossFrameAttnProcessor2_0,
+)
+from einops import rearrange, repeat
+from PIL import Image
+from torch import Tensor
+
+from followyourpose import FollowYourPosePipeline
+from followyourpose.config import TrainConfig, build_config
+from followyourpose.data.video_io import write_video
+from followyourpose.training.components import load_component
+from followyourpose.training.loop import train
+from followyourpose.training.run_dir import trained_weights
+from scripts.baseline_objectives import new_adapter, new_controlnet, new_motion
+
+STEPS, GUIDANCE = 20, 2.0
+MASA_STEP = 4  # MasaCtrl's mutual attention begins after so many steps, in the decoder (section 4.1 of its paper)
+TUNING = {"steps": 40, "learning_rate": 1e-3}  # of Tune-A-Video, on each video anew
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to draw.
+
+    Attributes:
+        prompt: what it is to show; skeleton: in which poses, (f, H, W, 3) uint8; seed: of its noise.
+        source: a video of somebody else in these poses, (f, H, W, 3) uint8, and its caption: for systems that edit one.
+    """
+
+    prompt: str
+    skeleton: np.ndarray
+    seed: int
+    source: tuple[np.ndarray, str]
+
+
+Draw = Callable[[Task], np.ndarray]  # -> (f, H, W, 3) uint8
+
+
+def controlnet(base: Path, runs: Path) -> Draw:
+    """ControlNet, frame by frame (Zhang et al. 2023, arXiv 2302.05543)."""
+    return _each_frame(_controlnet_pipeline(base, runs))
+
+
+def t2i_adapter(base: Path, runs: Path) -> Draw:
+    """T2I-Adapter, frame by frame (Mou et al. 2023, arXiv 2302.08453)."""
+    return _each_frame(_adapter_pipeline(base, runs))
+
+
+def text2video_zero(base: Path, runs: Path) -> Draw:
+    """Text2Video-Zero with ControlNet: all frames attend to the first (Khachatryan et al. 2023, arXiv 2303.13439)."""
+    pipe = _controlnet_pipeline(base, runs)
+    for network in (pipe.unet, pipe.controlnet):
+        network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2))
+    return _each_frame(pipe)
+
+
+def masactrl(base: Path, runs: Path) -> Draw:
+    """MasaCtrl with T2I-Adapter: mutual self-attention to the first frame (Cao et al. 2023, arXiv 2304.08465)."""
+    pipe = _adapter_pipeline(base, runs)
+    draw = _each_frame(pipe)
+
+    def fresh(task: Task) -> np.ndarray:
+        ours = {name: MutualSelfAttention() for name in pipe.unet.attn_processors if _decoder_self_attention(name)}
+        pipe.unet.set_attn_processor({**{name: AttnProcessor2_0() for name in pipe.unet.attn_processors}, **ours})
+        return draw(task)
+
+    return fresh
+
+
+def animatediff(base: Path, runs: Path) -> Draw:
+    """AnimateDiff with ControlNet (Guo et al. 2023, arXiv 2307.04725)."""
+    parts = _parts(base)
+    motion_unet = UNetMotionModel.from_unet2d(parts["unet"], new_motion(parts["unet"]))
+    _load(motion_unet, runs / "animatediff", "unet")
+    parts["unet"] = motion_unet
+    pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(base, runs))
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(task: Task) -> np.ndarray:
+        out = pipe(
+            task.prompt, num_frames=len(task.skeleton), conditioning_frames=_pictures(task.skeleton),
+            latents=rearrange(_noise(pipe, task), "f c h w -> 1 c f h w"), **_settings(task),
+        )  # fmt: skip
+        return _bytes(out.frames[0])
+
+    return draw
+
+
+def tune_a_video(base: Path, runs: Path) -> Draw:
+    """Tune-A-Video: tuned on the source, whose inverted latents it starts from (Wu et al. 2022, arXiv 2212.11565).
+
+    Its network is ours without the pose encoder; it has no other way to a pose than the source.
+    """
+
+    def draw(task: Task) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(_tuning(base, Path(folder), task))
+            pipe = FollowYourPosePipeline.from_image_model(base)
+            pipe.register_modules(unet=load_component(run, "unet").eval())
+        pipe.set_progress_bar_config(disable=True)
+        size = {"num_frames": len(task.skeleton), "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        return _bytes(
+            pipe(task.prompt, None, latents=_inverted(pipe, *task.source), output_type="np", **size).videos[0]
+        )
+
+    return draw
+
+
+SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
+    "controlnet": controlnet,
+    "t2i-adapter": t2i_adapter,
+    "text2video-zero": text2video_zero,
+    "masactrl": masactrl,
+    "animatediff": animatediff,
+    "tune-a-video": tune_a_video,
+}
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+class MutualSelfAttention(AttnProcessor2_0):
+    """From a step on every frame gathers from the first frame's keys and values: (g f) l c -> the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.steps += 1
+        if self.steps <= MASA_STEP:
+            return super().__call__(attn, hidden_states, *args, **kwargs)
+        first = rearrange(hidden_states, "(g f) l c -> g f l c", g=2)[:, 0]
+        first = repeat(first, "g l c -> (g f) l c", f=len(hidden_states) // 2)
+        return super().__call__(attn, hidden_states, encoder_hidden_states=first)
+
+
+def _decoder_self_attention(name: str) -> bool:
+    return name.startswith("up_blocks") and ".attn1." in name
+
+
+def _parts(base: Path) -> dict[str, Any]:
+    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None)
+    return {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+
+
+def _controlnet(base: Path, runs: Path) -> torch.nn.Module:
+    parts = _parts(base)
+    return _load(new_controlnet(parts["unet"], parts["vae"]), runs / "controlnet", "controlnet")
+
+
+def _controlnet_pipeline(base: Path, runs: Path) -> StableDiffusionControlNetPipeline:
+    return StableDiffusionControlNetPipeline(
+        **_parts(base), controlnet=_controlnet(base, runs), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _adapter_pipeline(base: Path, runs: Path) -> StableDiffusionAdapterPipeline:
+    parts = _parts(base)
+    adapter = _load(new_adapter(parts["unet"], parts["vae"]), runs / "t2i-adapter", "adapter")
+    return StableDiffusionAdapterPipeline(
+        **parts, adapter=adapter, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def _load(network: torch.nn.Module, run: Path, name: str) -> torch.nn.Module:
+    """A network with what a run trained of it, under that name among its parts."""
+    trained = {key.removeprefix(f"{name}."): value for key, value in trained_weights(run).items()}
+    if unexpected := network.load_state_dict(trained, strict=False).unexpected_keys:
+        raise ValueError(f"{run}: trained weights do not fit {name}: {unexpected[:3]}")
+    return network.eval()
+
+
+def _each_frame(pipe: Any) -> Draw:
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(task: Task) -> np.ndarray:
+        prompts = [task.prompt] * len(task.skeleton)
+        pictures, latents = _pictures(task.skeleton), _noise(pipe, task)
+        return _bytes(pipe(prompts, image=pictures, latents=latents, **_settings(task)).images)
+
+    return draw
+
+
+def _noise(pipe: Any, task: Task) -> Tensor:
+    """One noise for all frames, (f, c, h, w)."""
+    height, width = (side // pipe.vae_scale_factor for side in task.skeleton.shape[1:3])
+    shape = (1, pipe.vae.config.latent_channels, height, width)
+    return repeat(
+        torch.randn(shape, generator=torch.Generator().manual_seed(task.seed)), "1 ... -> f ...", f=len(task.skeleton)
+    )
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    height, width = task.skeleton.shape[1:3]
+    size = {"height": height, "width": width}
+    return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np", **size}
+
+
+def _pictures(frames: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def _bytes(frames: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(frames) * 255).astype(np.uint8)
+
+
+# ---- Tune-A-Video ----------------------------------------------------------------------------------------------------
+
+
+def _tuning(base: Path, folder: Path, task: Task) -> TrainConfig:
+    frames, caption = task.source
+    write_video(folder / "source.mp4", frames, 8)
+    (folder / "manifest.jsonl").write_text(f'{{"video": "source.mp4", "caption": "{caption}"}}\n')
+    height, width = frames.shape[1:3]
+    content = {
+        "output": str(folder / "run"), "init": str(base), "steps": TUNING["steps"], "trackers": [],
+        "trainable": [r"^unet\..*attn1\.to_q", r"^unet\..*attn2\.to_q", r"^unet\..*attn_temp"],
+        "data": {"path": str(folder), "kind": "clips", "num_frames": len(frames), "height": height, "width": width},
+        "optim": {"learning_rate": TUNING["learning_rate"], "batch_size": 1},
+    }  # fmt: skip
+    return build_config(TrainConfig, content)
+
+
+@torch.no_grad()
+def _inverted(pipe: FollowYourPosePipeline, frames: np.ndarray, caption: str) -> Tensor:
+    """The noise (1, c, f, h, w) of which DDIM would have made these frames (Song et al. 2020, arXiv 2010.02502)."""
+    scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(STEPS)
+    pixels = torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
+    latents = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+    latents = rearrange(latents, "f c h w -> 1 c f h w")
+    text = pipe.encode_prompt(caption)[0]
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(pipe.unet(latents, timestep, text), timestep, latents).prev_sample
+    return latents

@@ -1,0 +1,106 @@
+"""Trains other systems on the puppets, and draws a benchmark's videos with them: a folder that `evaluate` takes.
+
+python scripts/baselines.py train controlnet
+python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet
+followyourpose evaluate configs/puppet/evaluate.yaml videos=outputs/baselines/controlnet
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from followyourpose.config import REPOSITORY, ConfigError, TrainConfig, load_config, locate
+from followyourpose.folders import new_folder
+from followyourpose.pose.keypoints_file import read_keypoints
+from followyourpose.pose.render import render_skeleton
+from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes
+from followyourpose.puppets.characters import CHARACTERS
+from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, render_scene
+from followyourpose.training.loop import train
+from scripts.baseline_objectives import OBJECTIVES
+from scripts.baseline_systems import SYSTEMS, Task
+
+CONFIGS = REPOSITORY / "configs" / "puppet" / "baselines"
+
+
+def train_system(options: argparse.Namespace) -> None:
+    config = load_config(TrainConfig, CONFIGS / f"{options.system}.yaml", options.settings)
+    print(train(config, kind=OBJECTIVES[options.system]))
+
+
+def draw_benchmark(options: argparse.Namespace) -> None:
+    """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
+    rows = [json.loads(line) for line in (options.benchmark / "manifest.jsonl").read_text().splitlines()]
+    rows = rows[: options.count]
+    scenes = benchmark_scenes(options.name, len(rows))
+    draw = SYSTEMS[options.system](locate(options.base), options.runs)
+    with new_folder(options.out) as folder:
+        back = os.path.relpath(options.benchmark.resolve(), options.out.resolve())
+        lines = []
+        for number, (row, scene) in enumerate(zip(tqdm(rows, options.system), scenes, strict=True)):
+            video = f"videos/{number:04d}"
+            (folder / video).mkdir(parents=True)
+            for index, frame in enumerate(draw(_task(row, scene, options.benchmark))):
+                Image.fromarray(frame).save(folder / video / f"{index:03d}.png")
+            files = {key: f"{back}/{row[key]}" for key in ("skeleton", "real")}
+            lines.append(json.dumps({**row, **files, "video": video}) + "\n")
+        (folder / "manifest.jsonl").write_text("".join(lines))
+    print(options.out)
+
+
+def _task(row: dict[str, str | int], scene: Scene, benchmark: Path) -> Task:
+    clip = read_keypoints(benchmark / row["skeleton"])
+    skeleton = np.stack([render_skeleton(people, clip.height, clip.width) for people in clip.frames])
+    # The same motion by the next character that is at home there: what a system that edits videos may be given.
+    names = list(CHARACTERS)
+    others = names[names.index(scene.character) + 1 :] + names
+    other = next(name for name in others if (name, scene.background) not in HELD_OUT_PAIRS)
+    source = replace(scene, character=other)
+    frames, _ = render_scene(source, len(clip.frames), clip.height, clip.width)
+    return Task(row["prompt"], skeleton, row["seed"], (frames, source.caption))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
+    verb = verbs.add_parser("train", help="train a system's network, by the loop of the stages")
+    verb.set_defaults(call=train_system)
+    verb.add_argument("system", choices=OBJECTIVES)
+    verb.add_argument(
+        "settings", nargs="*", metavar="key=value", help="in place of configs/puppet/baselines/SYSTEM.yaml's"
+    )
+    verb = verbs.add_parser("draw", help="draw the videos of a benchmark")
+    verb.set_defaults(call=draw_benchmark)
+    verb.add_argument("system", choices=SYSTEMS)
+    verb.add_argument("benchmark", type=Path, metavar="BENCHMARK", help="what `puppets BENCHMARK --benchmark` wrote")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    verb.add_argument("--name", default=next(iter(BENCHMARKS)), help="the benchmark's (default: %(default)s)")
+    verb.add_argument("--count", type=int, metavar="N", help="the first N videos (default: all)")
+    verb.add_argument("--base", default="checkpoints/puppet-base", metavar="DIR", help="(default: %(default)s)")
+    verb.add_argument(
+        "--runs", type=Path, default=Path("outputs/puppet/baselines"), metavar="DIR",
+        help="where what was trained lies (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    try:
+        options.call(options)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
