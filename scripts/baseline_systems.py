@@ -123,10 +123,9 @@ def tune_a_video(base: Path, runs: Path) -> Draw:
             pipe = FollowYourPosePipeline.from_image_model(base)
             pipe.register_modules(unet=load_component(run, "unet").eval())
         pipe.set_progress_bar_config(disable=True)
-        size = {"num_frames": len(task.skeleton), "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        return _bytes(
-            pipe(task.prompt, None, latents=_inverted(pipe, *task.source), output_type="np", **size).videos[0]
-        )
+        latents = _inverted(pipe, *task.source)
+        out = pipe(task.prompt, None, num_frames=len(task.skeleton), latents=latents, **_settings(task))
+        return _bytes(out.videos[0])
 
     return draw
 
@@ -218,8 +217,7 @@ def _noise(pipe: Any, task: Task) -> Tensor:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    height, width = task.skeleton.shape[1:3]
-    size = {"height": height, "width": width}
+    size = dict(zip(("height", "width"), task.skeleton.shape[1:3], strict=True))
     return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np", **size}
 
 

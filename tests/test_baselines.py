@@ -1,0 +1,72 @@
+"""Other systems train by the loop on the image model, and draw what they are asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from followyourpose.training.loop import train
+from followyourpose.training.run_dir import trained_weights
+from scripts.baseline_objectives import OBJECTIVES
+from scripts.baseline_systems import SYSTEMS, TUNING, MutualSelfAttention, Task
+from tests.runs import SIZE, settings
+
+IMAGES = {"data": {"skeleton": True}, "optim": {"learning_rate": 1e-2}}
+STAGES = {
+    "controlnet": {**IMAGES, "trainable": [r"^controlnet\."]},
+    "t2i-adapter": {**IMAGES, "trainable": [r"^adapter\."]},
+    "animatediff": {
+        "data": {"kind": "clips", "num_frames": 3},
+        "optim": {"learning_rate": 1e-2},
+        "trainable": [r"^unet\..*motion_modules"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short run of every network."""
+    folder = tmp_path_factory.mktemp("baselines")
+    for name, stage in STAGES.items():
+        config = settings(world, folder / name, stage, f"init={world / 'image-model'}", "steps=2")
+        train(config, kind=OBJECTIVES[name])
+    return folder
+
+
+def task(seed: int = 0, prompt: str = "a cat") -> Task:
+    noise = np.random.default_rng(seed).integers(0, 256, (2, 3, SIZE, SIZE, 3), np.uint8)
+    return Task(prompt, noise[0], seed, (noise[1], "a dog"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_run_trains_its_network_alone(name: str, runs: Path) -> None:
+    prefix = STAGES[name]["trainable"][0].strip("^").split(r"\.")[0]
+    weights = trained_weights(runs / name)
+    assert weights and all(key.startswith(f"{prefix}.") for key in weights)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
+    name: str, world: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.baseline_systems.STEPS", 2)
+    monkeypatch.setitem(TUNING, "steps", 1)
+    draw = SYSTEMS[name](world / "image-model", runs)
+    frames = draw(task())
+    assert frames.shape == (3, SIZE, SIZE, 3) and frames.dtype == np.uint8
+    assert np.array_equal(frames, draw(task()))
+    assert not np.array_equal(frames, draw(task(prompt="can do")))
+
+
+def test_mutual_attention_gathers_from_the_first_frame_after_its_step() -> None:
+    from diffusers.models.attention_processor import Attention
+
+    torch.manual_seed(0)
+    attention, x = Attention(8, heads=2, dim_head=4), torch.randn(6, 5, 8)
+    plain = attention(x)
+    attention.set_processor(MutualSelfAttention())
+    outputs = [attention(x) for _ in range(6)]
+    assert all(torch.equal(each, plain) for each in outputs[:4])
+    assert torch.equal(outputs[5], outputs[4]) and not torch.equal(outputs[4], plain)
+    torch.testing.assert_close(outputs[4][[0, 3]], plain[[0, 3]])  # the first frame of each half sees itself
