@@ -28,7 +28,7 @@ from followyourpose.config import TrainConfig, load_config, save_config
 from followyourpose.data.batch import Batch
 from followyourpose.data.video_io import read_frames
 from followyourpose.training import loop
-from followyourpose.training.components import export, load_components, load_scheduler
+from followyourpose.training.components import export, load_component, load_components, load_scheduler
 from followyourpose.training.loop import build_objective, train
 from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
@@ -607,6 +607,18 @@ def test_after_a_shuffled_prefix_the_words_stay_and_what_is_known_of_earlier_one
     assert same[:, :2].all() and not same[:, -1].all()
     assert all(first <= end or row.all() for first, end, row in zip(firsts, ends, same, strict=True))
     assert len({first for first, row in zip(firsts, same, strict=True) if not row.all()}) > 1
+
+
+def test_a_text_encoder_can_be_trained_too_and_reads_no_cached_text_then(world: Path, tmp_path: Path) -> None:
+    both = (r"trainable=[^unet\., ^text_encoder\.]", "prefix_shuffle=0.5", f"init={world / 'image-model'}")
+    run = train(settings(world, tmp_path / "run", BASE, *both, f"data.cache={tmp_path / 'cache'}"))
+    before = load_component(world / "image-model", "text_encoder").state_dict()
+    after = StableDiffusionPipeline.from_pretrained(export(run, tmp_path / "out", torch.float32)).text_encoder
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.state_dict().items())
+    objective = build_objective(settings(world, tmp_path / "next", BASE, *both))
+    own = objective.text(Batch(["a cat"]), torch.Generator().manual_seed(0), torch.device("cpu"))
+    cached = Batch(["a cat"], text=torch.zeros_like(own))
+    assert torch.equal(objective.text(cached, torch.Generator().manual_seed(0), torch.device("cpu")), own)
 
 
 def test_without_captions_there_is_no_prefix_to_shuffle(world: Path, tmp_path: Path) -> None:

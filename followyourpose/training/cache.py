@@ -211,6 +211,7 @@ def _encode(pixels: Tensor, objective: Denoise) -> Tensor:
     return rearrange(moments, "c f h w -> f c h w").to("cpu", torch.float16)
 
 
+@torch.no_grad()
 def _states(captions: Sequence[str], objective: Denoise) -> Tensor:
     """The text encoder's last hidden states (n, l, d), half precision."""
     device = next(objective.parameters()).device

@@ -133,7 +133,8 @@ class Denoise(Objective):
         draws = torch.rand(len(batch.captions), generator=generator, device=device).tolist()
         dropped = [draw < self.config.prompt_dropout for draw in draws]
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-        if batch.text is None:
+        trained = next(self.parts["text_encoder"].parameters()).requires_grad
+        if batch.text is None or trained:  # what a cache has of it is that of another one
             states = self.encode_text(captions, device)
         elif any(dropped):
             flags = torch.tensor(dropped, device=device)[:, None, None]
@@ -142,7 +143,6 @@ class Denoise(Objective):
             states = batch.text.float()
         return self._shuffle_prefixes(states, captions, generator) if self.config.prefix_shuffle else states
 
-    @torch.no_grad()
     def _shuffle_prefixes(self, states: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
         """In a share `prefix_shuffle` of states (b, l, d), what follows a random word is as if after another caption.
 
@@ -162,7 +162,6 @@ class Denoise(Objective):
         mixed = self.parts["text_encoder"](torch.where(own, tokens[other], tokens)).last_hidden_state
         return torch.where(own[..., None], states, mixed)
 
-    @torch.no_grad()
     def encode_text(self, captions: list[str], device: torch.device) -> Tensor:
         """Captions -> the text encoder's last hidden state (b, l, d)."""
         return self.parts["text_encoder"](self.tokens(captions, device)).last_hidden_state
