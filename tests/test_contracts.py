@@ -147,7 +147,7 @@ def test_every_module_imports_without_optional_packages_and_does_nothing(tmp_pat
     """Nothing happens at import: no file, no download, no change of torch's global state."""
     names = [name for name in MODULES if not name.endswith("__main__")]
     code = f"""
-for name in ("torchvision", "gradio", "rtmlib", "mmpose"):
+for name in ("torchvision", "torchmetrics", "gradio", "rtmlib", "mmpose"):
     sys.modules[name] = None  # importing it is an error then
 import importlib, socket, torch
 def refuse(*_): raise AssertionError("a connection at import")
