@@ -19,6 +19,7 @@ from followyourpose.config import (
     EvaluateConfig,
     GenerateConfig,
     PoseConfig,
+    StudyConfig,
     TrainConfig,
     build_config,
     load_config,
@@ -81,6 +82,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         from followyourpose.evaluation.evaluate import evaluate
 
     print(evaluate(config))
+
+
+def _study_make(options: argparse.Namespace) -> None:
+    config = _config(StudyConfig, options.arguments)
+    from followyourpose.evaluation.study import make_study
+
+    print(make_study(config))
+
+
+def _study_score(options: argparse.Namespace) -> None:
+    from followyourpose.evaluation.study_score import score_study
+
+    print(score_study(options.key, options.answers, options.output))
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -173,7 +187,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    # Suppressed, for a verb within a verb would set its own default: `parser` has the only one.
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
     parser = _Parser(
         prog="followyourpose",
         description="Follow Your Pose: pose-guided text-to-video generation (arXiv 2304.01186).",
@@ -182,9 +199,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"followyourpose {_version()}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_Parser)
+    parser.set_defaults(debug=False)
+    add = _adder(parser, common)
+    _add_config_verbs(add)
+    _add_extract_pose(add)
+    _add_puppets(add)
+    _add_convert_weights(add)
+    _add_export(add)
+    _add_inspect(add)
+    _add_study(add, common)
+    _add_demo(add)
+    return parser
 
-    def add(name: str, call: Callable[[argparse.Namespace], None], help: str, about: str, *examples: str) -> _Parser:
+
+def _adder(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
+    """A function that adds verbs to a parser."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
+
+    def add(
+        name: str, call: Callable[[argparse.Namespace], None] | None, help: str, about: str, *examples: str
+    ) -> argparse.ArgumentParser:
         lines = "".join(f"\n  {example}" for example in examples)
         verb = verbs.add_parser(
             name, help=help, description=about, parents=[common], epilog=f"examples:{lines}",
@@ -193,14 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.set_defaults(call=call)
         return verb
 
-    _add_config_verbs(add)
-    _add_extract_pose(add)
-    _add_puppets(add)
-    _add_convert_weights(add)
-    _add_export(add)
-    _add_inspect(add)
-    _add_demo(add)
-    return parser
+    return add
 
 
 def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -324,6 +351,42 @@ def _add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+
+
+def _add_study(add: Callable[..., argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    make = (
+        "followyourpose study make systems.ours=outputs/ours systems.controlnet=outputs/controlnet output=studies/one",
+        'followyourpose study make study.yaml manifest=prompts.jsonl questions="[quality, text, pose]"',
+    )
+    score = (
+        "followyourpose study score studies/one/key.json answers-*.csv",
+        "followyourpose study score studies/one/key.json answers/*.csv -o studies/one/score.json",
+    )
+    study = add(
+        "study", None, "ask raters which system's videos they prefer",
+        "A user study: a page that raters open, and percentages of the files that they send back.", make[0], score[0],
+    )  # fmt: skip
+    add = _adder(study, common)
+    verb = add(
+        "make", _study_make, "write the page",
+        "Writes index.html and videos/ for the raters, and key.json, which says which video is whose, for you. Videos\n"
+        "of one name are shown side by side, in random order, with prompt and skeleton from the manifest, or from the\n"
+        "record of a run of generate. The page needs no server: send it with videos/, or serve both.\n\n"
+        f"keys of CONFIG, and their defaults:\n\n{manual(StudyConfig)}",
+        *make,
+    )  # fmt: skip
+    verb.usage = "followyourpose study make [-h] [--debug] [CONFIG] [key=value ...]"
+    what = "a YAML file, and values that replace its own"
+    verb.add_argument("arguments", nargs="*", metavar="CONFIG, key=value", help=what)
+    verb = add(
+        "score", _study_score, "percentages of the answers",
+        "Prints how often each system was chosen, by question, with 95 % Wilson intervals. An answer that is not of\n"
+        "this study, or is there twice, and a file that was cut off are refused, with their line.",
+        *score,
+    )  # fmt: skip
+    verb.add_argument("key", type=Path, metavar="KEY", help="the key.json that make wrote")
+    verb.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="the files that raters downloaded")
+    verb.add_argument("-o", "--output", type=Path, metavar="JSON", help="a new file to write the numbers to, too")
 
 
 def _add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -300,6 +300,22 @@ class EvaluateConfig(SamplingConfig):
     output: str | None = None  # None: a new folder under outputs/
 
 
+# ---- study ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class StudyConfig:
+    """A page on which raters choose among systems' videos of the same prompts."""
+
+    systems: dict[str, str] = MISSING  # 2 to 9, as systems.NAME=FOLDER: runs of generate, or videos of the same names
+    manifest: str | None = None  # .jsonl: {"video": NAME, "prompt": TEXT, "skeleton": FILE} a line; None: all videos
+    questions: list[str] = field(  # of quality, text, pose, consistency; or one's own, as "hands: Whose are best?"
+        default_factory=lambda: ["quality"]
+    )
+    fps: float | None = None  # frames per second that all are played at; None: each at its own
+    output: str | None = None  # None: a new folder under outputs/
+
+
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 Schema = TypeVar("Schema")

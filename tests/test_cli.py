@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from followyourpose.cli import main
-from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, TrainConfig
+from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, StudyConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
     "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect", "demo",
+    "study",
 ]  # fmt: skip
+INNER = ["study make", "study score"]
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -40,18 +42,24 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture) -> None:
     assert all(f"\n    {verb}" in out for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", VERBS + INNER)
 def test_every_verb_shows_help_with_two_examples(capsys: pytest.CaptureFixture, verb: str) -> None:
-    out, _ = output_of(capsys, verb, "--help")
+    out, _ = output_of(capsys, *verb.split(), "--help")
     examples = out[out.index("examples:") :]
     assert examples.count(verb) >= 2 and "--debug" in out
 
 
 @pytest.mark.parametrize(
-    ("verb", "schema"), [("generate", GenerateConfig), ("train", TrainConfig), ("evaluate", EvaluateConfig)]
+    ("verb", "schema"),
+    [
+        ("generate", GenerateConfig),
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+        ("study make", StudyConfig),
+    ],
 )
 def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture, verb: str, schema: type) -> None:
-    lines = output_of(capsys, verb, "--help")[0].splitlines()
+    lines = output_of(capsys, *verb.split(), "--help")[0].splitlines()
 
     def check(schema: type, prefix: str = "") -> None:
         for field in dataclasses.fields(schema):
@@ -106,6 +114,11 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["demo", "--checkpoint", "no/model"], "model: no/model: no such folder"),
         (["demo", "num_frame=3"], "unknown key num_frame; the nearest is num_frames"),
         (["demo", "--port", "first"], "--port: invalid int value: 'first'"),
+        (["study"], "required: VERB (see followyourpose study --help)"),
+        (["study", "make"], "no CONFIG file was given: no value for systems"),
+        (["study", "make", "systems.a=x", "systems.b=y"], "systems.a: x: no such folder"),
+        (["study", "score", "key.json"], "required: CSV"),
+        (["study", "score", "key.json", "a.csv"], "key.json: cannot be read"),
         (["inspect", "no/folder"], "no/folder: no .safetensors file is there"),
     ],
 )
@@ -118,8 +131,9 @@ def test_bad_input_is_one_line(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        main(["generate", "none.yaml", "--debug"])
+    for verb in ("generate", "study make"):
+        with pytest.raises(ConfigError):
+            main([*verb.split(), "none.yaml", "--debug"])
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

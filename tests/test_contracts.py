@@ -15,6 +15,8 @@ from followyourpose.config import EvaluateConfig, GenerateConfig, TrainConfig, l
 from followyourpose.data.batch import Batch, to_pixels, to_skeleton
 from followyourpose.data.video_io import read_frames, stream_frames, video_writer, write_video
 from followyourpose.evaluation.evaluate import evaluate
+from followyourpose.evaluation.study import make_study
+from followyourpose.evaluation.study_score import score_study, wilson_interval
 from followyourpose.extract_pose import extract_pose
 from followyourpose.generate import generate
 from followyourpose.models.inflate import inflate
@@ -55,7 +57,7 @@ MAY_IMPORT = {
     "pipeline": {"models", "long_video"},
     "sampling": {"config", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
-    "evaluation": {"config", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
+    "evaluation": {"config", "data", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
     "unfinished": {"data", "pipeline"},
@@ -189,6 +191,7 @@ API = [
     VideoUNet.forward, PoseEncoder, PoseEncoder.forward, inflate, from_released, to_released, render_skeleton,
     flip_keypoints, read_frames, write_video, PuppetDetector, generate, evaluate, train, export, select_trainable,
     write_dataset, load_config, Batch, open_estimator, PoseEstimator.__call__, extract_pose, retarget,
+    make_study, score_study, wilson_interval,
 ]  # fmt: skip
 SHAPES = [
     (VideoUNet.forward, "(b, c, f, h, w)"),

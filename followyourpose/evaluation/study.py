@@ -1,0 +1,291 @@
+"""Makes a user study, the paper's QU: a page on which raters choose among systems' videos of the same prompt.
+
+The page knows neither systems nor names of files: every video is written anew under a random name, by one encoder, and
+`key.json`, which the page never reads, says whose it is. `study_score` makes percentages of the answers.
+"""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from followyourpose.config import ConfigError, StudyConfig, locate
+from followyourpose.data.video_io import probe, stream_frames, video_writer
+from followyourpose.data.video_readers import VIDEO_SUFFIXES, VideoInfo
+from followyourpose.folders import new_folder
+from followyourpose.pose.keypoints_file import read_keypoints
+from followyourpose.pose.render import render_skeleton
+
+PAGE = Path(__file__).resolve().parents[1] / "assets" / "study.html"
+KEY = "key.json"
+QUESTIONS = {
+    "quality": "Which video has the best quality?",
+    "text": "Which video fits the text best?",
+    "pose": "Which video follows the skeleton best?",
+    "consistency": "Which video is the steadiest from frame to frame?",
+}
+NEEDED = {"text": "prompt", "pose": "skeleton"}  # what must be shown for a question to be answered
+MOST_SYSTEMS = 9  # one key each
+_LETTERS = "bcdfghjklmnpqrstvwxz"  # of random names: without vowels none is a word
+_FPS = 8.0  # of frames that say nothing about time
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A file of frames, or the skeletons of a keypoints .json.
+
+    Attributes:
+        half: take the left half of its frames: the skeleton, in what generate writes as `-with-skeleton.mp4`.
+    """
+
+    path: Path
+    half: bool = False
+
+    def open(self) -> tuple[VideoInfo, Iterator[np.ndarray]]:
+        """What the file holds, and its frames in parts (f, H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: it cannot be read; the message names it.
+        """
+        if self.path.suffix.lower() == ".json":
+            clip = read_keypoints(self.path)
+            info = VideoInfo(len(clip.frames), clip.fps, clip.height, clip.width)
+            return info, (render_skeleton(people, clip.height, clip.width)[None] for people in clip.frames)
+        info = probe(self.path)
+        if not self.half:
+            return info, stream_frames(self.path)
+        width = info.width // 2
+        halves = (frames[:, :, :width] for frames in stream_frames(self.path))
+        return VideoInfo(info.num_frames, info.fps, info.height, width), halves
+
+    def write(self, target: Path, fps: float | None) -> float:
+        """Writes the frames as an mp4 of so many per second, None: its own; returns how many seconds it lasts.
+
+        Raises:
+            ValueError: a file cannot be read or written.
+        """
+        info, parts = self.open()
+        fps = fps or info.fps or _FPS
+        with video_writer(target, info.height, info.width, fps) as write:
+            for frames in parts:
+                write(frames)
+        return info.num_frames / fps
+
+
+@dataclass(frozen=True)
+class Item:
+    """What raters compare: each system's video of one prompt. `videos` has the systems in the config's order."""
+
+    name: str
+    videos: dict[str, Clip]
+    prompt: str | None
+    skeleton: Clip | None
+
+
+def make_study(config: StudyConfig) -> Path:
+    """Writes the page, index.html with videos/, and key.json into a new folder, which is returned.
+
+    Raises:
+        ValueError: the systems' videos do not match, one cannot be read, a question lacks what it asks about, or the
+            folder is there already; the message names the key, the file or the folder.
+    """
+    questions = read_questions(config.questions)
+    items = match_videos(config)
+    for question, part in NEEDED.items():
+        bare = [item.name for item in items if not getattr(item, part)]
+        if question in questions and bare:
+            raise ConfigError(f"questions: {question} needs a {part}, and {_listed(bare)} has none; see manifest")
+    if config.fps is not None and not 0 < config.fps <= 240:
+        raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 240")
+    folder = Path(config.output or f"outputs/study-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    names = _random_names(len(items) * (len(config.systems) + 2))
+    clips: dict[str, Clip] = {}  # random name -> what is shown under it
+    keys: dict[str, dict[str, Any]] = {}  # random name of an item -> its part of the key
+    for item in items:
+        videos = {next(names): system for system in config.systems}
+        clips |= {name: item.videos[system] for name, system in videos.items()}
+        skeleton = None if item.skeleton is None else next(names)
+        if skeleton is not None:
+            clips[skeleton] = item.skeleton
+        keys[next(names)] = {"name": item.name, "prompt": item.prompt, "skeleton": skeleton, "videos": videos}
+    study = f"s{secrets.token_hex(4)}"  # a letter first: no spreadsheet takes it for a number
+    with new_folder(folder) as work:
+        (work / "videos").mkdir()
+        seconds = {
+            name: clips[name].write(work / "videos" / f"{name}.mp4", config.fps)
+            for name in tqdm(sorted(clips), unit="video")  # sorted: the files' times tell nothing either
+        }
+        content = {"study": study, "questions": questions, "systems": dict(config.systems), "items": keys}
+        (work / KEY).write_text(json.dumps(content, indent=2) + "\n")
+        (work / "index.html").write_text(study_page(study, questions, keys), encoding="utf-8")
+    if uneven := _uneven(keys, seconds):
+        print(f"{len(uneven)} of {len(items)} are not equally long, the shorter wait on their last frame: {uneven[0]}")
+    print(f"Raters get {folder / 'index.html'} with {folder / 'videos'}; keep {folder / KEY} to yourself.")
+    return folder
+
+
+def study_page(study: str, questions: dict[str, str], keys: dict[str, dict[str, Any]]) -> str:
+    """The page as HTML: random names, questions, and the prompts, in an order that tells nothing."""
+    items = [
+        {"item": name, "prompt": key["prompt"], "skeleton": key["skeleton"], "videos": sorted(key["videos"])}
+        for name, key in sorted(keys.items())
+    ]
+    asked = [{"name": name, "text": text} for name, text in questions.items()]
+    data = json.dumps({"study": study, "questions": asked, "items": items}, ensure_ascii=False)
+    return PAGE.read_text(encoding="utf-8").replace("{{study}}", data.replace("<", "\\u003c"))  # text is never markup
+
+
+def read_questions(questions: Sequence[str]) -> dict[str, str]:
+    """Name -> question, of names in `QUESTIONS` and of questions of one's own, "name: Which one ...?".
+
+    Raises:
+        ConfigError: there is none, a name is not known, used twice or no word, or a question is empty.
+    """
+    result: dict[str, str] = {}
+    for entry in questions:
+        name, own, text = (part.strip() for part in entry.partition(":"))
+        if not own and name not in QUESTIONS or own and not text or not re.fullmatch(r"[\w-]+", name):
+            known = ", ".join(QUESTIONS)
+            raise ConfigError(f"questions: got {entry!r}, expected one of {known}, or your own as 'name: Which ...?'")
+        if name in result:
+            raise ConfigError(f"questions: {name} is there twice, expected each name once")
+        result[name] = text or QUESTIONS[name]
+    if not result:
+        raise ConfigError("questions: got none, expected at least one")
+    return result
+
+
+# ---- which videos belong together -----------------------------------------------------------------------------------
+
+
+def match_videos(config: StudyConfig) -> list[Item]:
+    """One item for each line of the manifest or, without one, for each name that a video has in any folder.
+
+    Raises:
+        ConfigError: there are too few or too many systems, a folder has no videos or lacks some, folders say different
+            prompts, or the manifest is not as its key says.
+    """
+    if not 2 <= len(config.systems) <= MOST_SYSTEMS:
+        raise ConfigError(f"systems: got {len(config.systems)}, expected 2 to {MOST_SYSTEMS}, as systems.NAME=FOLDER")
+    listed = None if config.manifest is None else _read_manifest(locate(config.manifest))
+    found = {}  # system -> name of a video -> it, as an item of that system alone
+    for system, path in config.systems.items():
+        folder = locate(path)
+        run = folder / "run.json"
+        items = _of_run(system, run) if run.is_file() and listed is None else _of_folder(system, folder)
+        found[system] = {item.name: item for item in items}
+    names = listed or dict.fromkeys(sorted({name for items in found.values() for name in items}))
+    lacks = {system: [name for name in names if name not in items] for system, items in found.items()}
+    if any(lacks.values()):
+        told = [f"{s} ({config.systems[s]}) lacks {_listed(missing)}" for s, missing in lacks.items() if missing]
+        raise ConfigError(f"systems: expected the same videos in each folder, but {'; '.join(told)}")
+    return [_join(name, [items[name] for items in found.values()], names[name]) for name in names]
+
+
+def _join(name: str, parts: list[Item], listed: Item | None) -> Item:
+    """One item of those of each system; prompt and skeleton are the manifest's, or else those of the runs."""
+    videos = {system: clip for part in parts for system, clip in part.videos.items()}
+    if listed is not None:
+        return Item(name, videos, listed.prompt, listed.skeleton)
+    prompts = list(dict.fromkeys(part.prompt for part in parts if part.prompt is not None))
+    if len(prompts) > 1:
+        raise ConfigError(f"systems: {name} has different prompts, {prompts[0]!r} and {prompts[1]!r}; give a manifest")
+    skeleton = next((part.skeleton for part in parts if part.skeleton is not None), None)
+    return Item(name, videos, prompts[0] if prompts else None, skeleton)
+
+
+def _of_folder(system: str, folder: Path) -> list[Item]:
+    """Every video in a folder; a gif only where there is no video of its name."""
+    if not folder.is_dir():
+        raise ConfigError(f"systems.{system}: {folder}: no such folder")
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: (file.suffix.lower() == ".gif", file.name)):
+        if file.name.startswith(".") or file.suffix.lower() not in (*VIDEO_SUFFIXES, ".gif"):
+            continue
+        before = found.setdefault(file.stem, file)
+        if before != file and file.suffix.lower() != ".gif":
+            raise ConfigError(f"systems.{system}: {before} and {file.name} have one name, expected one of them")
+    if not found:
+        raise ConfigError(f"systems.{system}: {folder}: no video in it, expected files ({', '.join(VIDEO_SUFFIXES)})")
+    return [Item(name, {system: Clip(file)}, None, None) for name, file in found.items()]
+
+
+def _of_run(system: str, run: Path) -> list[Item]:
+    """The videos of a run of generate, with their prompts and skeletons."""
+    try:
+        items = []
+        for made in json.loads(run.read_text())["videos"]:
+            video, _, _, pair = (run.parent / file for file in made["files"])
+            items.append(Item(video.stem, {system: Clip(video)}, made["prompt"] + "", Clip(pair, half=True)))
+        return items
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"systems.{system}: {run}: not the record of a run of generate ({error})") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Item]:
+    """Name of a video -> prompt and skeleton, of .jsonl lines {"video": ..., "prompt": ..., "skeleton": ...}."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"manifest: {path}: cannot be read ({error})") from error
+    items: dict[str, Item] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        at = f"manifest: {path}: line {number}"
+        try:
+            row = json.loads(line)
+            video, prompt, skeleton = row["video"] + "", row.get("prompt"), row.get("skeleton")
+            unknown = sorted(row.keys() - {"video", "prompt", "skeleton"})
+            if unknown or not isinstance(prompt, str | None) or not isinstance(skeleton, str | None):
+                raise TypeError(f"got {unknown or [prompt, skeleton]}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = '{"video": NAME, "prompt": TEXT, "skeleton": FILE}, of which the last two may be left out'
+            raise ConfigError(f"{at}: {error}; expected {what}") from error
+        file = Path(video)
+        name = file.stem if file.suffix.lower() in (*VIDEO_SUFFIXES, ".gif") else file.name
+        if name in items:
+            raise ConfigError(f"{at}: {name} is there already, expected each video once")
+        if skeleton is not None and not (path.parent / skeleton).exists():
+            raise ConfigError(f"{at}: {path.parent / skeleton}: no such file")
+        items[name] = Item(name, {}, prompt, None if skeleton is None else Clip(path.parent / skeleton))
+    if not items:
+        raise ConfigError(f"manifest: {path}: is empty, expected a line for each video")
+    return items
+
+
+# ---- small things ---------------------------------------------------------------------------------------------------
+
+
+def _random_names(count: int) -> Iterator[str]:
+    """So many names that nobody can guess, all different."""
+    names: set[str] = set()
+    while len(names) < count:
+        names.add("".join(secrets.choice(_LETTERS) for _ in range(8)))
+    return iter(names)
+
+
+def _uneven(keys: dict[str, dict[str, Any]], seconds: dict[str, float]) -> list[str]:
+    """The items whose videos are not equally long, each with their lengths."""
+    result = []
+    for key in keys.values():
+        lengths = {system: seconds[name] for name, system in key["videos"].items()}
+        if key["skeleton"] is not None:
+            lengths["skeleton"] = seconds[key["skeleton"]]
+        if max(lengths.values()) - min(lengths.values()) > 0.05:
+            told = ", ".join(f"{system} {length:.2f} s" for system, length in lengths.items())
+            result.append(f"{key['name']} ({told})")
+    return result
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
