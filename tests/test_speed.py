@@ -1,6 +1,5 @@
 """What makes generation faster: how much it may change, and that a compiled UNet is compiled once."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,27 +12,8 @@ from torch import Tensor
 from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.pipeline_condition import Condition
 from tests.conftest import randomise
-from tests.tiny import write_image_model
 
 Run = Callable[..., Tensor]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> FollowYourPosePipeline:
-    """A tiny pipeline in which the pose and every layer act; 32 x 32 pixels, latents of 16 x 16."""
-    pipe = FollowYourPosePipeline.from_image_model(write_image_model(tmp_path_factory.mktemp("model") / "image"))
-    randomise(pipe.unet)
-    randomise(pipe.pose_encoder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def pipe(loaded: FollowYourPosePipeline) -> FollowYourPosePipeline:
-    """The same, fresh for every test."""
-    fresh = FollowYourPosePipeline(**copy.deepcopy(loaded.components))
-    fresh.set_progress_bar_config(disable=True)
-    return fresh
 
 
 @pytest.fixture
