@@ -15,6 +15,8 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from followyourpose.checks import check_at_least, check_choice
+
 REPOSITORY = Path(__file__).resolve().parents[1]  # where configs/ and checkpoints/ lie in a clone
 
 
@@ -32,18 +34,16 @@ def locate(path: str | Path) -> Path:
 
 
 def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
-    """Passes when each of these keys has one of its choices; else a ConfigError names the key and them."""
+    """Passes when each of these keys has one of its choices; else a ValueError names the key and them."""
     for key, known in choices.items():
-        if getattr(config, key) not in known:
-            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(known)}")
+        check_choice(key, getattr(config, key), known)
 
 
 def check_least(config: Any, least: Mapping[str, int]) -> None:
-    """Passes when each of these keys is None or no less than its number; else a ConfigError names the key and it."""
+    """Passes when each of these keys is None or no less than its number; else a ValueError names the key and it."""
     for key, number in least.items():
-        value = getattr(config, key)
-        if value is not None and value < number:
-            raise ConfigError(f"{key}: got {value}, expected at least {number}")
+        if getattr(config, key) is not None:
+            check_at_least(key, getattr(config, key), number)
 
 
 # ---- train ----------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def check_settings(config: GenerateConfig) -> list[str]:
     """The prompts as a list, each with the style behind it, if every setting that can be judged by itself is in order.
 
     Raises:
-        ConfigError: names the setting, what was got and what was expected.
+        ValueError: names the setting, what was got and what was expected.
     """
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
     if not isinstance(prompts, list) or not prompts:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from followyourpose.checks import check_interval, check_scale
 from followyourpose.config import ConfigError, SamplingConfig, check_choices, check_least
 
 if TYPE_CHECKING:
@@ -37,19 +38,13 @@ def check_sampling(config: SamplingConfig) -> None:
     """Passes when every setting can be used by itself and together with the others.
 
     Raises:
-        ConfigError: names the setting, what was got and what was expected.
+        ValueError: names the setting, what was got and what was expected.
     """
     check_choices(config, CHOICES)
     check_least(config, LEAST)
     for name in ("pose", "guidance"):
-        start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
-        if not 0 <= start <= end <= 1:
-            raise ConfigError(
-                f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
-                "0 <= start <= end <= 1"
-            )
-    if not 0 <= config.pose_scale < float("inf"):
-        raise ConfigError(f"pose_scale: got {config.pose_scale}, expected a finite number, at least 0")
+        check_interval(name, getattr(config, f"{name}_start"), getattr(config, f"{name}_end"))
+    check_scale("pose_scale", config.pose_scale)
     for key, off in (("offload", "none"), ("weights", "full")):
         if config.compile and getattr(config, key) != off:
             raise ConfigError(

@@ -40,9 +40,10 @@ MODULES = {
 
 # Part of the package -> the other parts that it may import. The networks, the data and the poses know nothing of one
 # another, nor of configs: each can be read, tested and used by itself.
-FOR_ALL = {"folders"}  # it knows nothing of this package
+FOR_ALL = {"checks", "folders"}  # they know nothing of this package
 MAY_IMPORT = {
     "followyourpose": set(),
+    "checks": set(),
     "folders": set(),
     "config": set(),
     "models": set(),

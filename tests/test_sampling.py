@@ -111,7 +111,7 @@ def test_models_that_a_scheduler_would_misread_are_refused() -> None:
     ],
 )
 def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         check_sampling(SamplingConfig(**settings))
 
 
