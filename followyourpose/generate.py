@@ -23,6 +23,7 @@ from PIL import Image
 from followyourpose.config import ConfigError, GenerateConfig, check_choices, check_least, locate
 from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
+from followyourpose.device import torch_device
 from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import slug
 from followyourpose.long_video import LongVideo
@@ -186,11 +187,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
 
     from followyourpose.pipeline import FollowYourPosePipeline
 
-    try:
-        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device: got {config.device!r}: {str(error).splitlines()[0]}") from error
+    device = torch.device(torch_device(config.device))
     path, dtype = locate(config.model), getattr(torch, config.dtype)
     if path.is_dir() and "pose_encoder" in json.loads((path / "model_index.json").read_text()):
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)

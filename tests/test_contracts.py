@@ -40,10 +40,11 @@ MODULES = {
 
 # Part of the package -> the other parts that it may import. The networks, the data and the poses know nothing of one
 # another, nor of configs: each can be read, tested and used by itself.
-FOR_ALL = {"checks", "folders"}  # they know nothing of this package
+FOR_ALL = {"checks", "device", "folders"}  # they know nothing of this package
 MAY_IMPORT = {
     "followyourpose": set(),
     "checks": set(),
+    "device": set(),
     "folders": set(),
     "config": set(),
     "models": set(),
