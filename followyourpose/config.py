@@ -167,7 +167,7 @@ class SamplingConfig:
     compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
     dtype: str = "float32"  # float32, float16 or bfloat16
     offload: str = "none"  # none, model: on the GPU only what is at work; group: only single layers, slower
-    weights: str = "full"  # full, float8: the UNet's are kept in 8 bits and computed with in dtype
+    weights: str = "full"  # full; int8 (nearer to full), float8: the UNet's are kept in 8 bits, computed with in dtype
     attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
     decode_chunk_size: int = 8  # frames that the VAE decodes at a time
     vae_tiling: bool = False  # decode large frames in overlapping tiles

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "inspect_data": {"data", "pose"},
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
-    "sampling": {"config", "pipeline"},
+    "sampling": {"config", "models", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
     "evaluation": {"config", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
     "skeleton_input": {"config", "data", "pose"},

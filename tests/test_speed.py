@@ -10,6 +10,7 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline, VideoUNet
+from followyourpose.models.int8_weights import keep_in_int8
 from followyourpose.pipeline_condition import Condition
 from tests.conftest import randomise
 
@@ -156,6 +157,14 @@ def test_compiled_with_another_sampler_is_one_graph(pipe: FollowYourPosePipeline
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     run(num_inference_steps=3)
     assert len(graphs) == 1
+
+
+def test_weights_in_8_bits_compile_to_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
+    keep_in_int8(pipe.unet)
+    compiled = run(num_inference_steps=3)
+    assert len(graphs) == 1
+    pipe.unet._compiled_call_impl = None
+    torch.testing.assert_close(compiled, run(num_inference_steps=3), rtol=1e-4, atol=1e-4)
 
 
 def test_compiled_training_has_the_same_gradients(tiny_config: dict[str, Any], clip: Callable[..., Any]) -> None:
