@@ -15,6 +15,8 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from followyourpose.checks import check_at_least, check_choice
+
 REPOSITORY = Path(__file__).resolve().parents[1]  # where configs/ and checkpoints/ lie in a clone
 
 
@@ -32,18 +34,16 @@ def locate(path: str | Path) -> Path:
 
 
 def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
-    """Passes when each of these keys has one of its choices; else a ConfigError names the key and them."""
+    """Passes when each of these keys has one of its choices; else a ValueError names the key and them."""
     for key, known in choices.items():
-        if getattr(config, key) not in known:
-            raise ConfigError(f"{key}: got {getattr(config, key)!r}, expected one of {', '.join(known)}")
+        check_choice(key, getattr(config, key), known)
 
 
 def check_least(config: Any, least: Mapping[str, int]) -> None:
-    """Passes when each of these keys is None or no less than its number; else a ConfigError names the key and it."""
+    """Passes when each of these keys is None or no less than its number; else a ValueError names the key and it."""
     for key, number in least.items():
-        value = getattr(config, key)
-        if value is not None and value < number:
-            raise ConfigError(f"{key}: got {value}, expected at least {number}")
+        if getattr(config, key) is not None:
+            check_at_least(key, getattr(config, key), number)
 
 
 # ---- train ----------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class SamplingConfig:
     compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
     dtype: str = "float32"  # float32, float16 or bfloat16
     offload: str = "none"  # none, model: on the GPU only what is at work; group: only single layers, slower
-    weights: str = "full"  # full, float8: the UNet's are kept in 8 bits and computed with in dtype
+    weights: str = "full"  # full; int8 (nearer to full), float8: the UNet's are kept in 8 bits, computed with in dtype
     attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
     decode_chunk_size: int = 8  # frames that the VAE decodes at a time
     vae_tiling: bool = False  # decode large frames in overlapping tiles

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from followyourpose.checks import check_at_least, check_choice
 from followyourpose.config import ConfigError, PoseConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.folders import new_folder
@@ -61,16 +62,14 @@ def check_pose(config: PoseConfig) -> None:
     """Judges what can be judged of the settings by themselves.
 
     Raises:
-        ConfigError: names the setting, what was got and what was expected.
+        ValueError: names the setting, what was got and what was expected.
     """
     choices = {"source": ("skeleton", "raw"), "backend": tuple(WEIGHTS), "style": tuple(STYLES)}
     for key, known in choices.items():
-        if getattr(config, key) not in known:
-            raise ConfigError(f"pose.{key}: got {getattr(config, key)!r}, expected one of {', '.join(known)}")
-    if config.people is not None and config.people < 1:
-        raise ConfigError(f"pose.people: got {config.people}, expected at least 1")
-    if config.max_gap < 0:
-        raise ConfigError(f"pose.max_gap: got {config.max_gap}, expected at least 0")
+        check_choice(f"pose.{key}", getattr(config, key), known)
+    if config.people is not None:
+        check_at_least("pose.people", config.people)
+    check_at_least("pose.max_gap", config.max_gap, 0)
     if config.smooth != 0 and (config.smooth < 3 or config.smooth % 2 == 0):
         raise ConfigError(f"pose.smooth: got {config.smooth}, expected 0, or an odd number of frames from 3")
     if not 0 < config.min_confidence <= 1:

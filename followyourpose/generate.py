@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from followyourpose.config import ConfigError, GenerateConfig, check_choices, check_least, locate
 from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
+from followyourpose.device import torch_device
 from followyourpose.extract_pose import check_pose, extract_pose
 from followyourpose.folders import slug
 from followyourpose.long_video import LongVideo
@@ -45,6 +47,23 @@ VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
 FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # of a video, what its name is followed by
 SHEET_FRAMES, SHEET_COLUMNS = 16, 8
 _CHUNK = 16  # finished frames in memory at a time
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One video to draw: what it shows, and from which noise.
+
+    Attributes:
+        skeleton: numbers of frames -> these, (f, H, W, 3) uint8 RGB.
+        size: height and width in pixels.
+        on_step: see `callback_on_step_end` of the pipeline's call.
+    """
+
+    prompt: str
+    skeleton: Callable[[Sequence[int]], np.ndarray]
+    size: tuple[int, int]
+    seed: int
+    on_step: "Callback | None" = None
 
 
 def generate(
@@ -96,7 +115,7 @@ def generate(
                 files = [name + form for form in FORMS]
                 if not all((folder / file).exists() for file in files):
                     video = UnfinishedVideo(work, name)
-                    _draw(pipe, config, prompt, skeleton, (height, width), seed, video, on_step)
+                    _draw(pipe, config, Shot(prompt, skeleton, (height, width), seed, on_step), video)
                     _write(folder, files, video, large_skeleton, config)
                 videos.append({"prompt": prompt, "skeleton": source.name, "seed": seed, "files": files})
         record = {
@@ -122,7 +141,7 @@ def check_settings(config: GenerateConfig) -> list[str]:
     """The prompts as a list, each with the style behind it, if every setting that can be judged by itself is in order.
 
     Raises:
-        ConfigError: names the setting, what was got and what was expected.
+        ValueError: names the setting, what was got and what was expected.
     """
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
     if not isinstance(prompts, list) or not prompts:
@@ -168,11 +187,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
 
     from followyourpose.pipeline import FollowYourPosePipeline
 
-    try:
-        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device: got {config.device!r}: {str(error).splitlines()[0]}") from error
+    device = torch.device(torch_device(config.device))
     path, dtype = locate(config.model), getattr(torch, config.dtype)
     if path.is_dir() and "pose_encoder" in json.loads((path / "model_index.json").read_text()):
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
@@ -192,48 +207,32 @@ def sample(
     from followyourpose.denoising import StreamState
 
     config = dataclasses.replace(config, num_frames=len(skeleton))
-    parts = stream(
-        pipe, config, prompt, lambda numbers: skeleton[list(numbers)], skeleton.shape[1:3], seed, StreamState()
-    )
-    return np.concatenate(list(parts))
+    shot = Shot(prompt, lambda numbers: skeleton[list(numbers)], skeleton.shape[1:3], seed)
+    return np.concatenate(list(stream(pipe, config, shot, StreamState())))
 
 
 def stream(
-    pipe: "FollowYourPosePipeline",
-    config: GenerateConfig,
-    prompt: str,
-    skeleton: Callable[[Sequence[int]], np.ndarray],
-    size: tuple[int, int],
-    seed: int,
-    state: "StreamState",
-    on_step: "Callback | None" = None,
+    pipe: "FollowYourPosePipeline", config: GenerateConfig, shot: Shot, state: "StreamState"
 ) -> Iterator[np.ndarray]:
-    """A video in parts (f, H, W, 3) uint8 RGB, one after the other.
-
-    Args:
-        skeleton: numbers of frames -> these, (f, H, W, 3) uint8 RGB.
-        size: height and width in pixels.
-        state: see `FollowYourPosePipeline.stream`.
-        on_step: see `callback_on_step_end` of the pipeline's call.
-    """
+    """A video in parts (f, H, W, 3) uint8 RGB, one after the other; `state`: see `FollowYourPosePipeline.stream`."""
     import torch
 
     parts = pipe.stream(
-        prompt,
-        skeleton,
+        shot.prompt,
+        shot.skeleton,
         num_frames=config.num_frames,
-        height=size[0],
-        width=size[1],
+        height=shot.size[0],
+        width=shot.size[1],
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         negative_prompt=config.negative_prompt,
         pose_guidance=config.pose_guidance,
         noise=config.noise,
-        generator=torch.Generator().manual_seed(seed),  # on the CPU: the same video on every device
+        generator=torch.Generator().manual_seed(shot.seed),  # on the CPU: the same video on every device
         long_video=LongVideo(**vars(config.long_video)),
         output_type="np",
         state=state,
-        callback_on_step_end=on_step,
+        callback_on_step_end=shot.on_step,
         **sampling_arguments(config),
     )
     with memory_explained(pipe, config):
@@ -276,22 +275,13 @@ def _people(config: GenerateConfig, source: SkeletonInput, folder: Path) -> Clip
     return extract_pose(source.path, folder, pose, source.span)
 
 
-def _draw(
-    pipe: "FollowYourPosePipeline",
-    config: GenerateConfig,
-    prompt: str,
-    skeleton: Callable[[Sequence[int]], np.ndarray],
-    size: tuple[int, int],
-    seed: int,
-    video: UnfinishedVideo,
-    on_step: "Callback | None",
-) -> None:
-    """Finishes a video, from where it stands; arguments as for `stream`."""
-    state, large = video.state(), (size[0] * config.enlarge, size[1] * config.enlarge)
-    with growing_video(video.preview, *large, config.fps) as show:
+def _draw(pipe: "FollowYourPosePipeline", config: GenerateConfig, shot: Shot, video: UnfinishedVideo) -> None:
+    """Finishes a video, from where it stands."""
+    state, (height, width) = video.state(), (side * config.enlarge for side in shot.size)
+    with growing_video(video.preview, height, width, config.fps) as show:
         for numbers in _chunks(state.frames):
             show(enlarge(video.frames(numbers), config.enlarge))
-        for frames in stream(pipe, config, prompt, skeleton, size, seed, state, on_step):
+        for frames in stream(pipe, config, shot, state):
             show(enlarge(frames, config.enlarge))
             video.keep(frames, state)
 

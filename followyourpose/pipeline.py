@@ -21,13 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from followyourpose.checks import check_at_least, check_choice
 from followyourpose.denoising import StreamState, denoise
 from followyourpose.long_video import LongVideo
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet, text_count
 from followyourpose.pipeline_condition import Condition
-from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames, check_choice, check_positive
+from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames
 from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Job, prepare
 from followyourpose.pipeline_loading import load_image_model
 from followyourpose.pipeline_lora import check_lora
@@ -258,7 +259,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
             ValueError: an argument of the wrong type, size or number; the message says what was expected.
         """
         check_choice("output_type", output_type, get_args(OutputType))
-        check_positive("decode_chunk_size", decode_chunk_size)
+        check_at_least("decode_chunk_size", decode_chunk_size)
         job = prepare(
             self,
             prompt=prompt,
@@ -312,7 +313,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         given = {name: value for name, value in call.arguments.items() if name not in ("self", "return_dict")}
         output_type, chunk_size = given.pop("output_type"), given.pop("decode_chunk_size")
         check_choice("output_type", output_type, get_args(OutputType))
-        check_positive("decode_chunk_size", chunk_size)
+        check_at_least("decode_chunk_size", chunk_size)
         return self._stream(prepare(self, **given), StreamState() if state is None else state, output_type, chunk_size)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange, repeat
 from torch import Tensor
 
+from followyourpose.checks import check_at_least
 from followyourpose.long_video import Window, freenoise_order
 
 Noise = Literal["independent", "mixed", "shared"]
@@ -20,33 +21,6 @@ Generators = torch.Generator | list[torch.Generator] | None
 SkeletonFrames = Callable[
     [Sequence[int]], np.ndarray | Tensor
 ]  # the frames with these numbers, rendered when asked for
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Passes when `value` is one of the choices; else a ValueError names them."""
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
-
-
-def check_positive(name: str, value: int) -> None:
-    """Passes when `value` is 1 or more; else a ValueError says so."""
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected at least 1")
-
-
-def check_scale(name: str, value: float) -> None:
-    """Passes when `value` is a factor of 0 or more; else a ValueError says so."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: got {value}, expected a finite number, at least 0")
-
-
-def check_interval(name: str, start: float, end: float) -> None:
-    """Passes when the shares lie in [0, 1], in order; else a ValueError names `name`_start and `name`_end."""
-    if not 0 <= start <= end <= 1:
-        raise ValueError(
-            f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
-            "0 <= start <= end <= 1"
-        )
 
 
 def check_size(name: str, value: int, divisor: int) -> int:
@@ -69,7 +43,7 @@ def check_skeleton(
         ValueError: not a skeleton, or one of another length or size than the video.
     """
     if num_frames is not None:
-        check_positive("num_frames", num_frames)
+        check_at_least("num_frames", num_frames)
     if skeleton is None:
         return None, 1, num_frames or 1
     if callable(skeleton):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from followyourpose.checks import check_at_least, check_choice, check_interval, check_scale
 from followyourpose.long_video import LongVideo, Window
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline_condition import Condition
@@ -21,10 +22,6 @@ from followyourpose.pipeline_inputs import (
     Noise,
     PoseGuidance,
     SkeletonFrames,
-    check_choice,
-    check_interval,
-    check_positive,
-    check_scale,
     check_size,
     check_skeleton,
     freenoise,
@@ -109,9 +106,9 @@ def prepare(
     check_choice("noise", noise, get_args(Noise))
     for name in callback_on_step_end_tensor_inputs:
         check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
-    check_positive("num_inference_steps", num_inference_steps)
-    check_positive("num_videos_per_prompt", num_videos_per_prompt)
-    check_positive("cache_interval", cache_interval)
+    check_at_least("num_inference_steps", num_inference_steps)
+    check_at_least("num_videos_per_prompt", num_videos_per_prompt)
+    check_at_least("cache_interval", cache_interval)
     check_scale("pose_scale", pose_scale)
     check_interval("guidance", guidance_start, guidance_end)
     check_interval("pose", pose_start, pose_end)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from followyourpose.checks import check_interval, check_scale
 from followyourpose.config import ConfigError, SamplingConfig, check_choices, check_least
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ CHOICES = {
     "scheduler": tuple(SCHEDULERS),
     "dtype": ("float32", "float16", "bfloat16"),
     "offload": ("none", "model", "group"),
-    "weights": ("full", "float8"),
+    "weights": ("full", "int8", "float8"),
 }
 LEAST = {"cache_interval": 1, "attention_chunk": 1, "decode_chunk_size": 1}
 ARGUMENTS = (
@@ -37,24 +38,18 @@ def check_sampling(config: SamplingConfig) -> None:
     """Passes when every setting can be used by itself and together with the others.
 
     Raises:
-        ConfigError: names the setting, what was got and what was expected.
+        ValueError: names the setting, what was got and what was expected.
     """
     check_choices(config, CHOICES)
     check_least(config, LEAST)
     for name in ("pose", "guidance"):
-        start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
-        if not 0 <= start <= end <= 1:
-            raise ConfigError(
-                f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
-                "0 <= start <= end <= 1"
-            )
-    if not 0 <= config.pose_scale < float("inf"):
-        raise ConfigError(f"pose_scale: got {config.pose_scale}, expected a finite number, at least 0")
-    for key, off in (("offload", "none"), ("weights", "full")):
-        if config.compile and getattr(config, key) != off:
+        check_interval(name, getattr(config, f"{name}_start"), getattr(config, f"{name}_end"))
+    check_scale("pose_scale", config.pose_scale)
+    for key, possible in (("offload", ("none",)), ("weights", ("full", "int8"))):
+        if config.compile and getattr(config, key) not in possible:
             raise ConfigError(
                 f"compile: got true with {key}: {getattr(config, key)}, which moves weights between layers and breaks "
-                f"the one graph; expected {key}: {off}"
+                f"the one graph; expected {key}: {' or '.join(possible)}"
             )
 
 
@@ -71,12 +66,16 @@ def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "tor
     """
     import torch  # late: the command line reads the checks above without it
 
+    from followyourpose.models.int8_weights import keep_in_int8
+
     if config.offload != "none" and device.type != "cuda":
         raise ConfigError(
             f"offload: got {config.offload!r} on {device}; it keeps weights beside a GPU, and there is none to save"
         )
     pipe.scheduler = scheduler(config.scheduler, pipe.scheduler)
-    if config.weights == "float8":
+    if config.weights == "int8":
+        keep_in_int8(pipe.unet)
+    elif config.weights == "float8":
         pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=pipe.unet.dtype)
     if config.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
@@ -129,20 +128,22 @@ def memory_explained(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> 
 
 def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str]:
     """The settings that are not used yet and need less memory, with what each saves of this pipeline's weights."""
+    from followyourpose.models.int8_weights import int8_layers
+
     names = ("text_encoder", "pose_encoder", "unet", "vae")
     sizes = [sum(p.numel() * p.element_size() for p in getattr(pipe, name).parameters()) / 2**20 for name in names]
     total, largest, unet = sum(sizes), max(sizes), sizes[2]
     on_gpu = pipe._execution_device.type == "cuda"
     found = ["fewer num_frames, or a smaller height and width (what a step needs goes with each of the three)"]
-    if config.dtype == "float32" and on_gpu:
+    if config.dtype == "float32":
         found.append(f"dtype=bfloat16 (half of all, {total / 2:.0f} MB of the weights)")
     if config.offload == "none" and on_gpu:
         found.append(
             f"offload=model ({total - largest:.0f} MB of the weights), offload=group (nearly all {total:.0f} MB)"
         )
     if config.weights == "full":
-        share = 1 - 1 / pipe.unet.dtype.itemsize
-        found.append(f"weights=float8 (up to {unet * share:.0f} MB of the UNet's {unet:.0f} MB)")
+        saved = sum(layer.weight.nbytes - layer.weight.numel() for layer in int8_layers(pipe.unet)) / 2**20
+        found.append(f"weights=int8 ({saved:.0f} MB of the UNet's {unet:.0f} MB)")
     if config.decode_chunk_size > 1:
         found.append(f"decode_chunk_size=1 (decoding needs {config.decode_chunk_size} times as much)")
     if not config.vae_tiling:

@@ -6,6 +6,7 @@ Nothing is kept but the table and the files of --json and --plot.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ TRAIN_EXAMPLES = """examples:
 """
 GENERATE_EXAMPLES = """examples:
   python scripts/benchmark.py generate --size tiny --json outputs/benchmark.json --plot outputs/benchmark.png
-  python scripts/benchmark.py generate --size sd14 --frames 4 --height 256 --width 256 --steps 3
+  python scripts/benchmark.py generate --size sd14 --frames 4 --height 256 --width 256 --steps 3 --variants memory
 """
 
 
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     generate = _verb(
         verbs, "generate", "seconds and FLOPs per denoising step, and peak memory", GENERATE_EXAMPLES,
         f"{benchmark_generate.__doc__}\nMemory is the GPU's peak; on a CPU, what the process grew by, weights "
-        "included. The floor is the FLOPs of a step\nover the speed of a large matrix product.",
+        "included: of steps, and of\ndecoding after them. The floor is the FLOPs of a step over the speed of a large "
+        "matrix product.",
     )  # fmt: skip
     generate.set_defaults(call=benchmark_generate.benchmark_generate)
     for flag, default, help in (("--height", 64, "pixels"), ("--width", 64, "pixels"), ("--frames", 8, "frames"),
@@ -66,8 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (default: float32)",
     )
     generate.add_argument("--plot", type=Path, metavar="FILE", help='draw the ratios there (needs the "eval" extra)')
-    possible = list(benchmark_generate.VARIANTS)
-    _variants(generate, possible, f"of {', '.join(possible)}; the first is what the others are compared with")
+    possible, groups = benchmark_generate.possible(benchmark_generate.VARIANTS), list(benchmark_generate.GROUPS)
+    _variants(
+        generate, possible, f"of {', '.join(possible)}; the first is what the others are compared with; memory: those "
+        "that lower it", groups,
+    )  # fmt: skip
     return parser
 
 
@@ -82,10 +87,11 @@ def _verb(verbs: Any, name: str, help: str, examples: str, description: str) -> 
     return verb
 
 
-def _variants(verb: argparse.ArgumentParser, possible: list[str], help: str) -> None:
+def _variants(verb: argparse.ArgumentParser, possible: list[str], help: str, groups: Sequence[str] = ()) -> None:
     verb.add_argument(
-        "--variants", nargs="+", choices=possible, default=possible, metavar="NAME", help=f"{help} (default: all)"
-    )
+        "--variants", nargs="+", choices=[*possible, *groups], default=possible, metavar="NAME",
+        help=f"{help} (default: all)",
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

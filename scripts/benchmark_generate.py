@@ -12,7 +12,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, wraps
 from multiprocessing import get_context
@@ -44,13 +44,13 @@ from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline_inputs import skeleton_tensor
 from followyourpose.pipeline_loading import load_image_model
 from followyourpose.sampling import prepare, sampling_arguments
-from scripts.benchmark_parts import device_name, in_new_process, peak_growth, write_model
+from scripts.benchmark_parts import PeakMemory, device_name, in_new_process, write_model
 from scripts.plain_path import plain_step
 
 PROMPT = "a person"
 GUIDANCE = 7.5
 LONG = 50  # denoising steps of a video
-COLUMNS = "{:<26}{:>9}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}"
+COLUMNS = "{:<26}{:>9}{:>8}{:>10}{:>9}{:>10}{:>10}{:>10}{:>10}{:>8}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ Call = tuple[DiffusionPipeline, dict[str, Any]]  # a pipeline, and the arguments
 # ---- systems ---------------------------------------------------------------------------------------------------------
 
 
-def ours(folder: Path, shape: Shape, **settings: Any) -> Call:
-    """This repository's pipeline, under settings of `SamplingConfig`."""
+def ours(folder: Path, shape: Shape, attention: str = "native", **settings: Any) -> Call:
+    """This repository's pipeline, under settings of `SamplingConfig`, and with that attention."""
     config = SamplingConfig(**{"dtype": shape.dtype} | settings)
     pipe = FollowYourPosePipeline.from_image_model(folder, dtype=getattr(torch, config.dtype))
     prepare(pipe, config, torch.device(shape.device))
+    pipe.unet.set_attention_backend(attention)
     return pipe, {"prompt": PROMPT, "skeleton": shape.skeleton, **_settings(shape), **sampling_arguments(config)}
 
 
@@ -170,11 +171,13 @@ class Variant:
         make: a model's folder and a shape -> the call.
         varies: whether its steps differ from one another, so that their mean is told in place of their median.
         steps: how many of them a video takes.
+        gpu: whether it needs one.
     """
 
     make: Callable[[Path, Shape], Call]
     varies: bool = False
     steps: int = LONG
+    gpu: bool = False
 
 
 VARIANTS = {
@@ -183,7 +186,15 @@ VARIANTS = {
     "bf16": Variant(partial(ours, dtype="bfloat16")),
     "compile": Variant(partial(ours, compile=True)),
     "compile-bf16": Variant(partial(ours, compile=True, dtype="bfloat16")),
+    "int8-weights": Variant(partial(ours, weights="int8")),
     "float8-weights": Variant(partial(ours, weights="float8")),
+    "offload-model": Variant(partial(ours, offload="model"), gpu=True),
+    "offload-group": Variant(partial(ours, offload="group"), gpu=True),
+    "attention-scores": Variant(partial(ours, attention="_native_math")),
+    "attention-chunk": Variant(partial(ours, attention="_native_math", attention_chunk=256)),
+    "decode-1": Variant(partial(ours, decode_chunk_size=1)),
+    "vae-tiling": Variant(partial(ours, vae_tiling=True)),
+    "low-memory": Variant(partial(ours, dtype="bfloat16", weights="int8", decode_chunk_size=1, vae_tiling=True)),
     "guidance-half": Variant(partial(ours, guidance_end=0.5), varies=True),
     "reuse-2": Variant(partial(ours, cache_interval=2), varies=True),
     "fast": Variant(partial(ours, scheduler="dpm++", cache_interval=2), varies=True, steps=20),
@@ -192,6 +203,19 @@ VARIANTS = {
     "controlnet-per-frame": Variant(controlnet),
     "t2i-adapter-per-frame": Variant(t2i_adapter),
 }
+# Names that stand for several.
+GROUPS = {
+    "memory": (
+        "ours", "bf16", "int8-weights", "float8-weights", "offload-model", "offload-group", "attention-scores",
+        "attention-chunk", "decode-1", "vae-tiling", "low-memory",
+    ),
+}  # fmt: skip
+
+
+def possible(names: Iterable[str]) -> list[str]:
+    """Those of the variants that can be measured here; for the name of a group, what it stands for."""
+    single = [each for name in names for each in GROUPS.get(name, (name,))]
+    return [name for name in dict.fromkeys(single) if torch.cuda.is_available() or not VARIANTS[name].gpu]
 
 
 # ---- measurement -----------------------------------------------------------------------------------------------------
@@ -208,9 +232,11 @@ def benchmark_generate(options: argparse.Namespace) -> dict[str, Any]:
                   "torch": torch.__version__, "peak_tflops": peak / 1e12, "variants": {}}  # fmt: skip
         print(f"{options.size}, {shape.frames} x {shape.height} x {shape.width}, {shape.dtype}, {result['device']}; "
               f"medians of {options.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s")  # fmt: skip
-        print(COLUMNS.format("variant", "s/step", "ratio", "TFLOP", "floor/s", "of peak", "GB", "video/s", "ratio"))
-        first = options.variants[0]
-        for name in options.variants:
+        print(COLUMNS.format("variant", "s/step", "ratio", "TFLOP", "floor/s", "of peak", "GB/step", "GB/VAE",
+                             "video/s", "ratio"))  # fmt: skip
+        names = possible(options.variants)
+        first = names[0]
+        for name in names:
             twin, row = run_beside(first, name, Path(folder) / "model", shape, options.steps)
             row["ratio"], row["end_to_end_ratio"] = (twin[key] / row[key] for key in ("step_s", "end_to_end_s"))
             row["floor_s"] = row["flop"] / peak
@@ -219,8 +245,8 @@ def benchmark_generate(options: argparse.Namespace) -> dict[str, Any]:
             print(
                 COLUMNS.format(
                     name, f"{row['step_s']:.3f}", f"{row['ratio']:.2f}", f"{row['flop'] / 1e12:.3f}",
-                    f"{row['floor_s']:.3f}", f"{row['share_of_peak']:.0%}", f"{row['memory'] / 1e9:.2f}",
-                    f"{row['end_to_end_s']:.1f}", f"{row['end_to_end_ratio']:.2f}",
+                    f"{row['floor_s']:.3f}", f"{row['share_of_peak']:.0%}", f"{row['step_memory'] / 1e9:.2f}",
+                    f"{row['decode_memory'] / 1e9:.2f}", f"{row['end_to_end_s']:.1f}", f"{row['end_to_end_ratio']:.2f}",
                 ), flush=True,
             )  # fmt: skip
     if options.plot:
@@ -277,34 +303,35 @@ def run_beside(first: str, name: str, model: Path, shape: Shape, steps: int) -> 
 
 def _work(connection: Connection, name: str, model: Path, shape: Shape, steps: int) -> None:
     """A variant's process: tells when it is warm, then does a denoising step whenever it is told to."""
-    phase = {"counts": False}
-    with peak_growth(lambda: phase["counts"]) as peak:
-        pipe, arguments = VARIANTS[name].make(model, shape)
-        pipe.set_progress_bar_config(disable=True)
-        warm_up = steps if VARIANTS[name].varies else 1
-        with FlopCounterMode(display=False) as flops, torch.compiler.set_stance("force_eager"):
-            pipe(**arguments, num_inference_steps=warm_up, output_type="latent")
-        pipe(**arguments, num_inference_steps=1, output_type="latent")  # compiles, where that is asked for
-        phase["counts"] = True
-        connection.send("warm")
-        connection.recv()
-        pace = Pace(connection, steps, torch.cuda.synchronize if shape.device == "cuda" else lambda: None)
-        pace.slow_down(pipe)
-        pipe(**arguments, num_inference_steps=steps, output_type="np")
-        after = pace.lap()
+    memory = PeakMemory()
+    pipe, arguments = VARIANTS[name].make(model, shape)
+    pipe.set_progress_bar_config(disable=True)
+    warm_up = steps if VARIANTS[name].varies else 1
+    with FlopCounterMode(display=False) as flops, torch.compiler.set_stance("force_eager"):
+        pipe(**arguments, num_inference_steps=warm_up, output_type="latent")
+    pipe(**arguments, num_inference_steps=1, output_type="latent")  # compiles, where that is asked for
+    connection.send("warm")
+    connection.recv()
+    memory.lap()  # loading takes the most
+    pace = Pace(connection, torch.cuda.synchronize if shape.device == "cuda" else lambda: None, memory.lap)
+    pace.slow_down(pipe)
+    pipe(**arguments, num_inference_steps=steps, output_type="np")
+    after, decoding = pace.lap(), memory.lap()
     average = statistics.fmean if VARIANTS[name].varies else statistics.median
     step = average(pace.seconds[1:] or pace.seconds)
     before = max(pace.seconds[0] - step, 0.0)
-    memory = torch.cuda.max_memory_allocated() if shape.device == "cuda" else peak["bytes"]
+    denoising = max(pace.memory)
     connection.send({"step_s": step, "end_to_end_s": before + VARIANTS[name].steps * step + after, "decode_s": after,
-                     "flop": flops.get_total_flops() / warm_up, "memory": memory})  # fmt: skip
+                     "flop": flops.get_total_flops() / warm_up, "memory": max(denoising, decoding),
+                     "step_memory": denoising, "decode_memory": decoding})  # fmt: skip
 
 
 class Pace:
-    """Halts a pipeline after each step of its scheduler until it is told to go on, and takes the time in between."""
+    """Halts a pipeline after each step of its scheduler until it is told to go on; takes time and memory between."""
 
-    def __init__(self, connection: Connection, steps: int, synchronize: Callable[[], Any]) -> None:
-        self.connection, self.steps, self.synchronize = connection, steps, synchronize
+    def __init__(self, connection: Connection, synchronize: Callable[[], Any], peak: Callable[[], int]) -> None:
+        self.connection, self.synchronize, self.peak = connection, synchronize, peak
+        self.memory: list[int] = []
         self.seconds: list[float] = []
         self._started = time.perf_counter()
 
@@ -320,6 +347,7 @@ class Pace:
         def halting(*args: Any, **kwargs: Any) -> Any:
             result = step(*args, **kwargs)
             self.seconds.append(self.lap())
+            self.memory.append(self.peak())
             self.connection.send("done")
             self.connection.recv()
             self._started = time.perf_counter()

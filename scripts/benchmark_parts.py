@@ -3,9 +3,9 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -59,25 +59,37 @@ def device_name() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-@contextmanager
-def peak_growth(counts: Callable[[], bool] = lambda: True, every: float = 0.01) -> Iterator[dict[str, int]]:
-    """Watches by how many "bytes" this process's resident memory grows at most, while `counts()` holds."""
-    process, done = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
-    peak = {"bytes": 0}
+class PeakMemory:
+    """Watches how much memory is taken at most: of the GPU, or what this process's resident memory grew by.
 
-    def watch() -> None:
-        while not done.wait(every):
-            if counts():
-                peak["bytes"] = max(peak["bytes"], process.memory_info().rss - before)
+    Args:
+        counts: whether what is taken at the moment counts; of a GPU's, all does.
+        every: seconds between two looks.
+    """
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
+    def __init__(self, counts: Callable[[], bool] = lambda: True, every: float = 0.01) -> None:
+        self._counts, self._process, self._peak = counts, psutil.Process(), 0
+        self._before = self._process.memory_info().rss
+        threading.Thread(target=self._watch, args=(every,), daemon=True).start()
+
+    def lap(self) -> int:
+        """The most since this was last asked, in bytes."""
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            return peak
+        self._look()  # no lap is too short for one look
+        peak, self._peak = self._peak, 0
+        return peak
+
+    def _watch(self, every: float) -> None:
+        while True:
+            self._look()
+            time.sleep(every)
+
+    def _look(self) -> None:
+        if self._counts():
+            self._peak = max(self._peak, self._process.memory_info().rss - self._before)
 
 
 def in_new_process(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -22,7 +22,7 @@ from followyourpose.config import REPOSITORY, TrainConfig, load_config
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.cache import make_cache
 from followyourpose.training.loop import train
-from scripts.benchmark_parts import SIZES, device_name, in_new_process, peak_growth, write_model
+from scripts.benchmark_parts import SIZES, PeakMemory, device_name, in_new_process, write_model
 
 SAMPLES = 16  # of the data set
 # Each changes one thing of the first, but for the last, which changes all that save something.
@@ -122,13 +122,10 @@ def measure(config: TrainConfig, warm_up: int) -> dict[str, float]:
 
 def _train(config: TrainConfig) -> int:
     """Trains, and returns the peak memory in bytes: the device's, or what this process grew by."""
-    if torch.cuda.is_available():
-        _run(config)
-        return torch.cuda.max_memory_allocated()
-    log = Path(config.output) / "log.jsonl"  # loading a model takes more than training it
-    with peak_growth(log.exists) as peak:
-        _run(config)
-    return peak["bytes"]
+    log = Path(config.output) / "log.jsonl"
+    memory = PeakMemory(log.exists)  # loading a model takes more than training it
+    _run(config)
+    return memory.lap()
 
 
 def _profile(config: TrainConfig) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What several test files share: tiny networks, and the reference numbers of the authors' released network."""
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -63,6 +64,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     FollowYourPosePipeline.from_image_model(folder / "image-model").save_pretrained(folder / "video-model")
     write_dataset(folder / "data", images=7, clips=3, size=SIZE, clip_frames=6)
     return folder
+
+
+@pytest.fixture(scope="session")
+def acting(tmp_path_factory: pytest.TempPathFactory) -> FollowYourPosePipeline:
+    """A tiny pipeline in which the pose and every layer act, for 32 x 32 pixels; not to be changed."""
+    pipe = FollowYourPosePipeline.from_image_model(write_image_model(tmp_path_factory.mktemp("model") / "image"))
+    randomise(pipe.unet)
+    randomise(pipe.pose_encoder)
+    return pipe
+
+
+@pytest.fixture
+def pipe(acting: FollowYourPosePipeline) -> FollowYourPosePipeline:
+    """The same, fresh for every test; a test file that needs another model has its own."""
+    pipe = FollowYourPosePipeline(**copy.deepcopy(acting.components))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture

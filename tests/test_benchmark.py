@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.benchmark_generate import possible
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 
 
@@ -51,13 +53,20 @@ def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -
         "frames": 2, "height": 64, "width": 64, "dtype": "float32", "device": result["shape"]["device"]
     }  # fmt: skip
     for name, row in result["variants"].items():
-        assert all(row[key] > 0 for key in ("step_s", "end_to_end_s", "flop", "memory", "ratio"))
+        assert all(row[key] > 0 for key in ("step_s", "end_to_end_s", "flop", "ratio"))
+        assert row["memory"] == max(row["step_memory"], row["decode_memory"]) > 0
         assert f"\n{name} " in table
     assert result["variants"]["plain"]["ratio"] == 1
     flops = [row["flop"] for row in result["variants"].values()]
     assert flops[0] > flops[1] > flops[2], "each saves some"
     assert Image.open(tmp_path / "out" / "generate.png").width > 500
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_groups_name_stands_for_what_can_be_measured_here() -> None:
+    names = possible(["memory", "plain"])
+    assert names[0] == "ours" and names[-1] == "plain" and {"int8-weights", "decode-1"} < set(names)
+    assert ("offload-model" in names) == torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("verb", ["train", "generate"])

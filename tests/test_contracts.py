@@ -42,9 +42,11 @@ MODULES = {
 
 # Part of the package -> the other parts that it may import. The networks, the data and the poses know nothing of one
 # another, nor of configs: each can be read, tested and used by itself.
-FOR_ALL = {"folders"}  # it knows nothing of this package
+FOR_ALL = {"checks", "device", "folders"}  # they know nothing of this package
 MAY_IMPORT = {
     "followyourpose": set(),
+    "checks": set(),
+    "device": set(),
     "folders": set(),
     "config": set(),
     "models": set(),
@@ -55,7 +57,7 @@ MAY_IMPORT = {
     "inspect_data": {"data", "pose"},
     "puppets": {"pose"},
     "pipeline": {"models", "long_video"},
-    "sampling": {"config", "pipeline"},
+    "sampling": {"config", "models", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
     "evaluation": {"config", "data", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
     "skeleton_input": {"config", "data", "pose"},

@@ -12,32 +12,12 @@ from torch import Tensor
 from followyourpose import FollowYourPosePipeline
 from followyourpose.denoising import StreamState
 from followyourpose.long_video import MODES, LongVideo
-from tests import tiny
-from tests.conftest import randomise
 
 FRAMES = 11
 PAPER = LongVideo("paper", window=4, overlap=2)
 SETTINGS = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}
 WITH_PIXELS = SETTINGS | {"output_type": "np"}
 SCHEDULERS = [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> FollowYourPosePipeline:
-    """A pipeline in which every layer does something; not to be changed."""
-    pipe = FollowYourPosePipeline.from_image_model(tiny.write_image_model(tmp_path_factory.mktemp("model") / "image"))
-    randomise(pipe.unet)
-    randomise(pipe.pose_encoder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def pipe(loaded: FollowYourPosePipeline) -> FollowYourPosePipeline:
-    """The same, fresh for every test."""
-    pipe = FollowYourPosePipeline(**copy.deepcopy(loaded.components))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

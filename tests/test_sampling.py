@@ -53,6 +53,7 @@ def plain(skeleton: np.ndarray) -> np.ndarray:
     [
         ({"dtype": "bfloat16"}, 40),
         ({"attention_chunk": 16, "decode_chunk_size": 1}, 60),
+        ({"weights": "int8"}, 40),
         ({"weights": "float8"}, 20),
         ({"cache_interval": 2}, 30),
         ({"scheduler": "dpm++"}, 30),
@@ -99,19 +100,22 @@ def test_models_that_a_scheduler_would_misread_are_refused() -> None:
         ({"scheduler": "heun"}, "scheduler: got 'heun', expected one of ddim, dpm\\+\\+, unipc, euler, lcm"),
         ({"dtype": "float64"}, "dtype: got 'float64', expected one of float32"),
         ({"offload": "disk"}, "offload: got 'disk', expected one of none, model, group"),
-        ({"weights": "int4"}, "weights: got 'int4', expected one of full, float8"),
+        ({"weights": "int4"}, "weights: got 'int4', expected one of full, int8, float8"),
         ({"cache_interval": 0}, "cache_interval: got 0, expected at least 1"),
         ({"attention_chunk": 0}, "attention_chunk: got 0, expected at least 1"),
         ({"decode_chunk_size": 0}, "decode_chunk_size: got 0, expected at least 1"),
         ({"pose_end": 1.2}, "pose_start, pose_end: got 0.0 and 1.2, expected shares"),
         ({"guidance_start": 0.7, "guidance_end": 0.6}, "guidance_start, guidance_end: got 0.7 and 0.6"),
         ({"pose_scale": -0.1}, "pose_scale: got -0.1, expected a finite number"),
-        ({"compile": True, "weights": "float8"}, "compile: got true with weights: float8.* expected weights: full"),
+        (
+            {"compile": True, "weights": "float8"},
+            "compile: got true with weights: float8.* weights: full or int8",
+        ),
         ({"compile": True, "offload": "model"}, "compile: got true with offload: model.* expected offload: none"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         check_sampling(SamplingConfig(**settings))
 
 
@@ -154,7 +158,7 @@ def test_savings_of_memory_are_switched_on(pipe: FollowYourPosePipeline) -> None
 )
 def test_lack_of_memory_names_the_settings_that_lower_it(pipe: FollowYourPosePipeline, error: Exception) -> None:
     with (
-        pytest.raises(ConfigError, match=r"out of memory \(.*num_frames.*weights=float8 \(up to .* MB") as told,
+        pytest.raises(ConfigError, match=r"out of memory \(.*num_frames.*weights=int8 \(.* MB") as told,
         memory_explained(pipe, SamplingConfig(decode_chunk_size=1)),
     ):
         raise error

@@ -1,6 +1,5 @@
 """What makes generation faster: how much it may change, and that a compiled UNet is compiled once."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,29 +10,11 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline, VideoUNet
+from followyourpose.models.int8_weights import keep_in_int8
 from followyourpose.pipeline_condition import Condition
 from tests.conftest import randomise
-from tests.tiny import write_image_model
 
 Run = Callable[..., Tensor]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> FollowYourPosePipeline:
-    """A tiny pipeline in which the pose and every layer act; 32 x 32 pixels, latents of 16 x 16."""
-    pipe = FollowYourPosePipeline.from_image_model(write_image_model(tmp_path_factory.mktemp("model") / "image"))
-    randomise(pipe.unet)
-    randomise(pipe.pose_encoder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def pipe(loaded: FollowYourPosePipeline) -> FollowYourPosePipeline:
-    """The same, fresh for every test."""
-    fresh = FollowYourPosePipeline(**copy.deepcopy(loaded.components))
-    fresh.set_progress_bar_config(disable=True)
-    return fresh
 
 
 @pytest.fixture
@@ -176,6 +157,14 @@ def test_compiled_with_another_sampler_is_one_graph(pipe: FollowYourPosePipeline
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     run(num_inference_steps=3)
     assert len(graphs) == 1
+
+
+def test_weights_in_8_bits_compile_to_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
+    keep_in_int8(pipe.unet)
+    compiled = run(num_inference_steps=3)
+    assert len(graphs) == 1
+    pipe.unet._compiled_call_impl = None
+    torch.testing.assert_close(compiled, run(num_inference_steps=3), rtol=1e-4, atol=1e-4)
 
 
 def test_compiled_training_has_the_same_gradients(tiny_config: dict[str, Any], clip: Callable[..., Any]) -> None:

@@ -23,6 +23,7 @@ from einops import rearrange
 from tqdm import tqdm
 
 from followyourpose.config import EvaluateConfig, check_least, locate
+from followyourpose.device import torch_device
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.long_video import LongVideo
@@ -135,9 +136,9 @@ def load(config: EvaluateConfig) -> tuple[FollowYourPosePipeline, PuppetDetector
     """The model and its two judges, on the device.
 
     Raises:
-        ValueError: one of them cannot be read.
+        ValueError: one of them cannot be read, or there is no such device.
     """
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(torch_device(config.device))
     pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
     pipe.set_progress_bar_config(disable=True)
     prepare(pipe, config, device)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from followyourpose.device import torch_device
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
 # Backend -> the weights it takes where none are named, relative to the repository. Downloads keep their own names.
@@ -96,19 +97,3 @@ def _puppet(weights: Path, device: str | None) -> Callable[[np.ndarray], np.ndar
         raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
     detector = PuppetDetector.from_pretrained(weights).eval().to(torch_device(device))
     return lambda frames: detector.detect(frames)[:, None]  # one person per frame
-
-
-def torch_device(device: str | None) -> str:
-    """The device of that name, or, for None, cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: PyTorch has no such device here.
-    """
-    import torch
-
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device: got {device!r}: {str(error).splitlines()[0]}") from error
-    return name
