@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from followyourpose.config import GenerateConfig, PoseConfig, save_config
-from followyourpose.data.video_io import write_video
-from followyourpose.evaluation.samples import Collection, fitted, read_collection
+from followyourpose.data.video_io import write_gif, write_video
+from followyourpose.evaluation.samples import Collection, fitted
+from followyourpose.evaluation.sources import read_collection
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from tests.poses import person
@@ -96,6 +97,7 @@ def test_a_skeleton_of_another_size_is_brought_to_that_of_the_video(folder: Path
         ({"real": "two.mp4"}, r"two\.mp4 has 2 frames, expected those of the skeleton, 4"),
         ({"seed": -1}, r"seed: got -1"),
         ({"video": "text.mp4"}, r"text\.mp4"),
+        ({"video": "a.gif"}, r"a\.gif: a gif's 256 colours would be measured too"),
         ({"video": None, "skeleton": None}, "neither a video nor a skeleton"),
     ],
 )
@@ -105,6 +107,7 @@ def test_a_line_that_does_not_fit_is_told_with_its_file_and_number(folder: Path,
     write_video(folder / "wide.mp4", frames_of(4, SIZE, 2 * SIZE), 8)
     write_video(folder / "two.mp4", frames_of(2), 8)
     (folder / "text.mp4").write_text("no video")
+    write_gif(folder / "a.gif", frames_of(4), 8)
     with pytest.raises(ValueError, match=rf"manifest\.jsonl: line 2: .*{reason}"):
         read_collection(manifest(folder, ROW, ROW | change))
 
@@ -165,6 +168,13 @@ def test_a_run_has_the_poses_that_it_was_driven_with(folder: Path):
     for sample in collection.samples[:4]:
         assert [people[0][0, 0] for people in sample.people] == [f[0][0, 0] for f in clip_of(4).frames[1:]]
     assert collection.samples[4].people is None  # drawn, and nothing says where the joints are
+
+
+def test_a_run_of_raw_videos_has_the_poses_that_it_found(folder: Path):
+    (folder / "run" / "pose").mkdir(parents=True)
+    write_keypoints(folder / "run" / "pose" / "keypoints.json", clip_of(3))
+    collection = write_run(folder, [str(folder / "a.mp4")], pose=PoseConfig(source="raw"), temporal_offset=1)
+    assert np.array_equal(np.stack(collection.samples[1].people)[:, 0], np.stack(clip_of(3).frames)[:, 0])
 
 
 def test_joints_that_a_run_did_not_draw_are_not_asked_for(folder: Path):

@@ -19,9 +19,11 @@ from followyourpose.evaluation.generation import (
     side_of,
     with_and_without_skeleton,
 )
-from followyourpose.evaluation.measure import Judges, Measured, measure, open_judges, ratio
+from followyourpose.evaluation.judges import Judges, open_judges
+from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
-from followyourpose.evaluation.samples import Collection, fitted, puppets, read_collection
+from followyourpose.evaluation.samples import Collection, fitted, puppets
+from followyourpose.evaluation.sources import read_collection
 from followyourpose.long_video import LongVideo
 from followyourpose.pose.estimate import WEIGHTS
 from followyourpose.puppets.benchmark import BENCHMARKS
@@ -62,8 +64,9 @@ def check(config: EvaluateConfig) -> Path:
     if (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
     check_least(config, {"num_videos": 1, "flicker_videos": 1, "num_frames": 2, "batch_size": 1})
-    check_choices(config, {"backend": tuple(WEIGHTS), "benchmark": (None, *BENCHMARKS)})
+    check_choices(config, {"backend": tuple(WEIGHTS)})
     if config.benchmark is not None:
+        check_choices(config, {"benchmark": tuple(BENCHMARKS)})
         for key in ("seed", "num_frames"):
             if (got := getattr(config, key)) != (fixed := getattr(BENCHMARKS[config.benchmark], key)):
                 raise ConfigError(f"{key}: got {got}, expected {fixed}, that of {config.benchmark}")

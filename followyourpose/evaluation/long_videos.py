@@ -15,7 +15,8 @@ from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.evaluate import check
 from followyourpose.evaluation.generation import generate, load_model, side_of
-from followyourpose.evaluation.measure import DEFINITIONS, Judges, measure, open_judges, ratio
+from followyourpose.evaluation.judges import Judges, open_judges
+from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
 from followyourpose.evaluation.report import write_metrics, write_samples
 from followyourpose.evaluation.samples import Sample, puppets
 from followyourpose.long_video import LongVideo
