@@ -113,6 +113,11 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _puppets(options: argparse.Namespace) -> None:
+    if options.benchmark:
+        from followyourpose.puppets.benchmark import write_benchmark
+
+        print(write_benchmark(options.out, options.benchmark, options.clips or None, options.size))
+        return
     from followyourpose.puppets.dataset import write_dataset
 
     write_dataset(
@@ -275,10 +280,22 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     add_config(
         "evaluate", _evaluate, EvaluateConfig, "measure text, pose and frame consistency",
-        "Generates held-out prompts and motions and writes metrics.json. Without CONFIG it takes the defaults.",
-        "followyourpose evaluate",
+        "Judges videos by CLIP and by who finds people in them, and writes metrics.json, the table metrics.md, a row\n"
+        "per video (videos.parquet), plots and the worst cases. `videos` is one of:\n\n"
+        "null        what `model` draws of held-out puppets (the default)\n"
+        "a folder of generate\n"
+        "            its .mp4 files against its prompts and skeletons\n"
+        "a manifest  a .jsonl file, or the folder of a manifest.jsonl, with a line for each video of any system:\n"
+        '            {"video": "a.mp4", "prompt": "a robot in the desert", "skeleton": "dance.json"}\n'
+        "            The skeleton is keypoints as extract-pose writes them, or drawn with such a .json beside it.\n"
+        '            More keys: "frames", a list: the skeleton\'s frames that the video follows, if not all;\n'
+        '            "real", a video of real people in the skeleton\'s poses, for what can be reached; "seed".\n'
+        '            Where no line has a "video", `model` draws them. Paths are relative to the manifest.',
+        "followyourpose evaluate configs/puppet/evaluate.yaml",
+        "followyourpose evaluate configs/puppet/benchmark.yaml num_videos=64 model=checkpoints/mine",
+        "followyourpose evaluate videos=outputs/my-run",
+        "followyourpose evaluate videos=mine/manifest.jsonl clip=checkpoints/clip-vit-base-patch32 backend=rtmlib",
         "followyourpose evaluate configs/puppet/long_video.yaml",
-        "followyourpose evaluate model=checkpoints/mine num_videos=16 output=outputs/mine",
     )  # fmt: skip
 
 
@@ -313,6 +330,7 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
         "followyourpose puppets data/puppets --images 20000 --clips 2000",
         "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --split held-out",
         "followyourpose puppets data/puppet-blueprint --images 6000 --seed 2 --style blueprint",
+        "followyourpose puppets data/puppet-bench-1 --benchmark puppet-bench-1 --clips 64",
     )  # fmt: skip
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     numbers = (
@@ -326,6 +344,8 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="pairs of a character and a place, and motions: training's, the ones kept from it, or all",
     )  # fmt: skip
     verb.add_argument("--style", metavar="NAME", help="draw all in a style, and say so in captions: blueprint")
+    what = "write a benchmark's prompts, skeletons, seeds and real frames instead, for any system and for evaluate's"
+    verb.add_argument("--benchmark", metavar="NAME", help=f"{what} `videos`: puppet-bench-1, or its first --clips")
 
 
 def _add_convert_weights(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -279,12 +279,17 @@ class GenerateConfig(SamplingConfig):
 
 @dataclass
 class EvaluateConfig(SamplingConfig):
-    """Held-out prompts and motions of the puppet world -> metrics.json."""
+    """Videos, or what a model draws of held-out puppets or of a manifest -> metrics.json and what report.py lists."""
 
+    videos: str | None = None  # what is judged: a run's folder or a manifest; None: what `model` draws of puppets
     model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder
-    image_model: str = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated
+    image_model: str | None = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated; None: without
     clip: str = "checkpoints/puppet-eval/clip"  # a CLIPModel's folder with its tokenizer
-    detector: str = "checkpoints/puppet-eval/detector"  # a PuppetDetector's folder
+    backend: str = "puppet"  # who finds people: puppet (the embedded detector), rtmlib (RTMPose, RTMO), mmpose (HRNet)
+    detector: str | None = None  # the backend's file or folder; None: the one that checkpoints/README.md names
+    detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
+    benchmark: str | None = None  # puppet-bench-1: its first num_videos scenes; None: scenes drawn from seed
     num_videos: int = 64  # held-out scenes
     flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2
     num_frames: int = 8  # frames per video

@@ -74,19 +74,23 @@ class SkeletonInput:
         numbers = range(len(self.indices)) if numbers is None else numbers
         if self.keypoints is not None:
             sure, style = self.config.pose.min_confidence, self.config.pose.style
-            scenes = [each.people(height, width, numbers) for each in (self, *self.others)]
-            together = [[person for people in frame for person in people] for frame in zip(*scenes, strict=True)]
-            return np.stack([render_skeleton(people, height, width, sure, style=style) for people in together])
+            shown = self.people(height, width, numbers)
+            return np.stack([render_skeleton(people, height, width, sure, style=style) for people in shown])
         geometry = cover(self.size, (height, width), **vars(self.config.crop))
         indices = [self.indices[number] for number in numbers]
         chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
 
     def people(self, height: int, width: int, numbers: Sequence[int]) -> list[list[np.ndarray]]:
-        """The people of frames, by their numbers, (17, 3) each: x and y in pixels of height x width, confidence."""
+        """The people of frames, by their numbers, (17, 3) each: x and y in pixels of height x width, confidence.
+
+        Those of `others` are among them.
+        """
         geometry = cover(self.size, (height, width), **vars(self.config.crop))
         used = [self.keypoints.frames[self.indices[number] - self.first] for number in numbers]
-        return [[geometry.of_keypoints(person) for person in people] for people in used]
+        own = [[geometry.of_keypoints(person) for person in people] for people in used]
+        scenes = [own, *(each.people(height, width, numbers) for each in self.others)]
+        return [[person for people in frame for person in people] for frame in zip(*scenes, strict=True)]
 
 
 def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:

@@ -23,7 +23,7 @@ SHIPPED = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_loads(path: Path) -> None:
     schemas = dict.fromkeys(("generate", "fast", "demo"), GenerateConfig) | dict.fromkeys(
-        ("evaluate", "long_video"), EvaluateConfig
+        ("evaluate", "benchmark", "long_video"), EvaluateConfig
     )
     load_config(schemas.get(path.stem, TrainConfig), path)
 

@@ -59,7 +59,9 @@ MAY_IMPORT = {
     "pipeline": {"models", "long_video"},
     "sampling": {"config", "models", "pipeline"},
     "training": {"config", "data", "models", "pipeline", "pose", "skeleton_input"},
-    "evaluation": {"config", "data", "long_video", "models", "pipeline", "pose", "puppets", "sampling"},
+    "evaluation": {
+        "config", "data", "long_video", "models", "pipeline", "pose", "puppets", "sampling", "skeleton_input",
+    },
     "skeleton_input": {"config", "data", "pose"},
     "extract_pose": {"config", "data", "pose"},
     "unfinished": {"data", "pipeline"},
@@ -174,7 +176,7 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
     schemas = dict.fromkeys(("generate", "fast", "demo"), GenerateConfig) | dict.fromkeys(
-        ("evaluate", "long_video"), EvaluateConfig
+        ("evaluate", "benchmark", "long_video"), EvaluateConfig
     )
     schema = schemas.get(file.stem, TrainConfig)
     config = load_config(schema, file)

@@ -1,6 +1,7 @@
 """The protocol, with stand-ins for model, detector and CLIP that know the real frames."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,25 +10,26 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from followyourpose.config import EvaluateConfig, LongVideoConfig
-from followyourpose.evaluation.evaluate import (
-    Sample,
-    compare,
-    contact_sheet,
-    evaluate,
-    format_table,
-    generate,
-    measure,
-    noise_of,
-    sample_videos,
-    write_report,
-)
+from followyourpose.config import EvaluateConfig, GenerateConfig, LongVideoConfig
+from followyourpose.evaluation.evaluate import compare, evaluate
 from followyourpose.evaluation.features import ClipFeatures
+from followyourpose.evaluation.generation import (
+    flicker_of_stage_2,
+    generate,
+    noise_of,
+    with_and_without_skeleton,
+)
+from followyourpose.evaluation.judges import Judges
 from followyourpose.evaluation.long_videos import compare_modes
+from followyourpose.evaluation.measure import METRICS, measure
 from followyourpose.evaluation.metrics import border_change
+from followyourpose.evaluation.report import Report, contact_sheet, format_table, sheet_of, worst_cases, write_report
+from followyourpose.evaluation.samples import Collection, Sample, puppets
+from followyourpose.generate import generate as generate_run
 from followyourpose.long_video import MODES
 from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
+from followyourpose.puppets.benchmark import write_benchmark
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions
 from tests.tiny import write_image_model
 
@@ -41,77 +43,94 @@ class Oracle:
     unet = SimpleNamespace(config=SimpleNamespace(sample_size=4, in_channels=2))
     vae_scale_factor = SIDE // 4
 
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-        self.real = {s.tobytes(): f for x in samples for s, f in zip(x.skeleton, x.frames, strict=True)}
+    def __init__(self, known: Collection) -> None:
+        self.known = known
+        pairs = [
+            pair for s, f in zip(known.samples, known.real, strict=True) for pair in zip(s.skeleton, f, strict=True)
+        ]
+        self.drawn = {skeleton.tobytes(): frame for skeleton, frame in pairs}
         self.calls: list[dict] = []
 
     def __call__(self, prompt: list[str], skeleton: np.ndarray | None, **settings) -> SimpleNamespace:
         self.calls.append({"prompt": prompt, "skeleton": skeleton, **settings})
         if skeleton is None:
-            wrong = [next(s.frames for s in self.samples if s.scene.caption != p) for p in prompt]
+            known = list(zip(self.known.samples, self.known.real, strict=True))
+            wrong = [next(frames for sample, frames in known if sample.prompt != p) for p in prompt]
             return SimpleNamespace(videos=np.stack(wrong) / 255)
-        return SimpleNamespace(videos=np.stack([[self.real[f.tobytes()] for f in clip] for clip in skeleton]) / 255)
+        return SimpleNamespace(videos=np.stack([[self.drawn[f.tobytes()] for f in clip] for clip in skeleton]) / 255)
 
 
 class KnowsFrames:
     """A detector and a CLIP that look frames up: keypoints and captions of the real ones."""
 
-    def __init__(self, samples: list[Sample]) -> None:
-        self.known = {f.tobytes(): (k, s) for s in samples for f, k in zip(s.frames, s.keypoints, strict=True)}
+    def __init__(self, known: Collection) -> None:
+        self.known = {
+            frame.tobytes(): (people, sample)
+            for sample, frames in zip(known.samples, known.real, strict=True)
+            for frame, people in zip(frames, sample.people, strict=True)
+        }
         self.all = captions((1,))
 
-    def detect(self, frames: np.ndarray) -> np.ndarray:
-        return np.stack([self.known[frame.tobytes()][0] for frame in frames])
+    def find(self, frames: np.ndarray) -> list[list[np.ndarray]]:
+        return [self.known[frame.tobytes()][0] for frame in frames]
 
     def images(self, frames: np.ndarray) -> np.ndarray:
-        return self.captions([self.known[frame.tobytes()][1].scene.caption for frame in frames])
+        return self.captions([self.known[frame.tobytes()][1].prompt for frame in frames])
 
     def captions(self, texts: list[str]) -> np.ndarray:
         return np.eye(len(self.all))[[self.all.index(text) for text in texts]]
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Sample]:
-    return sample_videos(CONFIG, SIDE, SIDE)
+def known() -> Collection:
+    return puppets(CONFIG, SIDE, SIDE)
 
 
-def run(samples: list[Sample]) -> tuple[dict, np.ndarray, Oracle]:
-    knows, pipe = KnowsFrames(samples), Oracle(samples)
-    return *compare(CONFIG, samples, pipe, pipe, knows, knows), pipe
+def judges_of(known: Collection) -> Judges:
+    knows = KnowsFrames(known)
+    return Judges(knows, knows.find)
 
 
-def test_scenes_are_held_out_and_repeat_with_the_seed(samples):
-    again = sample_videos(CONFIG, SIDE, SIDE)
-    for a, b in zip(samples, again, strict=True):
-        assert np.array_equal(a.frames, b.frames) and np.array_equal(a.skeleton, b.skeleton)
+def run(known: Collection) -> tuple[Report, Oracle]:
+    pipe, few = Oracle(known), known.samples[: CONFIG.flicker_videos]
+    posed, unposed = with_and_without_skeleton(pipe, known.samples, CONFIG)
+    more = flicker_of_stage_2(pipe, pipe, few, CONFIG, posed[: CONFIG.flicker_videos])
+    sets = {"": posed, "no_pose": unposed, "real": known.real}
+    return compare(known, sets, judges_of(known), more), pipe
+
+
+def test_scenes_are_held_out_and_repeat_with_the_seed(known: Collection):
+    again = puppets(CONFIG, SIDE, SIDE)
+    for a, b in zip(known.samples, again.samples, strict=True):
+        assert np.array_equal(a.skeleton, b.skeleton)
         assert (a.scene.character, a.scene.background) in HELD_OUT_PAIRS
         assert len(a.scene.actors) == 1 and a.scene.actors[0].motion in HELD_OUT_MOTIONS
-    assert len({s.scene.seed for s in samples}) == len(samples)
+    assert np.array_equal(np.stack(known.real), np.stack(again.real))
+    assert len({s.scene.seed for s in known.samples}) == len(known.samples)
 
 
-def test_a_model_that_draws_the_real_frames_reaches_the_ceiling(samples):
-    results, videos, _ = run(samples)
+def test_a_model_that_draws_the_real_frames_reaches_the_ceiling(known: Collection):
+    report, _ = run(known)
+    results = report.results
     assert results["pck@0.1"] == results["pck_real"] == results["pck_ratio"] == 1.0
-    assert results["pa"] == pytest.approx(1.0)
+    assert results["pa"] == pytest.approx(1.0) and results["missed"] == 0
     assert results["cs"] == results["fc"] == pytest.approx(100)
     assert results["character_accuracy"] == results["background_accuracy"] == 1.0
     assert results["flicker"] == results["flicker_real"]
-    assert results["n"] == len(samples)
-    assert np.array_equal(videos, np.stack([s.frames for s in samples]))
+    assert results["n"] == len(known.samples)
+    assert np.array_equal(report.videos, np.stack(known.real))
 
 
-def test_poses_of_other_videos_score_low(samples):
-    results, _, _ = run(samples)
+def test_poses_of_other_videos_score_low(known: Collection):
+    results = run(known)[0].results
     assert results["pck_no_pose"] < 0.5 and results["pck_no_pose_ratio"] < 0.5
     assert results["cs_no_pose"] == 0
-    knows = KnowsFrames(samples)
-    shuffled = measure(np.stack([s.frames for s in samples[1:] + samples[:1]]), samples, knows, knows)
-    assert shuffled.pck.mean() < 0.5 and shuffled.summary()["pa"] < 0.3
+    shuffled = measure(known.real[1:] + known.real[:1], known.samples, judges_of(known)).summary()
+    assert shuffled["pck@0.1"] < 0.5 and shuffled["pa"] < 0.3
 
 
-def test_all_sets_start_from_the_same_noise(samples):
-    _, _, pipe = run(samples)
+def test_all_sets_start_from_the_same_noise(known: Collection):
+    _, pipe = run(known)
     start = {}
     for name, skeletons, frames in (("posed", True, 3), ("unposed", False, 3)):
         calls = [c for c in pipe.calls if (c["skeleton"] is not None) == skeletons and c["num_frames"] == frames]
@@ -119,14 +138,15 @@ def test_all_sets_start_from_the_same_noise(samples):
     assert torch.equal(start["posed"], start["unposed"])
     images = [c for c in pipe.calls if c["num_frames"] == 1]
     assert [len(c["prompt"]) for c in images] == [6, 6]  # two videos of three frames, for either kind of noise
+    seeds = [sample.seed for sample in known.samples[:2]]
     assert torch.equal(
-        images[1]["latents"], noise_of(pipe, CONFIG, "shared", [0, 1]).transpose(1, 2).reshape(6, 2, 1, 4, 4)
+        images[1]["latents"], noise_of(pipe, CONFIG, "shared", seeds).transpose(1, 2).reshape(6, 2, 1, 4, 4)
     )
     assert not torch.equal(images[0]["latents"], images[1]["latents"])
 
 
-def test_a_videos_noise_does_not_depend_on_its_batch(samples):
-    pipe = Oracle(samples)
+def test_a_videos_noise_does_not_depend_on_its_batch(known: Collection):
+    pipe = Oracle(known)
     together = noise_of(pipe, CONFIG, "independent", [0, 1, 2])
     assert together.shape == (3, 2, 3, 4, 4)
     assert torch.equal(together[2:], noise_of(pipe, CONFIG, "independent", [2]))
@@ -134,25 +154,128 @@ def test_a_videos_noise_does_not_depend_on_its_batch(samples):
     assert torch.equal(shared[:, :, 0], shared[:, :, 2]) and not torch.equal(together[:, :, 0], together[:, :, 2])
 
 
-def test_frames_sampled_as_images_come_back_in_order(samples):
-    videos = generate(Oracle(samples), samples, CONFIG, "shared", as_images=True)
-    assert np.array_equal(videos, np.stack([s.frames for s in samples]))
+def test_frames_sampled_as_images_come_back_in_order(known: Collection):
+    videos = generate(Oracle(known), known.samples, CONFIG, "shared", as_images=True)
+    assert np.array_equal(videos, np.stack(known.real))
 
 
-def test_the_report_holds_every_number_and_its_interval(samples, tmp_path: Path):
-    results, videos, _ = run(samples)
-    write_report(tmp_path, CONFIG, results, samples, videos)
+# ---- what is measured of one video ----------------------------------------------------------------------------------
+
+
+def test_frames_in_which_nobody_is_found_are_misses_and_reported(known: Collection):
+    knows = KnowsFrames(known)
+
+    def find(frames: np.ndarray) -> list[list[np.ndarray]]:
+        return [[], *knows.find(frames[1:])]  # nobody in the first of three
+
+    summary = measure(known.real, known.samples, Judges(knows, find)).summary()
+    assert summary["missed"] == pytest.approx(1 / 3)
+    assert 0.6 < summary["pck@0.1"] < 0.7 and 0.6 < summary["pa"] < 0.7
+    nobody = measure(known.real, known.samples, Judges(knows, lambda frames: [[]] * len(frames))).summary()
+    assert (nobody["missed"], nobody["pck@0.1"], nobody["pa"]) == (1.0, 0.0, 0.0)
+
+
+def test_each_person_is_compared_with_the_one_found_in_their_place(known: Collection):
+    first, second = known.samples[0].people[0][0], known.samples[1].people[0][0] + (100, 0, 0)
+    visible = [(person[:, 2] > 0).sum() for person in (first, second)]
+    sample = Sample("two", known.samples[0].prompt, 0, [[first, second]] * 3, (SIDE, SIDE))
+    for found, expected in (
+        ([second, first], 1),
+        ([second], visible[1] / sum(visible)),
+        ([first, first], visible[0] / sum(visible)),
+    ):
+        judges = Judges(KnowsFrames(known), lambda frames, found=found: [found] * len(frames))
+        summary = measure([known.real[0]], [sample], judges).summary()
+        assert summary["pck@0.1"] == pytest.approx(expected) and summary["missed"] == 0
+
+
+def test_what_one_video_cannot_say_is_left_out_and_told(known: Collection):
+    """One frame has no next one, a sample without skeleton no pose; the other numbers are there, and other videos'."""
+    sample = known.samples[0]
+    alone = Sample("alone", sample.prompt, 0, [sample.people[0]], sample.size)
+    unposed = Sample("unposed", sample.prompt, 0, None, sample.size)
+    videos = [known.real[0], known.real[0][:1], known.real[0]]
+    measured = measure(videos, [sample, alone, unposed], judges_of(known))
+    assert measured.summary()["pck@0.1"] == 1 and measured.summary()["cs"] == pytest.approx(100)
+    assert list(measured.undefined["fc"].values()) == [1]
+    assert measured.undefined["pa"] == {"it has no skeleton with keypoints": 1}
+    assert [row["fc"] is None for row in measured.rows()] == [False, True, False]
+    assert measure(videos[1:2], [alone], judges_of(known)).intervals()["fc_ci95"] is None
+
+
+def test_features_that_are_no_numbers_stop_the_evaluation(known: Collection):
+    knows = KnowsFrames(known)
+    knows.images = lambda frames: np.full((len(frames), 2), np.nan)
+    with pytest.raises(ValueError, match=r"clip: its features of 0000 are not finite"):
+        measure(known.real, known.samples, Judges(knows, knows.find))
+
+
+def test_poses_are_compared_at_the_size_of_the_video(known: Collection):
+    sample = known.samples[0]
+    large = np.repeat(np.repeat(known.real[0], 2, 1), 2, 2)
+    knows = KnowsFrames(known)
+    found = [[(p + (0.5, 0.5, 0)) * (2, 2, 1) - (0.5, 0.5, 0) for p in people] for people in sample.people]
+    knows.images = lambda frames: knows.captions([sample.prompt] * len(frames))
+    summary = measure([large], [sample], Judges(knows, lambda frames: found)).summary()
+    assert summary["pck@0.05"] == 1 and summary["pa"] == pytest.approx(1)
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_holds_every_number_and_its_interval(known: Collection, tmp_path: Path):
+    report, _ = run(known)
+    write_report(tmp_path, CONFIG, report)
     content = json.loads((tmp_path / "metrics.json").read_text())
-    for name in ("cs", "pa", "pck@0.1", "fc", "flicker", "character_accuracy", "background_accuracy", "pck_ratio"):
+    for name in (*METRICS, "pck_ratio"):
         low, high = content[f"{name}_ci95"]
         assert low <= content[name] + 1e-9 and content[name] <= high + 1e-9
     for name in ("flicker_before", "flicker_after"):
         assert set(content[name]) == {"independent", "shared"}
     assert content["settings"]["num_videos"] == 5 and "torch" in content["versions"]
-    assert (tmp_path / "samples.png").stat().st_size > 0
-    assert contact_sheet(samples[:2], videos[:2]).shape == (2 * 3 * SIDE, 3 * SIDE, 3)
-    table = format_table(results)
-    assert all(name in table for name in ("pck@0.1", "flicker with shared noise", "over 5 videos"))
+    assert content["judges"]["detector"] == "checkpoints/puppet-eval/detector" and content["undefined"] == {}
+    assert {file.name for file in tmp_path.iterdir()} >= {"metrics.md", "samples.png", "worst.png"}
+    table = format_table(report.results)
+    assert all(name in table for name in ("pck@0.1", "flicker with shared noise", "5 videos", "without skeleton"))
+    assert (tmp_path / "metrics.md").read_text() == table + "\n"
+
+
+def test_every_video_of_every_set_has_a_row_and_metrics_have_plots(known: Collection, tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("matplotlib")
+    report, _ = run(known)
+    write_report(tmp_path, CONFIG, report)
+    rows = parquet.read_table(tmp_path / "videos.parquet").to_pylist()
+    assert [(row["set"], row["video"]) for row in rows[::5]] == [("", "0000"), ("no_pose", "0000"), ("real", "0000")]
+    assert len(rows) == 15 and (rows[0]["frames"], rows[0]["height"]) == (3, SIDE)
+    assert np.mean([row["pck@0.1"] for row in rows[5:10]]) == pytest.approx(report.results["pck_no_pose"])
+    assert (tmp_path / "plots.png").stat().st_size > 0
+
+
+def test_without_the_extra_the_rest_is_written_and_a_line_says_what_is_not(
+    known: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for name in ("pyarrow", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write_report(tmp_path, CONFIG, run(known)[0])
+    assert (tmp_path / "metrics.json").exists() and not (tmp_path / "videos.parquet").exists()
+    said = capsys.readouterr().out
+    for line in ("videos.parquet is left out: it needs pyarrow", "plots.png is left out: it needs matplotlib"):
+        assert f'{line}; pip install "followyourpose[eval]"' in said
+
+
+def test_the_worst_videos_come_first_with_their_numbers(known: Collection):
+    wrong = [*known.real[:3], known.real[4], known.real[3]]
+    report = compare(known, {"": wrong}, judges_of(known), {})
+    numbers, labels = worst_cases(report)
+    assert sorted(numbers[:2]) == [3, 4]
+    assert labels[0].startswith(f"000{numbers[0]}: {known.samples[numbers[0]].prompt} (pck@0.1 0.")
+    assert sheet_of(known, known.real, [0, 1]).shape == (2 * 3 * SIDE, 3 * SIDE, 3)
+    with_labels = contact_sheet([[known.real[0]], [known.real[1][:2]]], ["one", "two"])
+    assert with_labels.shape[0] > 2 * SIDE and with_labels.shape[1] == 3 * SIDE
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_never_overwritten(tmp_path: Path):
@@ -164,8 +287,15 @@ def test_results_are_never_overwritten(tmp_path: Path):
 def test_what_cannot_be_measured_is_refused_before_any_model_is_read(tmp_path: Path):
     with pytest.raises(ValueError, match="num_frames: got 1"):
         evaluate(EvaluateConfig(output=str(tmp_path), num_frames=1))
-    with pytest.raises(ValueError, match="detector"):
+    with pytest.raises(ValueError, match="expected a puppet detector's folder"):
         evaluate(EvaluateConfig(output=str(tmp_path), detector=str(tmp_path)))
+    with pytest.raises(ValueError, match="backend: got 'puppets', expected one of puppet, rtmlib, mmpose"):
+        evaluate(EvaluateConfig(output=str(tmp_path), backend="puppets"))
+    with pytest.raises(ValueError, match="benchmark: got 'puppets', expected one of puppet-bench-1"):
+        evaluate(EvaluateConfig(output=str(tmp_path), benchmark="puppets"))
+    for change in ({"seed": 5}, {"num_frames": 4}):
+        with pytest.raises(ValueError, match="expected (1000|8), that of puppet-bench-1"):
+            evaluate(EvaluateConfig(output=str(tmp_path), benchmark="puppet-bench-1", **change))
 
 
 def test_the_jump_at_borders_is_that_over_elsewhere():
@@ -272,3 +402,28 @@ def test_the_whole_evaluation_runs_and_repeats_with_the_seed(models: dict[str, s
     # Nothing is trained: the new layers are identities and the pose encoder is silent.
     assert results[0]["pck@0.1"] == results[0]["pck_no_pose"]
     assert "pck@0.1" in capsys.readouterr().out
+
+
+def test_a_run_of_generate_is_judged_as_it_is(models: dict[str, str], tmp_path: Path):
+    """Its skeleton, the shipped sample, has its keypoints beside it."""
+    settings = {"prompt": ["a cat", "a dog"], "num_frames": 3, "num_inference_steps": 1, "enlarge": 2, "seed": 7}
+    folder = generate_run(GenerateConfig(model=models["model"], output=str(tmp_path / "run"), **settings))
+    config = EvaluateConfig(videos=str(folder), clip=models["clip"], detector=models["detector"], device="cpu")
+    config.output, config.model = str(tmp_path / "out"), "nowhere"
+    content = json.loads((evaluate(config) / "metrics.json").read_text())
+    assert content["n"] == 2 and None not in (content["cs"], content["pa"], content["pck@0.1"], content["fc"])
+    assert content["character_accuracy"] is None and "it is not of the puppet world" in str(content["undefined"])
+    assert "cs_real" not in content and "pck_ratio" not in content
+
+
+def test_a_model_draws_what_a_manifest_asks_for_as_it_draws_the_benchmark(models: dict[str, str], tmp_path: Path):
+    """The benchmark on disk, without videos, gives the numbers of the benchmark."""
+    write_benchmark(tmp_path / "bench", "puppet-bench-1", 2, size=32)
+    settings = {"num_videos": 2, "num_inference_steps": 1, "device": "cpu", **models, "image_model": None}
+    results = []
+    for name, source in (("a", {"benchmark": "puppet-bench-1"}), ("b", {"videos": str(tmp_path / "bench")})):
+        output = evaluate(EvaluateConfig(**settings, **source, output=str(tmp_path / name)))
+        results.append(json.loads((output / "metrics.json").read_text()))
+    for name in ("cs", "pa", "pck@0.1", "fc", "cs_real", "pck_real", "pck_no_pose", "fc_no_pose"):
+        assert results[0][name] == pytest.approx(results[1][name], abs=1e-4), name
+    assert "flicker_before" not in results[0]

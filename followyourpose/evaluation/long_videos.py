@@ -13,20 +13,13 @@ from tqdm import tqdm
 
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation import metrics
-from followyourpose.evaluation.evaluate import (
-    DEFINITIONS,
-    Sample,
-    check,
-    generate,
-    load,
-    measure,
-    ratio,
-    sample_videos,
-    write_report,
-)
-from followyourpose.evaluation.features import ClipFeatures
+from followyourpose.evaluation.evaluate import check
+from followyourpose.evaluation.generation import generate, load_model, side_of
+from followyourpose.evaluation.judges import Judges, open_judges
+from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
+from followyourpose.evaluation.report import write_metrics, write_samples
+from followyourpose.evaluation.samples import Sample, puppets
 from followyourpose.long_video import LongVideo
-from followyourpose.pose.detector import PuppetDetector
 
 BORDER_JUMP = "mean change of pixels from a frame to the next at the borders of windows, over that elsewhere"
 SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")
@@ -41,19 +34,20 @@ def compare_modes(config: EvaluateConfig) -> Path:
         ValueError: as `evaluate`; or the video has no border between two windows.
     """
     folder, borders = check(config), window_borders(config)
-    pipe, detector, clip = load(config)
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    samples = sample_videos(config, side, side)
-    results, first = {}, None
+    judges, pipe = open_judges(config), load_model(config)
+    collection = puppets(config, side_of(pipe), side_of(pipe))
+    samples, results, first = collection.samples, {}, None
     with tqdm(total=len(config.modes) * len(samples), unit="video", desc="generate") as bar:
         for mode in config.modes:
             one = replace(config, long_video=replace(config.long_video, mode=mode))
             videos = generate(pipe, samples, one, config.noise, advance=bar.update)
             first = videos if first is None else first
-            results[mode] = measure_long(videos, samples, borders, detector, clip)
-    results["real"] = measure_long(np.stack([sample.frames for sample in samples]), samples, borders, detector, clip)
+            results[mode] = measure_long(videos, samples, borders, judges)
+    results["real"] = measure_long(collection.real, samples, borders, judges)
     content = {"modes": results, "borders": borders, "n": len(samples)}
-    write_report(folder, config, content, samples, first, {**DEFINITIONS, "border_jump": BORDER_JUMP})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(folder, collection, first)
+    write_metrics(folder, config, content, {**DEFINITIONS, "border_jump": BORDER_JUMP})
     print(format_modes(results, len(samples)))
     return folder
 
@@ -71,10 +65,10 @@ def window_borders(config: EvaluateConfig) -> list[int]:
 
 
 def measure_long(
-    videos: np.ndarray, samples: Sequence[Sample], borders: Sequence[int], detector: PuppetDetector, clip: ClipFeatures
+    videos: Sequence[np.ndarray], samples: Sequence[Sample], borders: Sequence[int], judges: Judges
 ) -> dict[str, Any]:
-    """What `measure` measures of videos (v, f, H, W, 3) uint8, and the jump at the borders, with their intervals."""
-    measured = measure(videos, samples, detector, clip)
+    """What `measure` measures of videos, (f, H, W, 3) uint8 each, and the jump at the borders, with their intervals."""
+    measured = measure(videos, samples, judges)
     changes = [metrics.border_change(video, borders) for video in videos]
     jump = {"border_jump": ratio(changes), "border_jump_ci95": metrics.bootstrap_interval(changes, ratio)}
     return {**measured.summary(), **measured.intervals(), **jump}

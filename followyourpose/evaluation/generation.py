@@ -1,0 +1,144 @@
+"""The model's videos of samples, and what they are compared with: without a skeleton, and before and after stage 2.
+
+Letters: v videos, f frames, b clips per call, c latent channels, h w latent size, H W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from tqdm import tqdm
+
+from followyourpose.config import EvaluateConfig, locate
+from followyourpose.device import torch_device
+from followyourpose.evaluation import metrics
+from followyourpose.evaluation.measure import flicker
+from followyourpose.evaluation.samples import Sample
+from followyourpose.long_video import LongVideo
+from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline_inputs import initial_noise
+from followyourpose.sampling import prepare, sampling_arguments
+
+NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
+
+
+def load_model(config: EvaluateConfig) -> FollowYourPosePipeline:
+    """The model on the device.
+
+    Raises:
+        ValueError: it cannot be read, or something of the settings cannot run.
+    """
+    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
+    return _ready(pipe, config)
+
+
+def load_before(config: EvaluateConfig, pipe: FollowYourPosePipeline) -> FollowYourPosePipeline:
+    """The model before stage 2: the image UNet with the pose encoder, which stage 2 leaves as stage 1 made it."""
+    before = FollowYourPosePipeline.from_image_model(locate(config.image_model), dtype=pipe.unet.dtype)
+    before.register_modules(pose_encoder=pipe.pose_encoder)
+    return _ready(before, config)
+
+
+def _ready(pipe: FollowYourPosePipeline, config: EvaluateConfig) -> FollowYourPosePipeline:
+    pipe.set_progress_bar_config(disable=True)
+    prepare(pipe, config, torch.device(torch_device(config.device)))
+    return pipe
+
+
+def side_of(pipe: FollowYourPosePipeline) -> int:
+    """Height and width in pixels that a model was trained at."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
+def noise_of(pipe: FollowYourPosePipeline, config: EvaluateConfig, noise: str, seeds: Sequence[int]) -> torch.Tensor:
+    """Initial latents (b, c, f, h, w) of the videos with these seeds, whatever the batch."""
+    side, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = (len(generators), channels, config.num_frames, side, side)
+    return initial_noise(shape, noise, generators, torch.device("cpu"))
+
+
+def generate(
+    pipe: FollowYourPosePipeline,
+    samples: Sequence[Sample],
+    config: EvaluateConfig,
+    noise: str,
+    posed: bool = True,
+    as_images: bool = False,
+    advance: Callable[[int], Any] = lambda videos: None,
+) -> np.ndarray:
+    """The model's videos of the samples' prompts, (v, f, H, W, 3) uint8.
+
+    Args:
+        posed: whether the skeleton is given.
+        as_images: each frame is sampled by itself, as a video of one frame, from the noise it would have in the video.
+        advance: is told how many videos are done, for a progress bar.
+    """
+    videos = []
+    for start in range(0, len(samples), config.batch_size):
+        batch = samples[start : start + config.batch_size]
+        prompts, seeds = [sample.prompt for sample in batch], [sample.seed for sample in batch]
+        latents = noise_of(pipe, config, noise, seeds)
+        skeleton = np.stack([sample.skeleton for sample in batch])
+        if as_images:
+            prompts = [prompt for prompt in prompts for _ in range(config.num_frames)]
+            latents = rearrange(latents, "b c f h w -> (b f) c 1 h w")
+            skeleton = rearrange(skeleton, "b f H W c -> (b f) 1 H W c")
+        out = pipe(
+            prompts,
+            skeleton if posed else None,
+            num_frames=latents.shape[2],
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            pose_guidance=config.pose_guidance,
+            noise=noise,
+            latents=latents,
+            generator=None if as_images else [torch.Generator().manual_seed(seed) for seed in seeds],
+            long_video=None if as_images else LongVideo(**vars(config.long_video)),
+            output_type="np",
+            **sampling_arguments(config),
+        )
+        pixels = np.round(np.asarray(out.videos) * 255).astype(np.uint8)
+        videos.append(rearrange(pixels, "(b n) f H W c -> b (n f) H W c", b=len(batch)))
+        advance(len(batch))
+    return np.concatenate(videos)
+
+
+def with_and_without_skeleton(
+    pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The model's videos, and what it draws from the same noise without a skeleton: (v, f, H, W, 3) uint8 both."""
+    with tqdm(total=2 * len(samples), unit="video", desc="generate") as bar:
+        posed, unposed = (
+            generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update) for posed in (True, False)
+        )
+    return posed, unposed
+
+
+def flicker_of_stage_2(
+    pipe: FollowYourPosePipeline,
+    before: FollowYourPosePipeline,
+    samples: Sequence[Sample],
+    config: EvaluateConfig,
+    videos: np.ndarray,
+) -> dict[str, Any]:
+    """Flicker before and after stage 2 by the kind of noise, with intervals.
+
+    Args:
+        pipe: the model; before: the same before stage 2, called with single frames.
+        videos: what the model drew of the samples from the noise of the settings, (v, f, H, W, 3) uint8.
+    """
+    after, images = {config.noise: videos}, {}
+    with tqdm(total=2 * len(NOISES) * len(samples), unit="video", desc="generate", initial=len(samples)) as bar:
+        for noise in NOISES:
+            images[noise] = generate(before, samples, config, noise, as_images=True, advance=bar.update)
+            if noise not in after:
+                after[noise] = generate(pipe, samples, config, noise, advance=bar.update)
+    results = {}
+    for name, sets in (("flicker_before", images), ("flicker_after", after)):
+        values = {noise: list(map(flicker, samples, sets[noise])) for noise in NOISES}
+        results[name] = {noise: float(np.mean(each)) for noise, each in values.items()}
+        results[f"{name}_ci95"] = {noise: metrics.bootstrap_interval(each) for noise, each in values.items()}
+    return results

@@ -1,0 +1,215 @@
+"""What is judged, from files: a run of `generate`, or videos of any system with a manifest.
+
+A manifest is a .jsonl file, or the folder of a manifest.jsonl, with a line for each video of any system:
+
+    {"video": "a.mp4", "prompt": "a robot in the desert", "skeleton": "dance.json"}
+
+video      a video or a folder of images, no gif, whose 256 colours would be measured too; where no line has one, the
+           model draws them
+prompt     what the video is to show
+skeleton   keypoints as extract-pose writes them (.json), or a video or folder of drawn skeletons with such a file
+           beside it: x.json beside x.mp4, or keypoints.json beside skeleton.mp4. Without it nothing is said of poses
+frames     the numbers of the skeleton's frames that the video's frames were to follow, from 0; without it all
+real       frames of real people in that skeleton's poses, as many as it has: what a judge can reach at most
+seed       of the noise that the model starts from
+
+`video` and `prompt` are needed, paths are relative to the manifest. A skeleton has the shape of its video, but may have
+another size.
+
+Shapes: f frames. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from followyourpose.config import GenerateConfig, build_config
+from followyourpose.data.video_io import probe
+from followyourpose.data.video_readers import VideoInfo
+from followyourpose.evaluation.samples import Collection, Sample, VideoFile, VideoFiles
+from followyourpose.folders import slug
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
+from followyourpose.pose.skeleton import SEEN
+from followyourpose.skeleton_input import SkeletonInput, open_skeletons
+
+MANIFEST, RUN = "manifest.jsonl", "run.json"
+KEYS = ("video", "prompt", "skeleton", "frames", "real", "seed")
+
+
+def read_collection(path: Path) -> Collection:
+    """The videos of a run's folder, or of a manifest (the file, or its folder).
+
+    Raises:
+        ValueError: it is neither, it has no videos, or a line or a file of it cannot be used; the message names it.
+    """
+    if (path / RUN).is_file():
+        return _run(path)
+    manifest = path / MANIFEST if path.is_dir() else path
+    if not manifest.is_file():
+        what = "no such file or folder" if not path.exists() else f"holds neither {RUN} nor {MANIFEST}"
+        raise ValueError(
+            f"videos: {path}: {what}, expected the folder of a finished run of generate, or a manifest, which "
+            'has a line {"video": ..., "prompt": ..., "skeleton": ...} for each video'
+        )
+    return _manifest(manifest)
+
+
+# ---- a run of generate ----------------------------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> Collection:
+    """Its videos in their order: those of its first skeleton, of its second, ..."""
+    try:
+        record = json.loads((folder / RUN).read_text())
+        settings, videos = record["settings"], record["videos"]
+        rows = [(folder / video["files"][0], video["prompt"], video["seed"]) for video in videos]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{folder / RUN}: not the record of a run of generate ({error})") from error
+    if not rows:
+        raise ValueError(f"{folder / RUN}: a run without videos, expected at least one")
+    config = build_config(GenerateConfig, settings, name=str(folder / RUN))
+    try:
+        sources = [_with_people(source, folder, number) for number, source in enumerate(open_skeletons(config))]
+    except ValueError as error:
+        raise ValueError(f"{folder / RUN}: {error}") from error
+    height, width = config.height * config.enlarge, config.width * config.enlarge
+    samples = []
+    for number, (file, prompt, seed) in enumerate(rows):
+        source, info = sources[number * len(sources) // len(rows)], probe(file)
+        expected = (len(source.indices), height + height % 2, width + width % 2)  # an .mp4 has even sizes
+        if (info.num_frames, info.height, info.width) != expected:
+            raise ValueError(
+                f"{file}: has {info.num_frames} frames of {info.width} x {info.height} pixels, expected those of the "
+                f"run: {expected[0]} of {expected[2]} x {expected[1]}"
+            )
+        people = None
+        if source.keypoints is not None:
+            people = _drawn(source.people(height, width, range(info.num_frames)), config.pose.min_confidence)
+        samples.append(Sample(file.stem, prompt, seed, people, (info.height, info.width)))
+    return Collection(samples, VideoFiles([VideoFile(file) for file, _, _ in rows]))
+
+
+def _with_people(source: SkeletonInput, folder: Path, number: int) -> SkeletonInput:
+    """A run's skeleton with its keypoints: its own, those found in a raw video, or those beside a drawn one, if any."""
+    if source.config.pose.source == "raw":
+        pose = folder / "pose"
+        several = pose / f"{number:02d}-{slug(source.name)}"
+        return source.found(read_keypoints((several if several.exists() else pose) / "keypoints.json"))
+    if source.keypoints is not None or (file := _keypoints_of(source.path)) is None:
+        return source
+    clip, info = read_keypoints(file), probe(source.path)
+    if (len(clip.frames), clip.height, clip.width) != (info.num_frames, info.height, info.width):
+        raise ValueError(
+            f"{file}: has {len(clip.frames)} frames of {clip.width} x {clip.height} pixels, expected those of "
+            f"{source.path}: {info.num_frames} of {info.width} x {info.height}"
+        )
+    return replace(source, keypoints=clip)
+
+
+# ---- a manifest -----------------------------------------------------------------------------------------------------
+
+
+def _manifest(manifest: Path) -> Collection:
+    rows = []
+    for number, line in enumerate(manifest.read_text().splitlines(), 1):
+        try:
+            rows.append(_row(line, manifest.parent))
+        except ValueError as error:
+            raise ValueError(f"{manifest}: line {number}: {error}") from error
+    if not rows:
+        raise ValueError(f"{manifest}: no videos, expected a line for each")
+    samples, videos, real = zip(*rows, strict=True)
+    for key, files in (("video", videos), ("real", real)):
+        if any(files) and not all(files):
+            raise ValueError(f"{manifest}: line {files.index(None) + 1}: no {key}, but other lines have one")
+    return Collection(list(samples), *(VideoFiles(files) if any(files) else None for files in (videos, real)))
+
+
+def _row(line: str, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | None]:
+    """A line's sample, its video and its real frames, checked.
+
+    Raises:
+        ValueError: the line cannot be used.
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict) or set(row) - set(KEYS):
+        got = ", ".join(sorted(set(row) - set(KEYS))) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"got {got}, expected an object with keys of {', '.join(KEYS)}")
+    prompt, seed = row.get("prompt"), row.get("seed", 0)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"prompt: got {prompt!r}, expected what the video is to show")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed: got {seed!r}, expected a whole number, at least 0")
+    video, skeleton, real = (_path(row, key, folder) for key in ("video", "skeleton", "real"))
+    if video and video.suffix.lower() == ".gif":
+        raise ValueError(f"video: {video}: a gif's 256 colours would be measured too, expected a video or images")
+    infos = {key: probe(path) for key, path in (("video", video), ("real", real)) if path}
+    clip = skeleton and _clip(skeleton)
+    if clip is None and "video" not in infos:
+        raise ValueError("got neither a video nor a skeleton to draw one from")
+    total = len(clip.frames) if clip else (infos.get("real") or infos["video"]).num_frames
+    numbers = _numbers(row, total)
+    if video and infos["video"].num_frames != len(numbers):
+        raise ValueError(
+            f"{video} has {infos['video'].num_frames} frames, its skeleton {len(numbers)} of {total}: which it follows "
+            '"frames" says, a list of their numbers'
+        )
+    if real and infos["real"].num_frames != total:
+        raise ValueError(f"{real} has {infos['real'].num_frames} frames, expected those of the skeleton, {total}")
+    size = (clip.height, clip.width) if clip else (infos["video"].height, infos["video"].width)
+    for key, info in infos.items():
+        _check_shape(row[key], info, size)
+    people = None if clip is None else _drawn([clip.frames[number] for number in numbers], SEEN)
+    name = row.get("video") or row["skeleton"]
+    sample = Sample(name, prompt.strip(), seed, people, size)
+    return sample, video and VideoFile(video), real and VideoFile(real, numbers)
+
+
+def _path(row: dict[str, Any], key: str, folder: Path) -> Path | None:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key}: got {value!r}, expected a path")
+    if value is not None and not (folder / value).exists():
+        raise ValueError(f"{key}: {folder / value}: no such file or folder")
+    return None if value is None else folder / value
+
+
+def _numbers(row: dict[str, Any], total: int) -> list[int]:
+    numbers = row.get("frames", list(range(total)))
+    if not isinstance(numbers, list) or not numbers or any(type(n) is not int or not 0 <= n < total for n in numbers):
+        raise ValueError(f"frames: got {numbers!r}, expected a list of numbers from 0 to {total - 1}")
+    return numbers
+
+
+def _check_shape(name: str, info: VideoInfo, size: tuple[int, int]) -> None:
+    """Passes if frames have the skeleton's shape to within a pixel."""
+    if abs(info.height / size[0] * size[1] - info.width) > 1 and abs(info.width / size[1] * size[0] - info.height) > 1:
+        raise ValueError(
+            f"{name} is {info.width} x {info.height} pixels, its skeleton {size[1]} x {size[0]}, another shape: give "
+            "keypoints in pixels of the video"
+        )
+
+
+def _clip(skeleton: Path) -> ClipKeypoints:
+    file = skeleton if skeleton.suffix.lower() == ".json" else _keypoints_of(skeleton)
+    if file is None:
+        beside = skeleton.with_suffix(".json").name
+        raise ValueError(f"skeleton: {skeleton} is drawn, expected its keypoints as {beside} beside it")
+    return read_keypoints(file)
+
+
+def _keypoints_of(skeleton: Path) -> Path | None:
+    """The keypoints file beside a drawn skeleton, or in its folder; None: there is none."""
+    files = [skeleton.with_suffix(".json"), skeleton / "keypoints.json"]
+    files += [skeleton.with_name("keypoints.json")] * (skeleton.stem == "skeleton")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _drawn(people: Sequence[Sequence[np.ndarray]], least: float) -> list[list[np.ndarray]]:
+    """People (17, 3) as they are drawn: joints with less than so much confidence are not there."""
+    joints = np.array([1.0, 1.0, 0.0], np.float32)
+    return [[np.where(person[:, 2:] < least, person * joints, person) for person in each] for each in people]

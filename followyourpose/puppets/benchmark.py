@@ -1,0 +1,104 @@
+"""The puppet benchmark: fixed lists of held-out prompts, motions and seeds, each under a name that stands for it.
+
+The first 64 videos of a list are its quick split. A list is not stored but drawn from its seed, as any evaluation's
+scenes are, and compared with the digest that is recorded here: should it ever come out otherwise, by a change of the
+world or of NumPy, it is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from followyourpose.folders import new_folder
+from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.puppets.world import Scene, render_scene, sample_scene
+
+FPS = 8.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A list of `num_videos` scenes of `num_frames`, drawn from `seed`; video i starts from the noise of seed + i.
+
+    Attributes:
+        digest: what `digest` makes of them.
+    """
+
+    seed: int
+    num_videos: int
+    num_frames: int
+    digest: str
+
+
+BENCHMARKS = {
+    "puppet-bench-1": Benchmark(1000, 1024, 8, "41d4313d2d1f93f3605ee1cfab97f50ffa45df40fa5802ac1210c05f0cb4c107"),
+}
+
+
+def held_out_scenes(seed: int, count: int) -> list[Scene]:
+    """Scenes of one person: held-out motions, and held-out pairs of a character and a place.
+
+    Of two counts with the same seed the smaller one's scenes are the first of the larger one's.
+    """
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, split="held-out", two=0) for _ in range(count)]
+
+
+def benchmark_scenes(name: str, count: int | None = None) -> list[Scene]:
+    """The first `count` scenes of a benchmark; None: all.
+
+    Raises:
+        ValueError: there is no such benchmark, it has fewer scenes, or they are no longer those it stands for.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark: got {name!r}, expected one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    count = benchmark.num_videos if count is None else count
+    if not 1 <= count <= benchmark.num_videos:
+        raise ValueError(f"{name}: {count} videos asked for, expected 1 to {benchmark.num_videos}")
+    scenes = held_out_scenes(benchmark.seed, benchmark.num_videos)
+    if (found := digest(scenes, benchmark.seed)) != benchmark.digest:
+        raise ValueError(
+            f"{name}: its scenes have SHA-256 {found[:12]}..., expected {benchmark.digest[:12]}...: with this NumPy "
+            f"({np.__version__}) or this version of the world its numbers could not be compared with others"
+        )
+    return scenes[:count]
+
+
+def digest(scenes: Sequence[Scene], seed: int) -> str:
+    """SHA-256 of all that a list says: each video's seed, caption and scene, to the last digit."""
+    rows = [[seed + number, scene.caption, asdict(scene)] for number, scene in enumerate(scenes)]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def write_benchmark(out: str | Path, name: str, count: int | None = None, size: int = 64) -> Path:
+    """Writes a benchmark as a folder that any system can read, and `evaluate` takes: manifest.jsonl and what it names.
+
+    A line is {"prompt", "skeleton", "real", "seed"}: keypoints as JSON and the rendered frames as a folder of .png.
+    With a "video" put to each line the folder says what a system made of it.
+
+    Args:
+        count: the first so many videos; None: all.
+        size: height and width in pixels.
+
+    Raises:
+        ValueError: as `benchmark_scenes`; or the folder has something in it.
+    """
+    rows, scenes, benchmark = [], benchmark_scenes(name, count), BENCHMARKS[name]
+    with new_folder(Path(out)) as folder:
+        (folder / "skeletons").mkdir()
+        for number, scene in enumerate(scenes):
+            video, people = render_scene(scene, benchmark.num_frames, size, size)
+            row = {"skeleton": f"skeletons/{number:04d}.json", "real": f"real/{number:04d}"}
+            write_keypoints(folder / row["skeleton"], ClipKeypoints(size, size, FPS, [list(each) for each in people]))
+            (folder / row["real"]).mkdir(parents=True)
+            for index, frame in enumerate(video):
+                Image.fromarray(frame).save(folder / row["real"] / f"{index:03d}.png")
+            rows.append({"prompt": scene.caption, **row, "seed": benchmark.seed + number})
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Path(out)

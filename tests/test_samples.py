@@ -1,0 +1,203 @@
+"""What is judged: runs and manifests are read as they say, and one that does not fit is told with its file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from followyourpose.config import GenerateConfig, PoseConfig, save_config
+from followyourpose.data.video_io import write_gif, write_video
+from followyourpose.evaluation.samples import Collection, fitted
+from followyourpose.evaluation.sources import read_collection
+from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.pose.render import render_skeleton
+from tests.poses import person
+
+SIZE = 32
+
+
+def frames_of(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=(count, height, width, 3), dtype=np.uint8)
+
+
+def clip_of(count: int, size: int = SIZE) -> ClipKeypoints:
+    poses = [person(x=size / 2 + number, feet=0.9 * size, height=0.7 * size) for number in range(count)]
+    return ClipKeypoints(size, size, 8.0, [[pose] for pose in poses])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A video of 4 frames, its skeleton as keypoints, drawn with keypoints beside it, and drawn alone."""
+    clip = clip_of(4)
+    drawn = np.stack([render_skeleton(people, SIZE, SIZE) for people in clip.frames])
+    write_video(tmp_path / "a.mp4", frames_of(4), 8)
+    write_keypoints(tmp_path / "pose.json", clip)
+    write_video(tmp_path / "pose.mp4", drawn, 8)
+    write_video(tmp_path / "alone.mp4", drawn, 8)
+    return tmp_path
+
+
+def manifest(folder: Path, *rows: dict[str, Any] | str) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+ROW = {"video": "a.mp4", "prompt": "a cat", "skeleton": "pose.json"}
+
+
+def test_a_line_gives_a_video_its_prompt_and_its_poses(folder: Path):
+    collection = read_collection(manifest(folder, ROW, ROW | {"skeleton": "pose.mp4", "prompt": "a dog", "seed": 3}))
+    assert [(s.name, s.prompt, s.seed) for s in collection.samples] == [("a.mp4", "a cat", 0), ("a.mp4", "a dog", 3)]
+    assert collection.videos[0].shape == (4, SIZE, SIZE, 3) and collection.real is None
+    first, second = (np.stack(sample.people) for sample in collection.samples)
+    assert np.array_equal(first, second) and first.shape == (4, 1, 17, 3)
+    assert len(read_collection(folder / "manifest.jsonl").samples) == 2
+    assert len(collection.videos[:1]) == 1
+
+
+def test_frames_say_which_of_the_skeletons_a_video_follows(folder: Path):
+    write_keypoints(folder / "long.json", clip_of(9))
+    write_video(folder / "real.mp4", frames_of(9), 8)
+    row = ROW | {"skeleton": "long.json", "real": "real.mp4", "frames": [1, 3, 5, 7]}
+    collection = read_collection(manifest(folder, row))
+    assert [people[0][0, 0] for people in collection.samples[0].people] == [
+        clip_of(9).frames[i][0][0, 0] for i in (1, 3, 5, 7)
+    ]
+    assert len(collection.real[0]) == 4
+
+
+def test_a_skeleton_of_another_size_is_brought_to_that_of_the_video(folder: Path):
+    write_keypoints(folder / "large.json", clip_of(4, 4 * SIZE))
+    (sample,) = read_collection(manifest(folder, ROW | {"skeleton": "large.json"})).samples
+    large = clip_of(4, 4 * SIZE).frames[0][0]
+    np.testing.assert_allclose(sample.on(SIZE, SIZE)[0][0][:, :2], (large[:, :2] + 0.5) / 4 - 0.5, atol=1e-3)
+    assert sample.skeleton.shape == (4, 4 * SIZE, 4 * SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"prompt": None}, r"prompt: got None, expected what the video is to show"),
+        ({"prompt": " "}, r"prompt: got ' '"),
+        ({"video": "b.mp4"}, r"video: .*b\.mp4: no such file"),
+        ({"video": 3}, r"video: got 3, expected a path"),
+        ({"skelton": "pose.json"}, r"got skelton, expected an object with keys of video, prompt, skeleton"),
+        ({"skeleton": "alone.mp4"}, r"alone\.mp4 is drawn, expected its keypoints as alone\.json beside it"),
+        ({"skeleton": "short.json"}, r"a\.mp4 has 4 frames, its skeleton 3 of 3"),
+        ({"skeleton": "long.json"}, r"a\.mp4 has 4 frames, its skeleton 9 of 9: which it follows \"frames\" says"),
+        (
+            {"skeleton": "long.json", "frames": [1, 2, 9]},
+            r"frames: got \[1, 2, 9\], expected a list of numbers from 0 to 8",
+        ),
+        ({"skeleton": "long.json", "frames": []}, r"frames: got \[\]"),
+        ({"video": "wide.mp4"}, r"wide\.mp4 is 64 x 32 pixels, its skeleton 32 x 32, another shape"),
+        ({"real": "two.mp4"}, r"two\.mp4 has 2 frames, expected those of the skeleton, 4"),
+        ({"seed": -1}, r"seed: got -1"),
+        ({"video": "text.mp4"}, r"text\.mp4"),
+        ({"video": "a.gif"}, r"a\.gif: a gif's 256 colours would be measured too"),
+        ({"video": None, "skeleton": None}, "neither a video nor a skeleton"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_told_with_its_file_and_number(folder: Path, change: dict[str, Any], reason: str):
+    write_keypoints(folder / "short.json", clip_of(3))
+    write_keypoints(folder / "long.json", clip_of(9))
+    write_video(folder / "wide.mp4", frames_of(4, SIZE, 2 * SIZE), 8)
+    write_video(folder / "two.mp4", frames_of(2), 8)
+    (folder / "text.mp4").write_text("no video")
+    write_gif(folder / "a.gif", frames_of(4), 8)
+    with pytest.raises(ValueError, match=rf"manifest\.jsonl: line 2: .*{reason}"):
+        read_collection(manifest(folder, ROW, ROW | change))
+
+
+def test_folders_without_videos_are_refused(folder: Path):
+    with pytest.raises(ValueError, match=r"holds neither run\.json nor manifest\.jsonl, expected the folder of a"):
+        read_collection(folder)
+    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+        read_collection(folder / "nowhere")
+    with pytest.raises(ValueError, match=r"manifest\.jsonl: no videos, expected a line for each"):
+        read_collection(manifest(folder))
+    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 1: "):
+        read_collection(manifest(folder, "{"))
+    with pytest.raises(ValueError, match=r"line 2: no video, but other lines have one"):
+        read_collection(manifest(folder, ROW, {"prompt": "a cat", "skeleton": "pose.json"}))
+
+
+def test_what_is_to_be_drawn_is_cut_as_generate_cuts_it(folder: Path):
+    clip = ClipKeypoints(2 * SIZE, SIZE, 8.0, [[person(x=SIZE, feet=30, height=20)]] * 5)
+    write_keypoints(folder / "wide.json", clip)
+    write_video(folder / "wide.mp4", frames_of(5, SIZE, 2 * SIZE), 8)
+    asked = read_collection(manifest(folder, {"prompt": "a cat", "skeleton": "wide.json", "real": "wide.mp4"}))
+    assert asked.videos is None
+    ready = fitted(asked, 16, 16, 3)
+    (sample,) = ready.samples
+    assert sample.skeleton.shape == ready.real[0].shape == (3, 16, 16, 3)
+    expected = (clip.frames[0][0][:, :2] + 0.5 - (SIZE / 2, 0)) / 2 - 0.5
+    np.testing.assert_allclose(sample.people[0][0][:, :2], expected, atol=1e-4)
+    with pytest.raises(ValueError, match=r"wide\.json: its skeleton has 5 frames, expected num_frames, 6"):
+        fitted(asked, 16, 16, 6)
+
+
+# ---- runs of generate -----------------------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, skeletons: list[str], count: int = 3, **settings: Any) -> Collection:
+    """What generate leaves of two prompts with each skeleton, and the collection that is read of it."""
+    config = GenerateConfig(
+        prompt=["a cat", "a dog"], skeleton=skeletons, num_frames=3, height=16, width=16, enlarge=2, **settings
+    )
+    run = folder / "run"
+    run.mkdir(exist_ok=True)
+    save_config(config, run / "settings.json")
+    videos = []
+    for index, (_, prompt) in enumerate((s, p) for s in skeletons for p in config.prompt):
+        write_video(run / f"{index}.mp4", frames_of(count), 8)
+        videos.append({"prompt": prompt, "skeleton": "x", "seed": 5, "files": [f"{index}.mp4", f"{index}.gif"]})
+    record = {"settings": json.loads((run / "settings.json").read_text()), "videos": videos}
+    (run / "run.json").write_text(json.dumps(record))
+    return read_collection(run)
+
+
+def test_a_run_has_the_poses_that_it_was_driven_with(folder: Path):
+    skeletons = [str(folder / "pose.json"), str(folder / "pose.mp4"), str(folder / "alone.mp4")]
+    collection = write_run(folder, skeletons, temporal_offset=1)
+    assert [sample.prompt for sample in collection.samples] == ["a cat", "a dog"] * 3
+    assert collection.samples[0].seed == 5 and collection.videos[0].shape == (3, SIZE, SIZE, 3)
+    for sample in collection.samples[:4]:
+        assert [people[0][0, 0] for people in sample.people] == [f[0][0, 0] for f in clip_of(4).frames[1:]]
+    assert collection.samples[4].people is None  # drawn, and nothing says where the joints are
+
+
+def test_a_run_of_raw_videos_has_the_poses_that_it_found(folder: Path):
+    (folder / "run" / "pose").mkdir(parents=True)
+    write_keypoints(folder / "run" / "pose" / "keypoints.json", clip_of(3))
+    collection = write_run(folder, [str(folder / "a.mp4")], pose=PoseConfig(source="raw"), temporal_offset=1)
+    np.testing.assert_allclose(np.stack(collection.samples[1].people), np.stack(clip_of(3).frames), atol=1e-3)
+
+
+def test_joints_that_a_run_did_not_draw_are_not_asked_for(folder: Path):
+    clip = clip_of(4)
+    for people in clip.frames:
+        people[0][:2, 2] = 0.5
+    write_keypoints(folder / "pose.json", clip)
+    collection = write_run(folder, [str(folder / "pose.json")], pose=PoseConfig(min_confidence=0.6))
+    assert (collection.samples[0].people[0][0][:3, 2] > 0).tolist() == [False, False, True]
+
+
+def test_a_run_that_is_not_as_it_says_is_refused(folder: Path):
+    with pytest.raises(
+        ValueError, match=r"0\.mp4: has 2 frames of 32 x 32 pixels, expected those of the run: 3 of 32 x 32"
+    ):
+        write_run(folder, [str(folder / "pose.json")], count=2)
+    (folder / "pose.json").unlink()
+    with pytest.raises(ValueError, match=r"run\.json: skeleton: .*pose\.json: no such file"):
+        read_collection(folder / "run")
+    record = json.loads((folder / "run" / "run.json").read_text())
+    (folder / "run" / "run.json").write_text(json.dumps(record | {"videos": []}))
+    with pytest.raises(ValueError, match=r"run\.json: a run without videos"):
+        read_collection(folder / "run")
+    (folder / "run" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run\.json: not the record of a run of generate"):
+        read_collection(folder / "run")
