@@ -23,11 +23,13 @@ class Metric:
         definition: what it is, for a reader.
         of: what has to be known of one video; a ValueError says why it is undefined.
         over: the number, from what is known of several videos.
+        of_each: whether a single video has it, and several an interval; not so what only a set of many has.
     """
 
     definition: str
     of: Callable[[View], Any]
     over: Callable[[list[Any]], float] = np.mean
+    of_each: bool = True
 
 
 METRICS = {
@@ -55,6 +57,32 @@ METRICS = {
     "fc": Metric(
         "cosine of consecutive frames' CLIP embeddings, x100",
         lambda view: metrics.frame_consistency(view.images),
+    ),
+    "fc_all": Metric(
+        "the same of all pairs of frames",
+        lambda view: metrics.frame_consistency(view.images, "all"),
+    ),
+    "fc_first": Metric(
+        "the same of the first frame and each other one",
+        lambda view: metrics.frame_consistency(view.images, "first"),
+    ),
+    "background_consistency": Metric(
+        "VBench's: cosine of a frame's CLIP embedding and the first's, and the one before, mean",
+        lambda view: metrics.background_consistency(view.images),
+    ),
+    "temporal_flickering": Metric(
+        "VBench's: 1 - mean change of all pixels from a frame to the next, of 255; 1 is a still",
+        lambda view: metrics.temporal_flickering(view.frames),
+    ),
+    "ssim": Metric(
+        "structural similarity to the real frames in the same poses",
+        lambda view: metrics.ssim(view.frames, view.real.frames),
+    ),
+    "frechet": Metric(
+        "Fréchet distance of the frames' CLIP embeddings and those of the real frames (FID, by CLIP)",
+        lambda view: (view.images, view.real.images),
+        lambda pairs: metrics.frechet_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True))),
+        of_each=False,
     ),
     "flicker": Metric(
         "mean change of background pixels from a frame to the next, of 255",
@@ -108,8 +136,10 @@ class Measured:
     def intervals(self) -> dict[str, tuple[float, float] | None]:
         """The 95 % bootstrap interval over videos of each number, by the metric's name and _ci95."""
         return {
-            f"{name}_ci95": metrics.bootstrap_interval(self.defined(name), metric.over) if defined is not None else None
-            for (name, metric), defined in zip(METRICS.items(), self.summary().values(), strict=True)
+            f"{name}_ci95": metrics.bootstrap_interval(self.defined(name), metric.over)
+            if metric.of_each and number is not None
+            else None
+            for (name, metric), number in zip(METRICS.items(), self.summary().values(), strict=True)
         }
 
     def rows(self) -> list[dict[str, float | None]]:
@@ -117,6 +147,7 @@ class Measured:
         columns = {
             name: [None if value is None else _over(metric, [value]) for value in self.values[name]]
             for name, metric in METRICS.items()
+            if metric.of_each
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

@@ -30,6 +30,7 @@ SETS = {"": "value", "real": "real frames", "no_pose": "without skeleton"}  # of
 SHOWN = 4  # videos on a picture, or by each metric of WORST
 WORST = ("pck@0.1", "cs")
 _FRAMES, _SIDE, _LABEL = 16, 128, 14  # frames of a row, their height at most, and that of a line of text, in pixels
+_PANELS = 5  # of the plots, in a line
 _EXTRA = 'pip install "followyourpose[eval]"'
 
 
@@ -100,10 +101,18 @@ def format_table(results: dict[str, Any]) -> str:
     for name in METRICS:
         if results[name] is None:
             continue
-        low, high = results[f"{name}_ci95"]
+        interval = results[f"{name}_ci95"]
         plain = name.replace("@0.1", "")
         others = [_number(results[f"{plain}_{each}"]) for each in sets[1:]]
-        rows.append([name, _number(results[name]), f"{low:.3f} to {high:.3f}", *others, DEFINITIONS[name]])
+        rows.append(
+            [
+                name,
+                _number(results[name]),
+                "{:.3f} to {:.3f}".format(*interval) if interval else "",
+                *others,
+                DEFINITIONS[name],
+            ]
+        )
     rows.insert(1, ["---"] * len(rows[0]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     widths[-1] = 0
@@ -217,11 +226,13 @@ def _write_plots(path: Path, report: Report) -> None:
     except ImportError:
         print(f"{path.name} is left out: it needs matplotlib; {_EXTRA}")
         return
-    shown = [name for name in METRICS if report.results[name] is not None]
+    shown = [name for name, metric in METRICS.items() if metric.of_each and report.results[name] is not None]
     kinds = {SETS[kind]: measured.rows() for kind, measured in report.measured.items()}
-    figure = Figure(figsize=(2.4 * len(shown), 3.2), layout="constrained")
+    lines = -(-len(shown) // _PANELS)
+    figure = Figure(figsize=(2.4 * _PANELS, 3.2 * lines), layout="constrained")
     rng = np.random.default_rng(0)
-    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    for number, name in enumerate(shown, 1):
+        axes = figure.add_subplot(lines, _PANELS, number)
         for place, rows in enumerate(kinds.values()):
             own = [row[name] for row in rows if row[name] is not None]
             axes.plot(place + rng.uniform(-0.2, 0.2, len(own)), own, ".", alpha=0.3)
