@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from followyourpose.cli import main
-from followyourpose.config import TrainConfig, build_config, save_config
+from followyourpose.config import TrainConfig, build_config, load_config, locate, save_config
 from followyourpose.data import latent_cache
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, collate, to_pixels
 from followyourpose.data.image_pose import ImagePoseShards
@@ -375,6 +376,15 @@ def test_what_cannot_be_encoded_says_why_and_leaves_nothing(
     with pytest.raises(ValueError, match=reason):
         make_cache(settings(world, tmp_path, "images", override))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_examples_of_the_help_can_be_encoded(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache", "--help"])
+    examples = re.findall(r"^  followyourpose cache (\S+) *(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(examples) == 2
+    for file, overrides in examples:
+        cache.check_cacheable(load_config(TrainConfig, locate(file), overrides.split()))
 
 
 def test_a_folder_of_other_files_is_refused(world: Path, tmp_path: Path) -> None:
