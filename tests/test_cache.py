@@ -211,12 +211,14 @@ def test_a_clips_captions_keep_their_frames(world: Path, tmp_path: Path) -> None
     assert not torch.equal(cached.read(0, [0, 2])["text"], cached.read(0, [3, 5])["text"])
 
 
-def test_a_whole_cache_needs_its_data_no_more(world: Path, tmp_path: Path) -> None:
+def test_a_whole_cache_needs_its_data_no_more(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = tmp_path / "images"
     shutil.copytree(world / "data" / "images", data)
     config = settings(world, tmp_path, "images", f"data.path={data}")
     make_cache(config)
     shutil.rmtree(data)
+    train(config, dry_run=True)
+    assert "data: 7 samples in " in capsys.readouterr().out and not (tmp_path / "run").exists()
     assert (train(config) / "weights.safetensors").exists()
 
 
@@ -355,6 +357,11 @@ def test_an_unfinished_cache_goes_on_only_with_as_many_samples(
     (folder / "latents-00003.safetensors").unlink()
     with pytest.raises(ValueError, match=r"data.limit: got 2 samples \(limit=2\), expected 7"):
         make_cache(settings(world, tmp_path, "images", "data.limit=2"))
+
+
+def test_a_dry_run_encodes_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(settings(world, tmp_path), dry_run=True)
+    assert "data: 7 samples in " in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

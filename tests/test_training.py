@@ -336,6 +336,13 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_copies_no_remote_shard(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    remote = ["data.path=http://127.0.0.1:9/{0..2}.tar", f"data.download={tmp_path / 'copies'}"]
+    train(settings(world, tmp_path / "run", STAGE1, *remote), dry_run=True)
+    assert "data: http://127.0.0.1:9/{0..2}.tar, which the run copies to " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("stage", [STAGE1, STAGE2, BASE], ids=["stage1", "stage2", "base"])
 def test_the_activations_of_a_dry_run_are_those_that_autograd_keeps(world: Path, tmp_path: Path, stage: dict) -> None:
     config = settings(world, tmp_path / "run", stage)

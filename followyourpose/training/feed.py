@@ -20,7 +20,7 @@ from followyourpose.data.batch import CROPS, Batch, Clips, EndlessBatches, Sourc
 from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import Rules
-from followyourpose.data.remote import is_pattern, shard_files
+from followyourpose.data.remote import is_pattern, missing_copies, shard_files
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
@@ -47,6 +47,11 @@ def open_source(config: DataConfig) -> Source:
     folder = locate(config.path)
     kind = ImagePoseFolder if any((folder / name).is_file() for name in MANIFESTS) else ImagePoseShards
     return kind(folder, config.limit, rules)
+
+
+def is_at_hand(config: DataConfig) -> bool:
+    """Whether `open_source` would copy no remote shard."""
+    return "://" not in config.path or not missing_copies(config.path, config.download)
 
 
 def _locate_pattern(pattern: str) -> Path:

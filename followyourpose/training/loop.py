@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
-from followyourpose.training.cache import cached_source
+from followyourpose.training.cache import cached_source, source_at_hand
 from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
@@ -70,7 +70,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
 
     # ---- data: the same order whether or not the run was interrupted
     if dry_run:
-        accelerator.print(describe_plan(config, objective, open_source(config.data)))
+        accelerator.print(describe_plan(config, objective, source_at_hand(config, objective)))
         return run.path
     source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
     accelerator.print(f"{run.path}: training {sum(p.numel() for p in weights.values()):,} parameters")

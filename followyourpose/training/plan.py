@@ -19,17 +19,17 @@ _TRAINED = 4 + 4 + 8  # bytes per trained parameter: itself, its gradient, Adam'
 _GB = 1e9
 
 
-def describe_plan(config: TrainConfig, objective: Objective, source: Source) -> str:
-    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory."""
-    clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
+def describe_plan(config: TrainConfig, objective: Objective, source: Source | None) -> str:
+    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory.
+
+    Args:
+        source: None where it would first have to be copied.
+    """
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
         "trainable:",
         *(f"  {line}" for line in _patterns(objective.parts, config.trainable)),
-        f"data: {len(source):,} samples in {config.data.path}",
-        *(f"  {number:,} left out: {reason}" for reason, number in source.dropped.items()),
-        f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "
-        f"the run {config.steps * clips / len(source):,.2f} epochs",
+        *_size(config, source),
         "memory of one process, estimated:",
         *(f"  {name}: {size / _GB:.3f} GB" for name, size in memory(config, objective).items()),
     ]
@@ -48,6 +48,20 @@ def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
         name = "activations" + (" between checkpoints" if config.gradient_checkpointing else "")
         needs[name] = _activations(config, objective) / (1 if PRECISIONS[config.mixed_precision] == "no" else 2)
     return needs | {"in all": sum(needs.values())}
+
+
+def _size(config: TrainConfig, source: Source | None) -> Iterator[str]:
+    clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
+    if source is None:
+        yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size shows then"
+        yield f"  a step of one process takes {clips} samples"
+        return
+    yield f"data: {len(source):,} samples in {config.data.path}"
+    yield from (f"  {number:,} left out: {reason}" for reason, number in source.dropped.items())
+    yield (
+        f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "
+        f"the run {config.steps * clips / len(source):,.2f} epochs"
+    )
 
 
 def _patterns(module: nn.Module, patterns: Sequence[str]) -> Iterator[str]:
