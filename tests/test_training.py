@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -719,10 +720,9 @@ def test_the_target_is_what_the_schedulers_config_says(world: Path, tmp_path: Pa
 def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.yaml"
     save_config(settings(world, run, STAGE1, f"data.cache={tmp_path / 'cache'}", "optim.ema_decay=0.9"), file)
-    # Without --multi_gpu, accelerate starts a single process on a CPU; with it, those that the loop joins by gloo.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     result = subprocess.run(
-        [*launch, "--main_process_port", "0", str(REPOSITORY / "scripts" / "train.py"), str(file)],
+        [*launch, str(REPOSITORY / "scripts" / "train.py"), str(file)],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -737,6 +737,16 @@ def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     assert trained and all(
         name.startswith("pose_encoder.") and tensor.isfinite().all() for name, tensor in trained.items()
     )
+
+
+def test_one_process_of_several_is_no_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate leaves it, where nobody can know how many there should be."""
+    for key, value in (("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="accelerate launch --cpu: got one process, .* torchrun --nproc_per_node N"):
+        train(settings(world, tmp_path / "run", STAGE1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_the_launcher_of_several_processes_saves_their_run(world: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
+from followyourpose.training.launch import is_one_of_several
 from followyourpose.training.lora import add_lora
 from followyourpose.training.objectives import OBJECTIVES, Objective
 from followyourpose.training.plan import describe_plan
@@ -284,6 +285,12 @@ def _check_distribution(accelerator: Accelerator) -> None:
         raise ValueError(
             f"accelerate's distributed_type: got {accelerator.distributed_type.value}, expected plain data parallel "
             "(MULTI_GPU): what a stage trains is a small part of the network, and sharding it would save little"
+        )
+    if accelerator.num_processes == 1 and is_one_of_several():
+        raise ValueError(
+            "accelerate launch --cpu: got one process, expected --num_processes; accelerate leaves the others to "
+            "mpirun. Launch scripts/train.py, which starts them, with --num_processes on the command line, or use "
+            "torchrun --nproc_per_node N scripts/train.py"
         )
 
 
