@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
@@ -51,6 +54,14 @@ def stage1(world: Path) -> Path:
 def stage2(world: Path, stage1: Path) -> Path:
     """A finished run of stage 2, on top of `stage1`."""
     return train(settings(world, world / "runs" / "stage2", STAGE2, f"init={stage1}"))
+
+
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """Lets a test train in another precision than the others: accelerate knows one per process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 def all_weights(folder: Path) -> dict[str, Tensor]:
@@ -125,12 +136,16 @@ RICH = [
 
 @pytest.mark.parametrize(
     ("stage", "overrides"),
-    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH), (LORA, RICH)],
-    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich", "lora-rich"],
-)
+    [
+        (STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH), (LORA, RICH),
+        (STAGE1, ["mixed_precision=bf16"]),
+    ],
+    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich", "lora-rich", "bf16"],
+)  # fmt: skip
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: dict, overrides: list[str]
-) -> None:
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_precision: None, stage: dict,
+    overrides: list[str],
+) -> None:  # fmt: skip
     overrides = [each.replace("CACHE", str(tmp_path / "cache")) for each in (*overrides, "steps=4", "save_every=2")]
     unbroken = train(settings(world, tmp_path / "unbroken", stage, *overrides))
     interrupt(monkeypatch, step=3)
@@ -146,6 +161,73 @@ def test_a_run_made_longer_equals_a_long_one(world: Path, tmp_path: Path, overri
     unbroken = train(settings(world, tmp_path / "unbroken", STAGE1, *overrides, "steps=4"))
     train(settings(world, tmp_path / "longer", STAGE1, *overrides, "steps=2"))
     assert_same_run(train(settings(world, tmp_path / "longer", STAGE1, *overrides, "steps=4")), unbroken)
+
+
+def test_bf16_computes_in_half_and_keeps_the_weights_whole(
+    world: Path, tmp_path: Path, stage1: Path, any_precision: None
+) -> None:
+    half = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "mixed_precision=bf16")))
+    whole = trained_weights(stage1)
+    assert all(tensor.dtype == torch.float32 for tensor in half.values())
+    assert any(not torch.equal(half[name], whole[name]) for name in whole)
+    assert all(torch.allclose(half[name], whole[name], atol=0.03) for name in whole)  # three steps of 0.01
+
+
+class Scaled(Accelerator):
+    """Scales the loss and skips steps as accelerate does in fp16, where there is no GPU to compute in it."""
+
+    native_amp = mixed_precision = None
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings | {"mixed_precision": "no"})
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+
+    def prepare(self, *parts) -> tuple:
+        prepared = super().prepare(*parts)
+        self.native_amp, self.mixed_precision = True, "fp16"
+        return prepared
+
+
+def test_fp16s_loss_scale_falls_at_a_bad_step_and_is_resumed(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, bad = Denoise.latents, []
+
+    def infinite_once(self: Denoise, batch: Batch, generator: torch.Generator) -> Tensor:
+        return latents(self, batch, generator) * (bad.pop() if bad else 1.0)
+
+    monkeypatch.setattr(Denoise, "latents", infinite_once)
+    monkeypatch.setattr(loop, "Accelerator", Scaled)
+    overrides = ["steps=4", "save_every=2", "mixed_precision=fp16"]
+    bad.append(float("inf"))
+    unbroken = train(settings(world, tmp_path / "unbroken", STAGE1, *overrides))
+    bad.append(float("inf"))
+    interrupt(monkeypatch, step=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(world, tmp_path / "broken", STAGE1, *overrides))
+    broken = train(settings(world, tmp_path / "broken", STAGE1, *overrides))
+    assert_same_run(broken, unbroken)
+    scales = [torch.load(run / "checkpoint-0000004" / "state.pt")["scaler"] for run in (unbroken, broken)]
+    assert scales[0] == scales[1] and scales[0]["scale"] == 2**15 and scales[0]["_growth_tracker"] == 3
+    assert [row["skipped"] for row in log_of(broken)] == [1, 0, 0, 0]
+
+
+def test_a_compiled_run_is_the_same_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage1: Path
+) -> None:
+    compiled = []
+
+    def count(call, *_, **__):
+        def counted(*arguments, **named):
+            compiled.append(call)
+            return call(*arguments, **named)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", count)
+    weights = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "compile=true")))
+    assert len(compiled) == 2, "once per step"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trained_weights(stage1).items())
 
 
 def test_the_command_of_a_finished_run_changes_nothing(world: Path, stage1: Path) -> None:
@@ -405,6 +487,7 @@ def test_losses_go_to_the_tracker(world: Path, stage1: Path) -> None:
         ("optim.schedule=cosin", "optim.schedule: got 'cosin', expected one of constant"),
         ("mixed_precision=fp8", "mixed_precision: got 'fp8', expected one of fp32, fp16, bf16"),
         ("steps=0", "steps: got 0, expected at least 1"),
+        ("optim.name=adamw8bit", r'optim.name: got .* CUDA GPU and `pip install "followyourpose\[bnb\]"`'),
         ("optim.batch_size=0", "optim.batch_size: got 0, expected at least 1"),
         ("data.stride=[2,1]", r"data.stride: got \[2, 1\], expected"),
         ("scratch=[unte]", "scratch: got 'unte', expected a network that this run uses: vae, text_encoder, unet"),
