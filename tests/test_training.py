@@ -800,6 +800,12 @@ def test_the_target_is_what_the_schedulers_config_says(world: Path, tmp_path: Pa
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharded_training_is_refused_with_the_reason(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"got {kind}, expected plain data parallel .* sharding it would save little"):
+        loop._check_distribution(SimpleNamespace(distributed_type=DistributedType[kind], num_processes=2))
+
+
 def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.yaml"
     save_config(settings(world, run, STAGE1, f"data.cache={tmp_path / 'cache'}", "optim.ema_decay=0.9"), file)
