@@ -94,7 +94,7 @@ class Feed(Iterator[Batch]):
         name: what messages call the data.
         on_bad: is given one line per bad sample, and when workers are started anew; None: nobody is told.
         bad_file: gets a line {"name", "reason"} per bad sample, as soon as its folder is there: a run that cannot start
-            leaves none.
+            leaves none. What it lists already is neither told nor listed again.
 
     Attributes:
         position: samples that all processes together have seen, `start` included: where a resumed run starts.
@@ -188,8 +188,16 @@ class Feed(Iterator[Batch]):
         if name in self.bad:
             return
         self.bad[name] = reason
+        if name in self._written():
+            return
         self._unwritten.append(json.dumps({"name": name, "reason": reason}) + "\n")
         self._tell(f"bad sample {name}: {reason}")
+
+    def _written(self) -> set[str]:
+        """The samples that another process of the run has told, or this one before it was stopped."""
+        if self.bad_file is None or not self.bad_file.exists():
+            return set()
+        return {json.loads(line)["name"] for line in self.bad_file.read_text().splitlines() if line.endswith("}")}
 
     def _write(self) -> None:
         if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
