@@ -30,9 +30,11 @@ from torch import Tensor, nn
 from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.config import TrainConfig, load_config, save_config
 from followyourpose.data.batch import Batch
-from followyourpose.data.video_io import read_frames
-from followyourpose.training import loop
-from followyourpose.training.components import export, load_components, load_scheduler
+from followyourpose.data.video_io import VideoError, read_frames
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.training import loop, run_dir, validation
+from followyourpose.training.components import as_video, export, load_components, load_scheduler
 from followyourpose.training.loop import build_objective, train
 from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
@@ -551,6 +553,26 @@ def test_stage_2_trains_from_hd_vilas_own_layout(world: Path, tmp_path: Path) ->
         (data / f"hdvila_part{part}.jsonl").write_text(json.dumps(line) + "\n")
     run = train(settings(world, tmp_path / "run", STAGE2, f"data.path={data}", "data.workers=1"))
     assert trained_weights(run).keys() and not (run / "bad.jsonl").exists()
+
+
+def test_a_tree_with_five_per_cent_corrupt_clips_trains_and_names_each_once(world: Path, tmp_path: Path) -> None:
+    """In one run, in the next one that goes on from it, and over epochs."""
+    write_dataset(tmp_path / "puppets", clips=3, size=64, clip_frames=4)
+    videos = [video.read_bytes() for video in sorted((tmp_path / "puppets" / "clips").glob("*.mp4"))]
+    folder, rows = tmp_path / "hdvila" / "part_0" / "video_clips", ["part_id,clip_id,caption"]
+    folder.mkdir(parents=True)
+    bad = {7: videos[0][: len(videos[0]) // 2], 23: b"", 41: b"404: not found\n" * 100}
+    for number in range(60):
+        (folder / f"{number:02d}.mp4").write_bytes(bad.get(number, videos[number % len(videos)]))
+        rows.append(f"0,{number:02d}.mp4,a cat")
+    (tmp_path / "hdvila" / "captions.csv").write_text("\n".join(rows) + "\n")
+    data = [f"data.path={tmp_path / 'hdvila'}", "data.height=64", "data.width=64", "data.num_frames=2"]
+    for steps in (8, 16):  # an epoch takes 7.5
+        overrides = [*data, "data.workers=1", "optim.batch_size=8", f"steps={steps}", "trainable=[attn_temp]"]
+        run = train(settings(world, tmp_path / "run", STAGE2, *overrides))
+    named = [json.loads(line)["name"] for line in (run / "bad.jsonl").read_text().splitlines()]
+    assert sorted(Path(name).name for name in named) == ["07.mp4", "23.mp4", "41.mp4"]
+    assert all(tensor.isfinite().all() for tensor in trained_weights(run).values())
 
 
 @pytest.mark.parametrize("folder", ["puppet", "sd14"])
