@@ -366,8 +366,11 @@ def test_steps_without_a_finite_gradient_are_skipped_counted_and_at_last_stop_th
     monkeypatch.setattr(Denoise, "latents", sometimes_infinite)
     run = train(settings(world, tmp_path / "run", STAGE1, "steps=6", "optim.ema_decay=0.9", "optim.max_skipped=3"))
     assert [row["skipped"] for row in log_of(run)] == [0, 1, 0, 1, 2, 0]
+    assert [row["skipped_in_all"] for row in log_of(run)] == [0, 1, 1, 2, 3, 3]
     assert [row["loss"] is None for row in log_of(run)] == [False, True, False, True, True, False]
     assert all(tensor.isfinite().all() for tensor in trained_weights(run).values())
+    train(settings(world, run, STAGE1, "steps=7", "optim.ema_decay=0.9", "optim.max_skipped=3"))
+    assert log_of(run)[-1]["skipped_in_all"] == 3, "a run that goes on counts on"
     bad |= set(range(100))
     with pytest.raises(ValueError, match="3 steps in a row had no finite gradient .*lower optim.learning_rate"):
         train(settings(world, tmp_path / "other", STAGE1, "steps=6", "optim.max_skipped=3"))

@@ -82,7 +82,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
     shape = SCHEDULES[optim.schedule]
     schedule = get_scheduler(shape, optimizer, num_warmup_steps=optim.warmup_steps, num_training_steps=config.steps)
     average = {name: p.detach().float().clone() for name, p in weights.items()} if optim.ema_decay else {}
-    state = {"step": 0, "samples": 0, "skipped": 0, "losses": []}
+    state = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": []}
 
     # ---- resume
     if (saved := run.load(frozen)) is not None:
@@ -114,7 +114,9 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             schedule.step()
             step += 1
             state |= {"step": step, "samples": feed.position, "skipped": _skipped(config, state, loss, norm)}
-            if not state["skipped"]:
+            if state["skipped"]:
+                state["skipped_in_all"] += 1
+            else:
                 state["losses"].append(loss)
                 _average(average, weights, optim.ema_decay, step)
 
@@ -125,7 +127,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
                     draw_first_batch(batches[0], objective, run.path / FIRST_BATCH)
             if step % config.log_every == 0:
                 row = clock.row(feed.position) | _row(state, norm, schedule)
-                progress.set_postfix(loss=row["loss"], lr=row["lr"], clips_per_s=row["clips_per_s"])
+                progress.set_postfix({key: row[key] for key in ("loss", "lr", "clips_per_s", "skipped_in_all")})
                 run.log(row)
                 accelerator.log({key: value for key, value in row.items() if value is not None}, step)
                 state["losses"] = []
@@ -254,7 +256,8 @@ def _row(state: dict[str, Any], norm: float, schedule: Any) -> dict[str, float |
         "loss": sum(losses) / len(losses) if losses else None,  # None: every step of it was skipped
         "lr": schedule.get_last_lr()[0],
         "gradient_norm": norm if math.isfinite(norm) else None,
-        "skipped": state["skipped"],
+        "skipped": state["skipped"],  # the last ones in a row
+        "skipped_in_all": state["skipped_in_all"],
     }
 
 
