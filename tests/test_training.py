@@ -409,6 +409,27 @@ def test_a_changed_setting_is_refused_with_every_key_that_differs(world: Path, s
         train(settings(world, stage1, STAGE1, "seed=4", "optim.learning_rate=0.5", "log_every=7"))
 
 
+def test_other_data_is_refused_when_a_run_goes_on(world: Path, tmp_path: Path, stage2: Path, stage1: Path) -> None:
+    """Where they lie may change, but with more or fewer samples their order would be another."""
+    shutil.copytree(world / "data" / "clips", tmp_path / "clips")
+    again = [f"init={stage1}", f"data.path={tmp_path / 'clips'}", "steps=3"]
+    shutil.copytree(stage2, tmp_path / "run")
+    lines = (tmp_path / "clips" / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "clips" / "manifest.jsonl").write_text("".join(lines[:2]))
+    with pytest.raises(ValueError, match="data.path: got 2 samples in .*clips, expected 3, with which .*run began"):
+        train(settings(world, tmp_path / "run", STAGE2, *again))
+    (tmp_path / "clips" / "manifest.jsonl").write_text("".join(lines))
+    train(settings(world, tmp_path / "run", STAGE2, *again))
+
+
+def test_a_run_that_goes_on_tells_what_may_change_and_did(
+    world: Path, tmp_path: Path, stage1: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(stage1, tmp_path / "run")
+    train(settings(world, tmp_path / "run", STAGE1, "steps=3", "log_every=3"))
+    assert "run: going on from step 2 with steps: 2 -> 3; log_every: 1 -> 3\n" in capsys.readouterr().out
+
+
 # ---- seeing it train -------------------------------------------------------------------------------------------------
 
 

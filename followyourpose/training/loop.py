@@ -82,13 +82,15 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
     shape = SCHEDULES[optim.schedule]
     schedule = get_scheduler(shape, optimizer, num_warmup_steps=optim.warmup_steps, num_training_steps=config.steps)
     average = {name: p.detach().float().clone() for name, p in weights.items()} if optim.ema_decay else {}
-    state = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": []}
+    state = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": [], "data": len(source)}
 
     # ---- resume
     if (saved := run.load(frozen)) is not None:
         state |= _restore(saved, weights, average, optimizer, schedule, accelerator.scaler)
+        _check_data(config, len(source), state["data"])
         run.rewind_log(state["step"])
-        accelerator.print(f"{run.path}: going on from step {state['step']}")
+        changes = f" with {'; '.join(run.changes)}" if run.changes else ""
+        accelerator.print(f"{run.path}: going on from step {state['step']}{changes}")
     if state["step"] >= config.steps:
         run.finish()
         return run.path
@@ -262,6 +264,15 @@ def _row(state: dict[str, Any], norm: float, schedule: Any) -> dict[str, float |
 
 
 # ---- start and resume ------------------------------------------------------------------------------------------------
+
+
+def _check_data(config: TrainConfig, samples: int, before: int) -> None:
+    """Passes if a run that goes on has as many samples as it began with; its order is another with more or fewer."""
+    if samples != before:
+        raise ValueError(
+            f"data.path: got {samples} samples in {config.data.path}, expected {before}, with which {config.output} "
+            "began; choose another output, or the data it was started with"
+        )
 
 
 def _optimizer(config: TrainConfig, weights: dict[str, Tensor]) -> torch.optim.Optimizer:

@@ -43,22 +43,27 @@ class RunDir:
 
     Nothing is written before the first step's log or checkpoint: a command that could not start can be corrected.
 
+    Attributes:
+        changes: "key: before -> now" for each setting that is another one than before, and may be.
+
     Raises:
         ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
     """
 
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
         self.path, self.main, self.config = Path(config.output), main, config
+        self.changes: list[str] = []
         stored = self.path / "config.yaml"
         if stored.exists():
             before, now = _flat(asdict(load_config(TrainConfig, stored))), _flat(asdict(config))
-            differ = [key for key in now if before[key] != now[key] and not key.startswith(_FREE)]
-            if differ:
+            changed = [key for key in now if before[key] != now[key] and key != "output"]
+            if differ := [key for key in changed if not key.startswith(_FREE)]:
                 changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
                 raise ValueError(
                     f"{self.path}: holds a run with {changes}; "
                     "choose another output, or the settings it was started with"
                 )
+            self.changes = [f"{key}: {before[key]} -> {now[key]}" for key in changed]
         elif self.path.exists() and any(p.suffix != ".partial" for p in self.path.iterdir()):
             raise ValueError(f"{self.path}: is not empty and holds no run; choose another output")
 
