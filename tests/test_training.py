@@ -281,6 +281,33 @@ def test_a_half_written_checkpoint_is_ignored(world: Path, tmp_path: Path, stage
     assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=4")))
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt"])
+def test_a_checkpoint_that_the_disk_lost_is_set_aside_and_the_one_before_goes_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, file: str
+) -> None:
+    overrides = ["save_every=1", "keep_checkpoints=2"]
+    run = train(settings(world, tmp_path / "run", STAGE1, *overrides, "steps=3"))
+    lost = run / "checkpoint-0000003" / file
+    lost.write_bytes(lost.read_bytes()[: lost.stat().st_size // 2])
+    train(settings(world, run, STAGE1, *overrides, "steps=4"))
+    out = capsys.readouterr().out
+    assert "checkpoint-0000003.unreadable: cannot be read, and is left out" in out and "on from step 2 with" in out
+    assert_same_run(run, train(settings(world, tmp_path / "unbroken", STAGE1, *overrides, "steps=4")))
+    names = ["checkpoint-0000003", "checkpoint-0000003.unreadable", "checkpoint-0000004"]
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == names
+
+
+def test_a_run_of_which_the_disk_lost_every_checkpoint_does_not_begin_anew(
+    world: Path, tmp_path: Path, stage1: Path
+) -> None:
+    shutil.copytree(stage1, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-0000002" / "state.pt").write_bytes(b"")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match="checkpoint-0000002: cannot be read .*, and no older one either"):
+        train(settings(world, tmp_path / "run", STAGE1, "steps=3"))
+    assert contents(tmp_path / "run") == before
+
+
 def test_only_the_newest_checkpoints_are_kept(world: Path, tmp_path: Path) -> None:
     run = train(settings(world, tmp_path / "run", STAGE1, "steps=4", "save_every=1", "keep_checkpoints=2"))
     assert sorted(p.name for p in run.glob("checkpoint-*")) == ["checkpoint-0000003", "checkpoint-0000004"]

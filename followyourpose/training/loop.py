@@ -85,6 +85,10 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
     state = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": [], "data": len(source)}
 
     # ---- resume
+    if accelerator.is_main_process:
+        for aside in run.set_aside_unreadable():
+            print(f"{aside}: cannot be read, and is left out")
+    accelerator.wait_for_everyone()
     if (saved := run.load(frozen)) is not None:
         state |= _restore(saved, weights, average, optimizer, schedule, accelerator.scaler)
         _check_data(config, len(source), state["data"])

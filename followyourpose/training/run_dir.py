@@ -7,6 +7,7 @@ bad.jsonl                     the samples that could not be used, one line each 
 run/                          what the trackers write: TensorBoard's files
 validation/                   videos drawn on the way, STEP-PROMPT.mp4
 checkpoint-STEP/              weights, moving average and optimiser state; the newest `keep_checkpoints` stay
+checkpoint-STEP.unreadable/   one that the disk lost: the run went on from the one before
 weights.safetensors           what a finished run trained, by component and parameter name
 weights_ema.safetensors       its moving average, where the run keeps one
 
@@ -16,7 +17,10 @@ frozen: what was trained means something only on top of them.
 
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ _FREE = (
     "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
     "data.max_bad", "data.download",
 )  # fmt: skip
+_UNREADABLE = (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)  # what loading may raise
 LOG, BAD, FIRST_BATCH, VALIDATION = "log.jsonl", "bad.jsonl", "first-batch.png", "validation"
 
 
@@ -69,8 +74,29 @@ class RunDir:
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        found = [p for p in self.path.glob("checkpoint-*") if p.suffix != ".partial"]
+        found = [p for p in self.path.glob("checkpoint-*") if not p.suffix]
         return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+    def set_aside_unreadable(self) -> list[Path]:
+        """Renames checkpoints newer than one that can be read to checkpoint-STEP.unreadable, and returns those.
+
+        Checkpoints are whole when they get their names; but a disk may lose what it held.
+
+        Raises:
+            ValueError: none of them can be read; then nothing is renamed.
+        """
+        unreadable: dict[Path, Exception] = {}
+        for checkpoint in reversed(self.checkpoints()):
+            try:
+                _read(checkpoint)
+            except _UNREADABLE as error:
+                unreadable[checkpoint] = error
+            else:
+                return [_renamed(path, path.with_suffix(".unreadable")) for path in unreadable]
+        if unreadable:
+            newest, error = next(iter(unreadable.items()))
+            raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
+        return []
 
     def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
         """The newest checkpoint's weights, moving average and state; None where there is none yet.
@@ -84,11 +110,8 @@ class RunDir:
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
-        newest = checkpoints[-1]
-        check_frozen(newest / "weights.safetensors", frozen, self.config.init)
-        average = newest / "weights_ema.safetensors"
-        state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
-        return load_file(newest / "weights.safetensors"), load_file(average) if average.exists() else {}, state
+        check_frozen(checkpoints[-1] / "weights.safetensors", frozen, self.config.init)
+        return _read(checkpoints[-1])
 
     def save(
         self, weights: dict[str, Tensor], average: dict[str, Tensor], frozen: dict[str, str], state: dict[str, Any]
@@ -112,12 +135,10 @@ class RunDir:
             if average:
                 _save_weights(average, partial / "weights_ema.safetensors", metadata)
             torch.save(state, partial / "state.pt")
-            partial.rename(target)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:
+            for written in partial.iterdir():
+                _to_disk(written)
+            _renamed(partial, target)
+        except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             last = self.checkpoints()[-1:] or ["none"]
             raise ValueError(f"{target}: cannot be written ({error}); the last checkpoint is {last[0]}") from error
@@ -129,8 +150,10 @@ class RunDir:
         if self.main:
             # weights.safetensors comes last: where it is, the run has finished.
             for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
-                shutil.copyfile(file, self.path / f"{file.name}.partial")
-                os.replace(self.path / f"{file.name}.partial", self.path / file.name)
+                partial = self.path / f"{file.name}.partial"
+                shutil.copyfile(file, partial)
+                _to_disk(partial)
+                _renamed(partial, self.path / file.name)
 
     def log(self, row: dict[str, float]) -> None:
         """Adds a line to the log."""
@@ -202,6 +225,34 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
+    """A checkpoint's weights, moving average and state."""
+    average = checkpoint / "weights_ema.safetensors"
+    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    return load_file(checkpoint / "weights.safetensors"), load_file(average) if average.exists() else {}, state
+
+
+def _to_disk(file: Path) -> None:
+    """Has the system write a file to the disk: a power cut would lose what it still holds."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _renamed(path: Path, target: Path) -> Path:
+    """Gives a file or folder another name, on the disk too where that can be asked for, and returns it."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(path, target)
+    with suppress(OSError):
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    return target
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
