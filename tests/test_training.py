@@ -366,6 +366,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=3", "save_every=1")))
 
 
+@pytest.mark.parametrize(
+    ("file", "place", "function"),
+    [
+        ("log.jsonl", run_dir, "save_config"),
+        ("first-batch.png", loop, "draw_first_batch"),
+        ("weights.safetensors", shutil, "copyfile"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_file_and_the_runs_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, place: object, function: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place, function, full)
+    with pytest.raises(ValueError, match=f"run: {file} cannot be written .*No space left.*; the last checkpoint is "):
+        train(settings(world, tmp_path / "run", STAGE1, "steps=1"))
+
+
 def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(world: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -201,9 +201,12 @@ class Feed(Iterator[Batch]):
 
     def _write(self) -> None:
         if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
-            with open(self.bad_file, "a") as file:
-                file.write("".join(self._unwritten))
-            self._unwritten.clear()
+            lines, self._unwritten = "".join(self._unwritten), []
+            try:
+                with open(self.bad_file, "a") as file:
+                    file.write(lines)
+            except OSError as error:
+                raise ValueError(f"{self.bad_file}: cannot be written ({error})") from error
 
     def _judge(self, keys: list[tuple[int, int]]) -> None:
         """Counts only what the order asked for: what came in the place of a bad sample would be counted too often."""

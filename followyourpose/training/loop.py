@@ -130,7 +130,8 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             if step == began + 1 and accelerator.is_main_process:  # not before: a run may fail at its first step
                 accelerator.init_trackers("run", {key: str(value) for key, value in asdict(config).items()})
                 if step == 1:
-                    draw_first_batch(batches[0], objective, run.path / FIRST_BATCH)
+                    with run.writing(FIRST_BATCH):
+                        draw_first_batch(batches[0], objective, run.path / FIRST_BATCH)
             if step % config.log_every == 0:
                 row = clock.row(feed.position) | _row(state, norm, schedule)
                 progress.set_postfix({key: row[key] for key in ("loss", "lr", "clips_per_s", "skipped_in_all")})

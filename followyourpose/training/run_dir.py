@@ -140,36 +140,66 @@ class RunDir:
             _renamed(partial, target)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            last = self.checkpoints()[-1:] or ["none"]
-            raise ValueError(f"{target}: cannot be written ({error}); the last checkpoint is {last[0]}") from error
+            raise ValueError(f"{target}: {self._unwritable(error)}") from error
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
             shutil.rmtree(old)
 
     def finish(self) -> None:
-        """Puts the newest checkpoint's weights where those of a finished run are looked for."""
+        """Puts the newest checkpoint's weights where those of a finished run are looked for.
+
+        Raises:
+            ValueError: they cannot be written.
+        """
         if self.main:
             # weights.safetensors comes last: where it is, the run has finished.
             for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
                 partial = self.path / f"{file.name}.partial"
-                shutil.copyfile(file, partial)
-                _to_disk(partial)
-                _renamed(partial, self.path / file.name)
+                with self.writing(file.name):
+                    shutil.copyfile(file, partial)
+                    _to_disk(partial)
+                    _renamed(partial, self.path / file.name)
 
     def log(self, row: dict[str, float]) -> None:
-        """Adds a line to the log."""
+        """Adds a line to the log.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
         if self.main:
-            self._write_config()
-            with open(self.path / LOG, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.writing(LOG):
+                self._write_config()
+                with open(self.path / LOG, "a") as file:
+                    file.write(json.dumps(row) + "\n")
 
     def rewind_log(self, step: int) -> None:
-        """Takes back what was logged after `step`: a run that goes on from there logs it once more."""
+        """Takes back what was logged after `step`: a run that goes on from there logs it once more.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
         log = self.path / LOG
         if self.main and log.exists():
             rows = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
             partial = log.with_name(f"{LOG}.partial")
-            partial.write_text("".join(f"{line}\n" for line in rows))
-            os.replace(partial, log)
+            with self.writing(LOG):
+                partial.write_text("".join(f"{line}\n" for line in rows))
+                os.replace(partial, log)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Tells, where a file of the run cannot be written as on a full disk, which and in which folder.
+
+        Raises:
+            ValueError: names both, and the last checkpoint.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(f"{self.path}: {name} {self._unwritable(error)}") from error
+
+    def _unwritable(self, error: Exception) -> str:
+        last = self.checkpoints()[-1:] or ["none"]
+        return f"cannot be written ({error}); the last checkpoint is {last[0]}"
 
     def _write_config(self) -> None:
         partial = self.path / "config.yaml.partial"
