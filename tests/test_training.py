@@ -534,6 +534,19 @@ def test_validation_videos_come_from_fixed_noise_and_leave_the_run_as_it_is(worl
         assert torch.equal(tensor, load_file(run / "weights.safetensors")[name])
 
 
+def test_a_validation_video_that_cannot_be_written_ends_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise VideoError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(validation, "write_video", full)
+    shown = ["validation.every=2", "validation.prompts=[a cat]", "validation.num_inference_steps=1"]
+    run = train(settings(world, tmp_path / "run", STAGE1, *shown, "validation.num_frames=1"))
+    assert (run / "weights.safetensors").exists()
+    assert "validation: " in (out := capsys.readouterr().out) and "0000002-a-cat.mp4: cannot be written" in out
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_first_batch_is_a_picture(world: Path, tmp_path: Path, cached: bool) -> None:
     overrides = [f"data.cache={tmp_path / 'cache'}"] if cached else []
