@@ -66,6 +66,7 @@ def test_it_holds_what_the_networks_make_of_the_data(world: Path, tmp_path: Path
         frames = [0] if kind == "images" else [1, 4]
         (caption, people), (own_caption, own_people) = data.label(index, frames), cached.label(index, frames)
         assert cached.num_frames(index) == data.num_frames(index) and own_caption == caption
+        assert cached.name(index) == data.name(index)
         assert (own_people is None) == (people is None) and (people is None or np.array_equal(own_people, people))
         content = cached.read(index, frames)
         moments = objective.moments(to_pixels(data.read(index, frames))[None])[0]
@@ -198,7 +199,7 @@ def test_what_cannot_be_read_is_told_by_the_run_that_needs_it(world: Path, tmp_p
         cached.read(1, [0])
     train(config)
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "bad.jsonl").read_text().splitlines()]
-    assert row["name"].endswith("sample 1")
+    assert row["name"] == str(data / "000001.mp4")
 
 
 def test_a_clips_captions_keep_their_frames(world: Path, tmp_path: Path) -> None:
