@@ -672,6 +672,17 @@ def test_the_shipped_stages_train_what_the_paper_says(world: Path, tmp_path: Pat
     assert select_trainable(parts, patterns["stage2"]).keys() == released
 
 
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_value_of_the_full_size_stages_is_the_papers_or_has_a_comment(stage: str) -> None:
+    lines = (REPOSITORY / "configs" / "sd14" / f"{stage}.yaml").read_text().splitlines()
+    papers = {"output", "init", "path", "kind", "height", "width", "num_frames", "skeleton", "steps"}
+    papers |= {"trainable"} if stage == "stage1" else set()
+    for line in lines:
+        key, _, value = line.strip().removeprefix("- ").partition(": ")
+        if value and not line.startswith("#") and key not in papers:
+            assert "  # " in line, f"{key} has no comment"
+
+
 def test_stage_1_on_the_image_model_inflates_it_unchanged(world: Path, tmp_path: Path) -> None:
     init = f"init={world / 'image-model'}"
     out = export(train(settings(world, tmp_path / "run", STAGE1, init)), tmp_path / "out", torch.float32)
