@@ -40,6 +40,7 @@ from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
+from scripts.benchmark_parts import stable_diffusion
 from tests.runs import BASE, LORA, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
@@ -518,6 +519,28 @@ def test_the_activations_of_a_dry_run_are_those_that_autograd_keeps(world: Path,
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     loss.backward()
     assert memory(config, objective)["activations"] == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(("stage", "trained"), [("stage1", 81_161_600), ("stage2", 86_335_680)])
+def test_a_full_size_stage_needs_what_its_comments_say(stage: str, trained: int) -> None:
+    """Stable Diffusion 1.4's shapes, without numbers."""
+    file = REPOSITORY / "configs" / "sd14" / f"{stage}.yaml"
+    config = load_config(TrainConfig, file)
+    with torch.device("meta"):
+        networks = stable_diffusion()
+        networks["unet"] = as_video(networks["unet"])
+        if config.data.skeleton:
+            networks["pose_encoder"] = PoseEncoder(block_out_channels=networks["unet"].config.block_out_channels)
+    if config.gradient_checkpointing:
+        networks["unet"].enable_gradient_checkpointing()
+    objective = Denoise(nn.ModuleDict(networks), SimpleNamespace(model_max_length=77), None, config)
+    weights = select_trainable(objective.parts, config.trainable)
+    assert sum(parameter.numel() for parameter in weights.values()) == trained
+    of_a_checkpoint = 4 * trained * (3 + (config.optim.ema_decay is not None))  # itself, Adam's moments, the average
+    in_all = memory(config, objective)["in all"]
+    for line, size in (("save_every", of_a_checkpoint), ("batch_size", in_all)):
+        said = float(re.search(rf"{line}: .* (\d+\.\d) GB", file.read_text())[1])
+        assert said == pytest.approx(size / 1e9, abs=0.06), f"{line}: got {said}, expected {size / 1e9:.2f}"
 
 
 def test_validation_videos_come_from_fixed_noise_and_leave_the_run_as_it_is(world: Path, tmp_path: Path) -> None:

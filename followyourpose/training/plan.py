@@ -87,7 +87,8 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
     # The networks themselves, with parameters that have shapes but no numbers.
     predict, mode = _Prediction(objective), FakeTensorMode()
     own = dict(predict.named_parameters()) | dict(predict.named_buffers())
-    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    device = next(predict.parameters()).device
+    with mode, device, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
         text = torch.empty(b, objective.tokenizer.model_max_length, objective.parts["unet"].config.cross_attention_dim)
         skeleton = torch.empty(b, 3, f, data.height, data.width) if data.skeleton else None
