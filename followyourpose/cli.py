@@ -274,9 +274,10 @@ def _add_config_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_config(
         "cache", _cache, TrainConfig, "encode a run's data once; the same command resumes it",
         "Writes the VAE's latents and the text encoder's states of CONFIG's data to the folder `data.cache`.\n"
-        "`train` does so too before its first step. Several processes share it: torchrun -m followyourpose cache.",
+        "`train` does so too before its first step. Several processes share it: torchrun -m followyourpose cache.\n"
+        "A cache holds one view of each sample: data.crop has to be center, data.flip 0.",
         "followyourpose cache configs/puppet/base.yaml",
-        "followyourpose cache configs/sd14/stage1.yaml data.cache=data/laion-pose-sd14",
+        "followyourpose cache configs/sd14/stage1.yaml data.cache=data/laion-pose-sd14 data.crop=center data.flip=0",
     )  # fmt: skip
     add_config(
         "evaluate", _evaluate, EvaluateConfig, "measure text, pose and frame consistency",

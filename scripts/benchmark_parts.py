@@ -32,7 +32,7 @@ def write_model(size: str, folder: Path) -> None:
             "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(model / "unet")),
         }
     else:
-        networks = _stable_diffusion()
+        networks = stable_diffusion()
         file = folder / "tokenizer" / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 77}))
     for name, network in networks.items():
@@ -40,7 +40,8 @@ def write_model(size: str, folder: Path) -> None:
         network.half().save_pretrained(folder / name)
 
 
-def _stable_diffusion() -> dict[str, torch.nn.Module]:
+def stable_diffusion() -> dict[str, torch.nn.Module]:
+    """Stable Diffusion 1.4's VAE, text encoder and image UNet with random weights, by their folders' names."""
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=512,

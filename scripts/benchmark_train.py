@@ -99,8 +99,8 @@ def _settings(options: argparse.Namespace, folder: Path, overrides: list[str] = 
         "data.num_frames": options.frames if kind == "clips" else None,
     }  # fmt: skip
     chosen = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-    # Quoted, because YAML reads a bare no as false.
     reset = ["data.cache=null", "gradient_checkpointing=false", "mixed_precision=fp32"]
+    reset += ["data.crop=center", "data.flip=0", "data.min_size=0"]  # as a cache has it; and small pictures will do
     overrides = [text.replace("CACHE", str(folder / "cache")) for text in overrides]
     return load_config(TrainConfig, file, [*reset, *paths, *length, *chosen, *overrides])
 

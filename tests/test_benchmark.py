@@ -1,5 +1,6 @@
 """The benchmark: tables of the variants of training and of generation, and the same as json."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from followyourpose.training.cache import check_cacheable
+from scripts import benchmark_train
 from scripts.benchmark_generate import possible
+from scripts.benchmark_parts import SIZES
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 
@@ -40,6 +44,16 @@ def test_training_is_measured_by_variant(tmp_path: Path) -> None:
         assert abs(sum(result["profile"].values()) - 1) < 1e-6
         assert all(result["profile"][part] > 0 for part in ("VAE", "text encoder", "UNet forward", "backward", "data"))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_variant_with_a_cache_can_have_one_and_small_pictures_do(size: str, stage: str, tmp_path: Path) -> None:
+    none = dict.fromkeys(("height", "width", "batch_size", "frames"))
+    options = argparse.Namespace(size=size, stage=stage, warm_up=1, steps=1, **none)
+    config = benchmark_train._settings(options, tmp_path, benchmark_train.VARIANTS["cached"])
+    check_cacheable(config)
+    assert config.data.min_size == 0
 
 
 def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -> None:

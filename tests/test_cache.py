@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from followyourpose.cli import main
-from followyourpose.config import TrainConfig, build_config, save_config
+from followyourpose.config import TrainConfig, build_config, load_config, locate, save_config
 from followyourpose.data import latent_cache
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, collate, to_pixels
 from followyourpose.data.image_pose import ImagePoseShards
@@ -65,6 +66,7 @@ def test_it_holds_what_the_networks_make_of_the_data(world: Path, tmp_path: Path
         frames = [0] if kind == "images" else [1, 4]
         (caption, people), (own_caption, own_people) = data.label(index, frames), cached.label(index, frames)
         assert cached.num_frames(index) == data.num_frames(index) and own_caption == caption
+        assert cached.name(index) == data.name(index)
         assert (own_people is None) == (people is None) and (people is None or np.array_equal(own_people, people))
         content = cached.read(index, frames)
         moments = objective.moments(to_pixels(data.read(index, frames))[None])[0]
@@ -197,7 +199,7 @@ def test_what_cannot_be_read_is_told_by_the_run_that_needs_it(world: Path, tmp_p
         cached.read(1, [0])
     train(config)
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "bad.jsonl").read_text().splitlines()]
-    assert row["name"].endswith("sample 1")
+    assert row["name"] == str(data / "000001.mp4")
 
 
 def test_a_clips_captions_keep_their_frames(world: Path, tmp_path: Path) -> None:
@@ -210,12 +212,14 @@ def test_a_clips_captions_keep_their_frames(world: Path, tmp_path: Path) -> None
     assert not torch.equal(cached.read(0, [0, 2])["text"], cached.read(0, [3, 5])["text"])
 
 
-def test_a_whole_cache_needs_its_data_no_more(world: Path, tmp_path: Path) -> None:
+def test_a_whole_cache_needs_its_data_no_more(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = tmp_path / "images"
     shutil.copytree(world / "data" / "images", data)
     config = settings(world, tmp_path, "images", f"data.path={data}")
     make_cache(config)
     shutil.rmtree(data)
+    train(config, dry_run=True)
+    assert "data: 7 samples in " in capsys.readouterr().out and not (tmp_path / "run").exists()
     assert (train(config) / "weights.safetensors").exists()
 
 
@@ -356,6 +360,11 @@ def test_an_unfinished_cache_goes_on_only_with_as_many_samples(
         make_cache(settings(world, tmp_path, "images", "data.limit=2"))
 
 
+def test_a_dry_run_encodes_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(settings(world, tmp_path), dry_run=True)
+    assert "data: 7 samples in " in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
@@ -375,6 +384,15 @@ def test_what_cannot_be_encoded_says_why_and_leaves_nothing(
     with pytest.raises(ValueError, match=reason):
         make_cache(settings(world, tmp_path, "images", override))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_examples_of_the_help_can_be_encoded(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache", "--help"])
+    examples = re.findall(r"^  followyourpose cache (\S+) *(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(examples) == 2
+    for file, overrides in examples:
+        cache.check_cacheable(load_config(TrainConfig, locate(file), overrides.split()))
 
 
 def test_a_folder_of_other_files_is_refused(world: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from followyourpose.config import DataConfig
 from followyourpose.data.batch import Clips, EndlessBatches, collate, to_pixels, to_skeleton
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import Rules, only_inside
+from followyourpose.data.packed import Packed
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.data.video_io import VideoError, write_video
 from followyourpose.pose.render import render_skeleton
@@ -329,6 +330,13 @@ def test_the_caption_nearest_to_the_middle_of_the_frames_is_taken(tmp_path: Path
     source = VideoClips(write_clips(tmp_path, json.dumps({"video": "a.mp4", "caption": said})))
     for frames, nearest in (([0, 8], 0), ([0, 64], 0), ([1, 64], 64), ([60, 100], 64), ([90, 102], 64), ([97], 128)):
         assert source.label(0, frames) == (f"at {nearest}", None)
+
+
+@pytest.mark.parametrize("strings", [["a", "", "ein Äffchen", "\n"], [""], []])
+def test_packed_strings_are_the_strings(strings: list[str]) -> None:
+    packed = Packed.of(iter(strings))
+    assert len(packed) == len(strings) and [packed[i] for i in range(len(strings))] == strings
+    assert packed.content.dtype == np.uint8 and packed.ends.shape == (len(strings),)
 
 
 # ---- HD-VILA's layout ------------------------------------------------------------------------------------------------

@@ -157,6 +157,20 @@ def test_a_bad_sample_is_named_once_in_all_epochs(workers: int, tmp_path: Path) 
     ]
 
 
+def test_a_bad_sample_is_named_once_over_ranks_and_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    told: list[str] = []
+    seen, start = 0, 0
+    for _ in range(3):  # runs of two epochs
+        options = {"start": start, "ranks": 2, "on_bad": told.append, "bad_file": tmp_path / "bad.jsonl"}
+        feeds = [feed(Numbers(20, bad=[3]), 5, rank=rank, **options) for rank in range(2)]
+        for each in feeds * 4:
+            next(each)
+        seen += sum("data/3" in each.bad for each in feeds)
+        start = feeds[0].position
+    assert seen >= 3 and told == ["bad sample data/3: torn"]
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1
+
+
 def test_bad_samples_are_written_only_once_the_run_has_a_folder(tmp_path: Path) -> None:
     """Before, a run can still turn out to be impossible, and must leave nothing."""
     stream = feed(Numbers(20, bad=[3, 4]), 20, bad_file=tmp_path / "run" / "bad.jsonl")

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
@@ -26,14 +30,17 @@ from torch import Tensor, nn
 from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.config import TrainConfig, load_config, save_config
 from followyourpose.data.batch import Batch
-from followyourpose.data.video_io import read_frames
-from followyourpose.training import loop
-from followyourpose.training.components import export, load_component, load_components, load_scheduler
+from followyourpose.data.video_io import VideoError, read_frames
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.puppets.dataset import write_dataset
+from followyourpose.training import loop, run_dir, validation
+from followyourpose.training.components import as_video, export, load_component, load_components, load_scheduler
 from followyourpose.training.loop import build_objective, train
 from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
+from scripts.benchmark_parts import stable_diffusion
 from tests.runs import BASE, LORA, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
@@ -50,6 +57,14 @@ def stage1(world: Path) -> Path:
 def stage2(world: Path, stage1: Path) -> Path:
     """A finished run of stage 2, on top of `stage1`."""
     return train(settings(world, world / "runs" / "stage2", STAGE2, f"init={stage1}"))
+
+
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """Lets a test train in another precision than the others: accelerate knows one per process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 def all_weights(folder: Path) -> dict[str, Tensor]:
@@ -124,12 +139,16 @@ RICH = [
 
 @pytest.mark.parametrize(
     ("stage", "overrides"),
-    [(STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH), (LORA, RICH)],
-    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich", "lora-rich"],
-)
+    [
+        (STAGE1, []), (STAGE2, RICH), (STAGE2, ["data.cache=CACHE", "data.workers=1"]), (BASE, RICH), (LORA, RICH),
+        (STAGE1, ["mixed_precision=bf16"]),
+    ],
+    ids=["stage1", "stage2-rich", "stage2-cached", "base-rich", "lora-rich", "bf16"],
+)  # fmt: skip
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: dict, overrides: list[str]
-) -> None:
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_precision: None, stage: dict,
+    overrides: list[str],
+) -> None:  # fmt: skip
     overrides = [each.replace("CACHE", str(tmp_path / "cache")) for each in (*overrides, "steps=4", "save_every=2")]
     unbroken = train(settings(world, tmp_path / "unbroken", stage, *overrides))
     interrupt(monkeypatch, step=3)
@@ -145,6 +164,73 @@ def test_a_run_made_longer_equals_a_long_one(world: Path, tmp_path: Path, overri
     unbroken = train(settings(world, tmp_path / "unbroken", STAGE1, *overrides, "steps=4"))
     train(settings(world, tmp_path / "longer", STAGE1, *overrides, "steps=2"))
     assert_same_run(train(settings(world, tmp_path / "longer", STAGE1, *overrides, "steps=4")), unbroken)
+
+
+def test_bf16_computes_in_half_and_keeps_the_weights_whole(
+    world: Path, tmp_path: Path, stage1: Path, any_precision: None
+) -> None:
+    half = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "mixed_precision=bf16")))
+    whole = trained_weights(stage1)
+    assert all(tensor.dtype == torch.float32 for tensor in half.values())
+    assert any(not torch.equal(half[name], whole[name]) for name in whole)
+    assert all(torch.allclose(half[name], whole[name], atol=0.03) for name in whole)  # three steps of 0.01
+
+
+class Scaled(Accelerator):
+    """Scales the loss and skips steps as accelerate does in fp16, where there is no GPU to compute in it."""
+
+    native_amp = mixed_precision = None
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings | {"mixed_precision": "no"})
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+
+    def prepare(self, *parts) -> tuple:
+        prepared = super().prepare(*parts)
+        self.native_amp, self.mixed_precision = True, "fp16"
+        return prepared
+
+
+def test_fp16s_loss_scale_falls_at_a_bad_step_and_is_resumed(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, bad = Denoise.latents, []
+
+    def infinite_once(self: Denoise, batch: Batch, generator: torch.Generator) -> Tensor:
+        return latents(self, batch, generator) * (bad.pop() if bad else 1.0)
+
+    monkeypatch.setattr(Denoise, "latents", infinite_once)
+    monkeypatch.setattr(loop, "Accelerator", Scaled)
+    overrides = ["steps=4", "save_every=2", "mixed_precision=fp16"]
+    bad.append(float("inf"))
+    unbroken = train(settings(world, tmp_path / "unbroken", STAGE1, *overrides))
+    bad.append(float("inf"))
+    interrupt(monkeypatch, step=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(world, tmp_path / "broken", STAGE1, *overrides))
+    broken = train(settings(world, tmp_path / "broken", STAGE1, *overrides))
+    assert_same_run(broken, unbroken)
+    scales = [torch.load(run / "checkpoint-0000004" / "state.pt")["scaler"] for run in (unbroken, broken)]
+    assert scales[0] == scales[1] and scales[0]["scale"] == 2**15 and scales[0]["_growth_tracker"] == 3
+    assert [row["skipped"] for row in log_of(broken)] == [1, 0, 0, 0]
+
+
+def test_a_compiled_run_is_the_same_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage1: Path
+) -> None:
+    compiled = []
+
+    def count(call, *_, **__):
+        def counted(*arguments, **named):
+            compiled.append(call)
+            return call(*arguments, **named)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", count)
+    weights = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "compile=true")))
+    assert len(compiled) == 2, "once per step"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trained_weights(stage1).items())
 
 
 def test_the_command_of_a_finished_run_changes_nothing(world: Path, stage1: Path) -> None:
@@ -194,6 +280,33 @@ def test_a_half_written_checkpoint_is_ignored(world: Path, tmp_path: Path, stage
     config = settings(world, run, STAGE1, "steps=4")
     assert [p.name for p in RunDir(config).checkpoints()] == ["checkpoint-0000002"]
     assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=4")))
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt"])
+def test_a_checkpoint_that_the_disk_lost_is_set_aside_and_the_one_before_goes_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, file: str
+) -> None:
+    overrides = ["save_every=1", "keep_checkpoints=2"]
+    run = train(settings(world, tmp_path / "run", STAGE1, *overrides, "steps=3"))
+    lost = run / "checkpoint-0000003" / file
+    lost.write_bytes(lost.read_bytes()[: lost.stat().st_size // 2])
+    train(settings(world, run, STAGE1, *overrides, "steps=4"))
+    out = capsys.readouterr().out
+    assert "checkpoint-0000003.unreadable: cannot be read, and is left out" in out and "on from step 2 with" in out
+    assert_same_run(run, train(settings(world, tmp_path / "unbroken", STAGE1, *overrides, "steps=4")))
+    names = ["checkpoint-0000003", "checkpoint-0000003.unreadable", "checkpoint-0000004"]
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == names
+
+
+def test_a_run_of_which_the_disk_lost_every_checkpoint_does_not_begin_anew(
+    world: Path, tmp_path: Path, stage1: Path
+) -> None:
+    shutil.copytree(stage1, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-0000002" / "state.pt").write_bytes(b"")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match="checkpoint-0000002: cannot be read .*, and no older one either"):
+        train(settings(world, tmp_path / "run", STAGE1, "steps=3"))
+    assert contents(tmp_path / "run") == before
 
 
 def test_only_the_newest_checkpoints_are_kept(world: Path, tmp_path: Path) -> None:
@@ -254,6 +367,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=3", "save_every=1")))
 
 
+@pytest.mark.parametrize(
+    ("file", "place", "function"),
+    [
+        ("log.jsonl", run_dir, "save_config"),
+        ("first-batch.png", loop, "draw_first_batch"),
+        ("weights.safetensors", shutil, "copyfile"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_file_and_the_runs_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, place: object, function: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place, function, full)
+    with pytest.raises(ValueError, match=f"run: {file} cannot be written .*No space left.*; the last checkpoint is "):
+        train(settings(world, tmp_path / "run", STAGE1, "steps=1"))
+
+
 def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(world: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -281,8 +413,11 @@ def test_steps_without_a_finite_gradient_are_skipped_counted_and_at_last_stop_th
     monkeypatch.setattr(Denoise, "latents", sometimes_infinite)
     run = train(settings(world, tmp_path / "run", STAGE1, "steps=6", "optim.ema_decay=0.9", "optim.max_skipped=3"))
     assert [row["skipped"] for row in log_of(run)] == [0, 1, 0, 1, 2, 0]
+    assert [row["skipped_in_all"] for row in log_of(run)] == [0, 1, 1, 2, 3, 3]
     assert [row["loss"] is None for row in log_of(run)] == [False, True, False, True, True, False]
     assert all(tensor.isfinite().all() for tensor in trained_weights(run).values())
+    train(settings(world, run, STAGE1, "steps=7", "optim.ema_decay=0.9", "optim.max_skipped=3"))
+    assert log_of(run)[-1]["skipped_in_all"] == 3, "a run that goes on counts on"
     bad |= set(range(100))
     with pytest.raises(ValueError, match="3 steps in a row had no finite gradient .*lower optim.learning_rate"):
         train(settings(world, tmp_path / "other", STAGE1, "steps=6", "optim.max_skipped=3"))
@@ -321,6 +456,27 @@ def test_a_changed_setting_is_refused_with_every_key_that_differs(world: Path, s
         train(settings(world, stage1, STAGE1, "seed=4", "optim.learning_rate=0.5", "log_every=7"))
 
 
+def test_other_data_is_refused_when_a_run_goes_on(world: Path, tmp_path: Path, stage2: Path, stage1: Path) -> None:
+    """Where they lie may change, but with more or fewer samples their order would be another."""
+    shutil.copytree(world / "data" / "clips", tmp_path / "clips")
+    again = [f"init={stage1}", f"data.path={tmp_path / 'clips'}", "steps=3"]
+    shutil.copytree(stage2, tmp_path / "run")
+    lines = (tmp_path / "clips" / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "clips" / "manifest.jsonl").write_text("".join(lines[:2]))
+    with pytest.raises(ValueError, match="data.path: got 2 samples in .*clips, expected 3, with which .*run began"):
+        train(settings(world, tmp_path / "run", STAGE2, *again))
+    (tmp_path / "clips" / "manifest.jsonl").write_text("".join(lines))
+    train(settings(world, tmp_path / "run", STAGE2, *again))
+
+
+def test_a_run_that_goes_on_tells_what_may_change_and_did(
+    world: Path, tmp_path: Path, stage1: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(stage1, tmp_path / "run")
+    train(settings(world, tmp_path / "run", STAGE1, "steps=3", "log_every=3"))
+    assert "run: going on from step 2 with steps: 2 -> 3; log_every: 1 -> 3\n" in capsys.readouterr().out
+
+
 # ---- seeing it train -------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +490,13 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
         assert re.search(rf"{re.escape(pattern)}: [1-9]\d* tensors, [\d,]+ parameters", out)
     assert "data: 3 samples in " in out and "activations: " in out and "in all: " in out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_copies_no_remote_shard(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    remote = ["data.path=http://127.0.0.1:9/{0..2}.tar", f"data.download={tmp_path / 'copies'}"]
+    train(settings(world, tmp_path / "run", STAGE1, *remote), dry_run=True)
+    assert "data: http://127.0.0.1:9/{0..2}.tar, which the run copies to " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stage", [STAGE1, STAGE2, BASE], ids=["stage1", "stage2", "base"])
@@ -358,6 +521,28 @@ def test_the_activations_of_a_dry_run_are_those_that_autograd_keeps(world: Path,
     assert memory(config, objective)["activations"] == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(("stage", "trained"), [("stage1", 81_161_600), ("stage2", 86_335_680)])
+def test_a_full_size_stage_needs_what_its_comments_say(stage: str, trained: int) -> None:
+    """Stable Diffusion 1.4's shapes, without numbers."""
+    file = REPOSITORY / "configs" / "sd14" / f"{stage}.yaml"
+    config = load_config(TrainConfig, file)
+    with torch.device("meta"):
+        networks = stable_diffusion()
+        networks["unet"] = as_video(networks["unet"])
+        if config.data.skeleton:
+            networks["pose_encoder"] = PoseEncoder(block_out_channels=networks["unet"].config.block_out_channels)
+    if config.gradient_checkpointing:
+        networks["unet"].enable_gradient_checkpointing()
+    objective = Denoise(nn.ModuleDict(networks), SimpleNamespace(model_max_length=77), None, config)
+    weights = select_trainable(objective.parts, config.trainable)
+    assert sum(parameter.numel() for parameter in weights.values()) == trained
+    of_a_checkpoint = 4 * trained * (3 + (config.optim.ema_decay is not None))  # itself, Adam's moments, the average
+    in_all = memory(config, objective)["in all"]
+    for line, size in (("save_every", of_a_checkpoint), ("batch_size", in_all)):
+        said = float(re.search(rf"{line}: .* (\d+\.\d) GB", file.read_text())[1])
+        assert said == pytest.approx(size / 1e9, abs=0.06), f"{line}: got {said}, expected {size / 1e9:.2f}"
+
+
 def test_validation_videos_come_from_fixed_noise_and_leave_the_run_as_it_is(world: Path, tmp_path: Path) -> None:
     overrides = ["steps=4", "optim.ema_decay=0.9"]
     shown = ["validation.every=2", "validation.prompts=[a cat, a dog]", "validation.num_inference_steps=2"]
@@ -370,6 +555,19 @@ def test_validation_videos_come_from_fixed_noise_and_leave_the_run_as_it_is(worl
     assert read_frames(run / "validation" / "0000002-a-cat.mp4").shape == (2, SIZE, 2 * SIZE, 3)  # beside the skeleton
     for name, tensor in load_file(plain / "weights.safetensors").items():
         assert torch.equal(tensor, load_file(run / "weights.safetensors")[name])
+
+
+def test_a_validation_video_that_cannot_be_written_ends_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise VideoError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(validation, "write_video", full)
+    shown = ["validation.every=2", "validation.prompts=[a cat]", "validation.num_inference_steps=1"]
+    run = train(settings(world, tmp_path / "run", STAGE1, *shown, "validation.num_frames=1"))
+    assert (run / "weights.safetensors").exists()
+    assert "validation: " in (out := capsys.readouterr().out) and "0000002-a-cat.mp4: cannot be written" in out
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -397,6 +595,7 @@ def test_losses_go_to_the_tracker(world: Path, stage1: Path) -> None:
         ("optim.schedule=cosin", "optim.schedule: got 'cosin', expected one of constant"),
         ("mixed_precision=fp8", "mixed_precision: got 'fp8', expected one of fp32, fp16, bf16"),
         ("steps=0", "steps: got 0, expected at least 1"),
+        ("optim.name=adamw8bit", r'optim.name: got .* CUDA GPU and `pip install "followyourpose\[bnb\]"`'),
         ("optim.batch_size=0", "optim.batch_size: got 0, expected at least 1"),
         ("data.stride=[2,1]", r"data.stride: got \[2, 1\], expected"),
         ("scratch=[unte]", "scratch: got 'unte', expected a network that this run uses: vae, text_encoder, unet"),
@@ -462,6 +661,26 @@ def test_stage_2_trains_from_hd_vilas_own_layout(world: Path, tmp_path: Path) ->
     assert trained_weights(run).keys() and not (run / "bad.jsonl").exists()
 
 
+def test_a_tree_with_five_per_cent_corrupt_clips_trains_and_names_each_once(world: Path, tmp_path: Path) -> None:
+    """In one run, in the next one that goes on from it, and over epochs."""
+    write_dataset(tmp_path / "puppets", clips=3, size=64, clip_frames=4)
+    videos = [video.read_bytes() for video in sorted((tmp_path / "puppets" / "clips").glob("*.mp4"))]
+    folder, rows = tmp_path / "hdvila" / "part_0" / "video_clips", ["part_id,clip_id,caption"]
+    folder.mkdir(parents=True)
+    bad = {7: videos[0][: len(videos[0]) // 2], 23: b"", 41: b"404: not found\n" * 100}
+    for number in range(60):
+        (folder / f"{number:02d}.mp4").write_bytes(bad.get(number, videos[number % len(videos)]))
+        rows.append(f"0,{number:02d}.mp4,a cat")
+    (tmp_path / "hdvila" / "captions.csv").write_text("\n".join(rows) + "\n")
+    data = [f"data.path={tmp_path / 'hdvila'}", "data.height=64", "data.width=64", "data.num_frames=2"]
+    for steps in (8, 16):  # an epoch takes 7.5
+        overrides = [*data, "data.workers=1", "optim.batch_size=8", f"steps={steps}", "trainable=[attn_temp]"]
+        run = train(settings(world, tmp_path / "run", STAGE2, *overrides))
+    named = [json.loads(line)["name"] for line in (run / "bad.jsonl").read_text().splitlines()]
+    assert sorted(Path(name).name for name in named) == ["07.mp4", "23.mp4", "41.mp4"]
+    assert all(tensor.isfinite().all() for tensor in trained_weights(run).values())
+
+
 @pytest.mark.parametrize("folder", ["puppet", "sd14"])
 def test_the_shipped_stages_train_what_the_paper_says(world: Path, tmp_path: Path, folder: str) -> None:
     parts = load_components(settings(world, tmp_path, STAGE2), ("vae", "text_encoder", "unet", "pose_encoder"))
@@ -474,6 +693,17 @@ def test_the_shipped_stages_train_what_the_paper_says(world: Path, tmp_path: Pat
     unet = {f"unet.{name}" for name, _ in parts["unet"].named_parameters()}
     released = {name for name in unet if any(f".{part}." in name for part in RELEASED_NAMES)}
     assert select_trainable(parts, patterns["stage2"]).keys() == released
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_value_of_the_full_size_stages_is_the_papers_or_has_a_comment(stage: str) -> None:
+    lines = (REPOSITORY / "configs" / "sd14" / f"{stage}.yaml").read_text().splitlines()
+    papers = {"output", "init", "path", "kind", "height", "width", "num_frames", "skeleton", "steps"}
+    papers |= {"trainable"} if stage == "stage1" else set()
+    for line in lines:
+        key, _, value = line.strip().removeprefix("- ").partition(": ")
+        if value and not line.startswith("#") and key not in papers:
+            assert "  # " in line, f"{key} has no comment"
 
 
 def test_stage_1_on_the_image_model_inflates_it_unchanged(world: Path, tmp_path: Path) -> None:
@@ -721,13 +951,18 @@ def test_the_target_is_what_the_schedulers_config_says(world: Path, tmp_path: Pa
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharded_training_is_refused_with_the_reason(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"got {kind}, expected plain data parallel .* sharding it would save little"):
+        loop._check_distribution(SimpleNamespace(distributed_type=DistributedType[kind], num_processes=2))
+
+
 def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.yaml"
     save_config(settings(world, run, STAGE1, f"data.cache={tmp_path / 'cache'}", "optim.ema_decay=0.9"), file)
-    # Without --multi_gpu, accelerate starts a single process on a CPU; with it, those that the loop joins by gloo.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     result = subprocess.run(
-        [*launch, "--main_process_port", "0", str(REPOSITORY / "scripts" / "train.py"), str(file)],
+        [*launch, str(REPOSITORY / "scripts" / "train.py"), str(file)],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -742,6 +977,16 @@ def test_two_processes_write_one_run(world: Path, tmp_path: Path) -> None:
     assert trained and all(
         name.startswith("pose_encoder.") and tensor.isfinite().all() for name, tensor in trained.items()
     )
+
+
+def test_one_process_of_several_is_no_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate leaves it, where nobody can know how many there should be."""
+    for key, value in (("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="accelerate launch --cpu: got one process, .* torchrun --nproc_per_node N"):
+        train(settings(world, tmp_path / "run", STAGE1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_the_launcher_of_several_processes_saves_their_run(world: Path, tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_checkpointing_keeps_the_pose_gradient(
         modules = (tiny_unet, tiny_pose_encoder)
         gradients.append([parameter.grad.clone() for module in modules for parameter in module.parameters()])
     assert all(gradient.abs().max() > 0 for gradient in gradients[1][-8:])
-    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5)
 
 
 def test_one_layer_per_block_still_takes_the_pose(tiny_config: dict[str, Any], clip: Clip) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from followyourpose.data.image_pose import image_size, read_image
 from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
+from followyourpose.data.packed import Packed
 
 MANIFESTS = ("manifest.jsonl", "manifest.parquet")
 
@@ -30,23 +31,24 @@ class ImagePoseFolder:
     def __init__(self, path: str | Path, limit: int | None = None, rules: Rules = PAPER) -> None:
         self.path = Path(path)
         self.dropped = Dropped()
-        self.rows: list[tuple[str, str, np.ndarray, tuple[int, int] | None]] = []  # image, caption, people, (H, W)
+        rows: list[str] = []
         manifest = next((self.path / name for name in MANIFESTS if (self.path / name).is_file()), None)
         if manifest is None:
             raise ValueError(f"{path}: holds no {' or '.join(MANIFESTS)}")
         for number, row in enumerate(_rows(manifest), 1):
-            if limit is not None and len(self.rows) >= limit:
+            if limit is not None and len(rows) >= limit:
                 break
             image, caption, people, size = self._parse(row, f"{manifest}: line {number}")
             reason = rules.against(caption, people, size)
             if reason is None and not (self.path / image).is_file():
                 reason = "without a file"
             if reason is None:
-                self.rows.append((image, caption, people, size))
+                rows.append(json.dumps([image, caption, people.tolist(), size]))
             else:
                 self.dropped.add(reason, str(self.path / image))
-        if not self.rows:
+        if not rows:
             raise ValueError(f"{manifest}: no image, expected at least one (limit: {limit}; {self.dropped})")
+        self._rows = Packed.of(rows)
 
     def _parse(self, row: Any, where: str) -> tuple[str, str, np.ndarray, tuple[int, int] | None]:
         try:
@@ -65,23 +67,25 @@ class ImagePoseFolder:
             ) from error
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
     def num_frames(self, index: int) -> int:
         return 1
 
     def name(self, index: int) -> str:
         """The image's path."""
-        return str(self.path / self.rows[index][0])
+        return str(self.path / json.loads(self._rows[index])[0])
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray]:
         """The caption, and the people's keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
-        image, caption, people, size = self.rows[index]
-        return caption, rescaled(people, size, image_size(self.path / image, self.name(index)))
+        image, caption, people, size = json.loads(self._rows[index])
+        people = np.array(people, np.float32).reshape(-1, 17, 3)
+        actual = image_size(self.path / image, self.name(index))
+        return caption, rescaled(people, size and tuple(size), actual)
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         """The image as frames (1, H, W, 3) uint8 RGB."""
-        return read_image(self.path / self.rows[index][0], self.name(index))
+        return read_image(Path(self.name(index)), self.name(index))
 
 
 def _rows(manifest: Path) -> Iterator[Any]:

@@ -2,7 +2,8 @@
 
 cache.json                   what was encoded, by which networks, and how many samples or captions each shard holds
 captions.json                the distinct captions
-labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame
+labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame;
+                             names (n_bytes,) and name_ends (n,): what messages call the samples, packed
 latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame, or
                              no numbers where a sample could not be read; people (n_frames,): how many are in a frame,
                              -1 where nobody has looked; keypoints (n_people, 17, 3), frame after frame
@@ -21,6 +22,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+from followyourpose.data.packed import Packed
 
 PLAN, CAPTIONS, LABELS = "cache.json", "captions.json", "labels.safetensors"
 
@@ -93,6 +96,7 @@ class LatentCache:
         labels = load_file(self.folder / LABELS)
         self._captions: list[str] = json.loads((self.folder / CAPTIONS).read_text())
         self._caption_of, frames = labels["captions"].numpy(), labels["frames"].numpy()
+        self._names = Packed(labels["names"].numpy(), labels["name_ends"].numpy()) if "names" in labels else None
         self._frames, self._starts = frames[:limit], np.cumsum(frames) - frames  # a sample's first frame
         shards = [load_labels(self.folder / name) for name, _ in plan.shards() if name.startswith("latents")]
         self._people = np.concatenate([people for people, _ in shards])
@@ -136,8 +140,8 @@ class LatentCache:
         return {"moments": moments.transpose(0, 1), "text": text[0]}
 
     def name(self, index: int) -> str:
-        """What a sample is called in messages."""
-        return f"{self.folder}: sample {index}"
+        """What a sample is called in messages: as the data set does; by number in a cache that has no names yet."""
+        return f"{self.folder}: sample {index}" if self._names is None else self._names[index]
 
     def _rows(self, file: str, name: str, rows: list[int]) -> Tensor:
         """These rows of a shard's tensor; no others are read."""

@@ -23,14 +23,7 @@ def shard_files(pattern: str, download: str | Path) -> list[Path]:
     Raises:
         ValueError: a local shard is missing, a remote one cannot be copied, or a package is not installed.
     """
-    try:
-        from braceexpand import UnbalancedBracesError, braceexpand
-    except ImportError as error:
-        raise ValueError(f"{pattern}: patterns need the package braceexpand; {_INSTALL}") from error
-    try:
-        names = list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
-        raise ValueError(f"{pattern}: its braces do not match") from error
+    names = _expand(pattern)
     if "://" in pattern:
         return [_fetch(url, Path(download)) for url in names]
     files = [Path(name).expanduser() for name in names]
@@ -39,9 +32,33 @@ def shard_files(pattern: str, download: str | Path) -> list[Path]:
     return files
 
 
-def _fetch(url: str, folder: Path) -> Path:
+def missing_copies(pattern: str, download: str | Path) -> list[str]:
+    """The URLs of the remote shards that `shard_files` would copy.
+
+    Raises:
+        ValueError: a package is not installed, or the braces do not match.
+    """
+    return [url for url in _expand(pattern) if not _copy_of(url, Path(download)).exists()]
+
+
+def _expand(pattern: str) -> list[str]:
+    try:
+        from braceexpand import UnbalancedBracesError, braceexpand
+    except ImportError as error:
+        raise ValueError(f"{pattern}: patterns need the package braceexpand; {_INSTALL}") from error
+    try:
+        return list(braceexpand(pattern))
+    except UnbalancedBracesError as error:
+        raise ValueError(f"{pattern}: its braces do not match") from error
+
+
+def _copy_of(url: str, folder: Path) -> Path:
     # Shards of different data sets have the same names: what came from another address must not be taken for it.
-    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{url.split('?')[0].rsplit('/', 1)[-1]}"
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{url.split('?')[0].rsplit('/', 1)[-1]}"
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    target = _copy_of(url, folder)
     if target.exists():
         return target
     try:

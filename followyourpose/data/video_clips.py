@@ -9,6 +9,7 @@ import numpy as np
 
 from followyourpose.data.hdvila import Captions, hdvila_clips
 from followyourpose.data.labels import Dropped
+from followyourpose.data.packed import Packed
 from followyourpose.data.video_io import probe, read_frames
 
 
@@ -35,9 +36,9 @@ class VideoClips:
         found = _listed(manifest) if manifest.is_file() and captions is None else hdvila_clips(path, captions)
         files = cache(_files)
         self.dropped = Dropped()
-        self.clips: list[tuple[str, Captions]] = []
+        clips: list[str] = []
         for video, said in found:
-            if limit is not None and len(self.clips) >= limit:
+            if limit is not None and len(clips) >= limit:
                 break
             said = sorted((frame, text.strip()) for frame, text in said if text.strip())
             if not said:
@@ -45,31 +46,35 @@ class VideoClips:
             elif video.name not in files(video.parent):
                 self.dropped.add("without a file", str(video))
             else:
-                self.clips.append((str(video), said))
-        if not self.clips:
+                clips.append(json.dumps([str(video), said]))
+        if not clips:
             raise ValueError(f"{path}: no clip, expected at least one (limit: {limit}; {self.dropped})")
+        self._clips = Packed.of(clips)
         self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self._clips)
 
     def num_frames(self, index: int) -> int:
         if index not in self._lengths:
-            self._lengths[index] = probe(self.clips[index][0]).num_frames
+            self._lengths[index] = probe(self.name(index)).num_frames
         return self._lengths[index]
 
     def name(self, index: int) -> str:
         """The video's path."""
-        return self.clips[index][0]
+        return self._clip(index)[0]
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, None]:
         """The caption nearest to the middle of `frames`, of two the earlier; clips have no keypoints."""
         middle = (frames[0] + frames[-1]) / 2
-        return min(self.clips[index][1], key=lambda said: abs(said[0] - middle))[1], None
+        return min(self._clip(index)[1], key=lambda said: abs(said[0] - middle))[1], None
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         """The frames at these indices, (f, H, W, 3) uint8 RGB."""
-        return read_frames(self.clips[index][0], frames)
+        return read_frames(self.name(index), frames)
+
+    def _clip(self, index: int) -> tuple[str, Captions]:
+        return json.loads(self._clips[index])
 
 
 def _files(folder: Path) -> frozenset[str]:

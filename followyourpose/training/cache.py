@@ -20,9 +20,10 @@ from tqdm import tqdm
 from followyourpose.config import TrainConfig, locate
 from followyourpose.data.batch import Source, place, to_pixels
 from followyourpose.data.latent_cache import CAPTIONS, LABELS, PLAN, LatentCache, Plan, missing_shards, read_plan
+from followyourpose.data.packed import Packed
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
-from followyourpose.training.feed import open_source
-from followyourpose.training.objectives import Denoise
+from followyourpose.training.feed import is_at_hand, open_source
+from followyourpose.training.objectives import Denoise, Objective
 
 GEOMETRY = "center crop, no flip"
 SHARD_SAMPLES, SHARD_BYTES = 1000, 512 * 2**20  # a shard holds at most so much, but at least one sample
@@ -64,6 +65,25 @@ def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) 
         _write_shards(folder, source, objective, state)
         state.wait_for_everyone()
     return LatentCache(folder, data.limit)
+
+
+def source_at_hand(config: TrainConfig, objective: Objective) -> Source | None:
+    """What a run would train on, of what is there: the cache, once it is whole, else the data.
+
+    Nothing is written. None: the data are remote shards that no run has copied yet.
+
+    Raises:
+        ValueError: as `make_cache`.
+    """
+    data = config.data
+    if data.cache:
+        check_cacheable(config)
+        folder = locate(data.cache)
+        if (folder / PLAN).exists():
+            _check_identity(folder, identity_of(config, objective))
+        if not missing_shards(folder):
+            return LatentCache(folder, data.limit)
+    return open_source(data) if is_at_hand(data) else None
 
 
 # ---- what a cache depends on -----------------------------------------------------------------------------------------
@@ -144,7 +164,10 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
     one = _encode(torch.zeros(3, 1, data.height, data.width), objective)
     latents = _portions([one.nbytes * count for count in frames])
     text = _portions([_states([""], objective).nbytes] * len(captions))
-    _write(folder / LABELS, save({"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}))
+    names = Packed.of(source.name(index) for index in range(len(source)))
+    labels = {"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}
+    labels |= {"names": torch.from_numpy(names.content), "name_ends": torch.from_numpy(names.ends)}
+    _write(folder / LABELS, save(labels))
     _write(folder / CAPTIONS, json.dumps(list(captions), indent=0).encode())
     _write(folder / PLAN, json.dumps(asdict(Plan(identity, latents, text)), indent=1).encode())
 

@@ -47,7 +47,9 @@ def check_settings(config: TrainConfig, objectives: tuple[str, ...]) -> None:
         raise ValueError(f"network: got {changes}, which is for a video UNet; this run trains none")
     _check_lora(config)
     if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
-        raise ValueError("optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install bitsandbytes`")
+        raise ValueError(
+            "optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install \"followyourpose[bnb]\"`"
+        )
     if config.validation.every > 0 and config.objective != "denoise":
         raise ValueError(f"validation.every: got {config.validation.every}, expected 0: only denoise draws videos")
     if config.validation.every > 0 and not config.validation.prompts:

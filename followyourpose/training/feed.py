@@ -20,7 +20,7 @@ from followyourpose.data.batch import CROPS, Batch, Clips, EndlessBatches, Sourc
 from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import Rules
-from followyourpose.data.remote import is_pattern, shard_files
+from followyourpose.data.remote import is_pattern, missing_copies, shard_files
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
@@ -47,6 +47,11 @@ def open_source(config: DataConfig) -> Source:
     folder = locate(config.path)
     kind = ImagePoseFolder if any((folder / name).is_file() for name in MANIFESTS) else ImagePoseShards
     return kind(folder, config.limit, rules)
+
+
+def is_at_hand(config: DataConfig) -> bool:
+    """Whether `open_source` would copy no remote shard."""
+    return "://" not in config.path or not missing_copies(config.path, config.download)
 
 
 def _locate_pattern(pattern: str) -> Path:
@@ -89,7 +94,7 @@ class Feed(Iterator[Batch]):
         name: what messages call the data.
         on_bad: is given one line per bad sample, and when workers are started anew; None: nobody is told.
         bad_file: gets a line {"name", "reason"} per bad sample, as soon as its folder is there: a run that cannot start
-            leaves none.
+            leaves none. What it lists already is neither told nor listed again.
 
     Attributes:
         position: samples that all processes together have seen, `start` included: where a resumed run starts.
@@ -183,14 +188,25 @@ class Feed(Iterator[Batch]):
         if name in self.bad:
             return
         self.bad[name] = reason
+        if name in self._written():
+            return
         self._unwritten.append(json.dumps({"name": name, "reason": reason}) + "\n")
         self._tell(f"bad sample {name}: {reason}")
 
+    def _written(self) -> set[str]:
+        """The samples that another process of the run has told, or this one before it was stopped."""
+        if self.bad_file is None or not self.bad_file.exists():
+            return set()
+        return {json.loads(line)["name"] for line in self.bad_file.read_text().splitlines() if line.endswith("}")}
+
     def _write(self) -> None:
         if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
-            with open(self.bad_file, "a") as file:
-                file.write("".join(self._unwritten))
-            self._unwritten.clear()
+            lines, self._unwritten = "".join(self._unwritten), []
+            try:
+                with open(self.bad_file, "a") as file:
+                    file.write(lines)
+            except OSError as error:
+                raise ValueError(f"{self.bad_file}: cannot be written ({error})") from error
 
     def _judge(self, keys: list[tuple[int, int]]) -> None:
         """Counts only what the order asked for: what came in the place of a bad sample would be counted too often."""

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
-from followyourpose.training.cache import cached_source
+from followyourpose.training.cache import cached_source, source_at_hand
 from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
+from followyourpose.training.launch import is_one_of_several
 from followyourpose.training.lora import add_lora
 from followyourpose.training.objectives import OBJECTIVES, Objective
 from followyourpose.training.plan import describe_plan
@@ -70,7 +71,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
 
     # ---- data: the same order whether or not the run was interrupted
     if dry_run:
-        accelerator.print(describe_plan(config, objective, open_source(config.data)))
+        accelerator.print(describe_plan(config, objective, source_at_hand(config, objective)))
         return run.path
     source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
     accelerator.print(f"{run.path}: training {sum(p.numel() for p in weights.values()):,} parameters")
@@ -81,13 +82,19 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
     shape = SCHEDULES[optim.schedule]
     schedule = get_scheduler(shape, optimizer, num_warmup_steps=optim.warmup_steps, num_training_steps=config.steps)
     average = {name: p.detach().float().clone() for name, p in weights.items()} if optim.ema_decay else {}
-    state = {"step": 0, "samples": 0, "skipped": 0, "losses": []}
+    state = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": [], "data": len(source)}
 
     # ---- resume
+    if accelerator.is_main_process:
+        for aside in run.set_aside_unreadable():
+            print(f"{aside}: cannot be read, and is left out")
+    accelerator.wait_for_everyone()
     if (saved := run.load(frozen)) is not None:
         state |= _restore(saved, weights, average, optimizer, schedule, accelerator.scaler)
+        _check_data(config, len(source), state["data"])
         run.rewind_log(state["step"])
-        accelerator.print(f"{run.path}: going on from step {state['step']}")
+        changes = f" with {'; '.join(run.changes)}" if run.changes else ""
+        accelerator.print(f"{run.path}: going on from step {state['step']}{changes}")
     if state["step"] >= config.steps:
         run.finish()
         return run.path
@@ -113,7 +120,9 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             schedule.step()
             step += 1
             state |= {"step": step, "samples": feed.position, "skipped": _skipped(config, state, loss, norm)}
-            if not state["skipped"]:
+            if state["skipped"]:
+                state["skipped_in_all"] += 1
+            else:
                 state["losses"].append(loss)
                 _average(average, weights, optim.ema_decay, step)
 
@@ -121,10 +130,11 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             if step == began + 1 and accelerator.is_main_process:  # not before: a run may fail at its first step
                 accelerator.init_trackers("run", {key: str(value) for key, value in asdict(config).items()})
                 if step == 1:
-                    draw_first_batch(batches[0], objective, run.path / FIRST_BATCH)
+                    with run.writing(FIRST_BATCH):
+                        draw_first_batch(batches[0], objective, run.path / FIRST_BATCH)
             if step % config.log_every == 0:
                 row = clock.row(feed.position) | _row(state, norm, schedule)
-                progress.set_postfix(loss=row["loss"], lr=row["lr"], clips_per_s=row["clips_per_s"])
+                progress.set_postfix({key: row[key] for key in ("loss", "lr", "clips_per_s", "skipped_in_all")})
                 run.log(row)
                 accelerator.log({key: value for key, value in row.items() if value is not None}, step)
                 state["losses"] = []
@@ -253,11 +263,21 @@ def _row(state: dict[str, Any], norm: float, schedule: Any) -> dict[str, float |
         "loss": sum(losses) / len(losses) if losses else None,  # None: every step of it was skipped
         "lr": schedule.get_last_lr()[0],
         "gradient_norm": norm if math.isfinite(norm) else None,
-        "skipped": state["skipped"],
+        "skipped": state["skipped"],  # the last ones in a row
+        "skipped_in_all": state["skipped_in_all"],
     }
 
 
 # ---- start and resume ------------------------------------------------------------------------------------------------
+
+
+def _check_data(config: TrainConfig, samples: int, before: int) -> None:
+    """Passes if a run that goes on has as many samples as it began with; its order is another with more or fewer."""
+    if samples != before:
+        raise ValueError(
+            f"data.path: got {samples} samples in {config.data.path}, expected {before}, with which {config.output} "
+            "began; choose another output, or the data it was started with"
+        )
 
 
 def _optimizer(config: TrainConfig, weights: dict[str, Tensor]) -> torch.optim.Optimizer:
@@ -284,6 +304,12 @@ def _check_distribution(accelerator: Accelerator) -> None:
         raise ValueError(
             f"accelerate's distributed_type: got {accelerator.distributed_type.value}, expected plain data parallel "
             "(MULTI_GPU): what a stage trains is a small part of the network, and sharding it would save little"
+        )
+    if accelerator.num_processes == 1 and is_one_of_several():
+        raise ValueError(
+            "accelerate launch --cpu: got one process, expected --num_processes; accelerate leaves the others to "
+            "mpirun. Launch scripts/train.py, which starts them, with --num_processes on the command line, or use "
+            "torchrun --nproc_per_node N scripts/train.py"
         )
 
 

@@ -19,17 +19,17 @@ _TRAINED = 4 + 4 + 8  # bytes per trained parameter: itself, its gradient, Adam'
 _GB = 1e9
 
 
-def describe_plan(config: TrainConfig, objective: Objective, source: Source) -> str:
-    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory."""
-    clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
+def describe_plan(config: TrainConfig, objective: Objective, source: Source | None) -> str:
+    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory.
+
+    Args:
+        source: None where it would first have to be copied.
+    """
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
         "trainable:",
         *(f"  {line}" for line in _patterns(objective.parts, config.trainable)),
-        f"data: {len(source):,} samples in {config.data.path}",
-        *(f"  {number:,} left out: {reason}" for reason, number in source.dropped.items()),
-        f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "
-        f"the run {config.steps * clips / len(source):,.2f} epochs",
+        *_size(config, source),
         "memory of one process, estimated:",
         *(f"  {name}: {size / _GB:.3f} GB" for name, size in memory(config, objective).items()),
     ]
@@ -48,6 +48,20 @@ def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
         name = "activations" + (" between checkpoints" if config.gradient_checkpointing else "")
         needs[name] = _activations(config, objective) / (1 if PRECISIONS[config.mixed_precision] == "no" else 2)
     return needs | {"in all": sum(needs.values())}
+
+
+def _size(config: TrainConfig, source: Source | None) -> Iterator[str]:
+    clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
+    if source is None:
+        yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size shows then"
+        yield f"  a step of one process takes {clips} samples"
+        return
+    yield f"data: {len(source):,} samples in {config.data.path}"
+    yield from (f"  {number:,} left out: {reason}" for reason, number in source.dropped.items())
+    yield (
+        f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "
+        f"the run {config.steps * clips / len(source):,.2f} epochs"
+    )
 
 
 def _patterns(module: nn.Module, patterns: Sequence[str]) -> Iterator[str]:
@@ -73,7 +87,8 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
     # The networks themselves, with parameters that have shapes but no numbers.
     predict, mode = _Prediction(objective), FakeTensorMode()
     own = dict(predict.named_parameters()) | dict(predict.named_buffers())
-    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    device = next(predict.parameters()).device
+    with mode, device, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
         text = torch.empty(b, objective.tokenizer.model_max_length, objective.parts["unet"].config.cross_attention_dim)
         skeleton = torch.empty(b, 3, f, data.height, data.width) if data.skeleton else None

@@ -7,6 +7,7 @@ bad.jsonl                     the samples that could not be used, one line each 
 run/                          what the trackers write: TensorBoard's files
 validation/                   videos drawn on the way, STEP-PROMPT.mp4
 checkpoint-STEP/              weights, moving average and optimiser state; the newest `keep_checkpoints` stay
+checkpoint-STEP.unreadable/   one that the disk lost: the run went on from the one before
 weights.safetensors           what a finished run trained, by component and parameter name
 weights_ema.safetensors       its moving average, where the run keeps one
 
@@ -16,7 +17,10 @@ frozen: what was trained means something only on top of them.
 
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ _FREE = (
     "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
     "data.max_bad", "data.download",
 )  # fmt: skip
+_UNREADABLE = (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)  # what loading may raise
 LOG, BAD, FIRST_BATCH, VALIDATION = "log.jsonl", "bad.jsonl", "first-batch.png", "validation"
 
 
@@ -43,29 +48,55 @@ class RunDir:
 
     Nothing is written before the first step's log or checkpoint: a command that could not start can be corrected.
 
+    Attributes:
+        changes: "key: before -> now" for each setting that is another one than before, and may be.
+
     Raises:
         ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
     """
 
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
         self.path, self.main, self.config = Path(config.output), main, config
+        self.changes: list[str] = []
         stored = self.path / "config.yaml"
         if stored.exists():
             before, now = _flat(asdict(load_config(TrainConfig, stored))), _flat(asdict(config))
-            differ = [key for key in now if before[key] != now[key] and not key.startswith(_FREE)]
-            if differ:
+            changed = [key for key in now if before[key] != now[key] and key != "output"]
+            if differ := [key for key in changed if not key.startswith(_FREE)]:
                 changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
                 raise ValueError(
                     f"{self.path}: holds a run with {changes}; "
                     "choose another output, or the settings it was started with"
                 )
+            self.changes = [f"{key}: {before[key]} -> {now[key]}" for key in changed]
         elif self.path.exists() and any(p.suffix != ".partial" for p in self.path.iterdir()):
             raise ValueError(f"{self.path}: is not empty and holds no run; choose another output")
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        found = [p for p in self.path.glob("checkpoint-*") if p.suffix != ".partial"]
+        found = [p for p in self.path.glob("checkpoint-*") if not p.suffix]
         return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+    def set_aside_unreadable(self) -> list[Path]:
+        """Renames checkpoints newer than one that can be read to checkpoint-STEP.unreadable, and returns those.
+
+        Checkpoints are whole when they get their names; but a disk may lose what it held.
+
+        Raises:
+            ValueError: none of them can be read; then nothing is renamed.
+        """
+        unreadable: dict[Path, Exception] = {}
+        for checkpoint in reversed(self.checkpoints()):
+            try:
+                _read(checkpoint)
+            except _UNREADABLE as error:
+                unreadable[checkpoint] = error
+            else:
+                return [_renamed(path, path.with_suffix(".unreadable")) for path in unreadable]
+        if unreadable:
+            newest, error = next(iter(unreadable.items()))
+            raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
+        return []
 
     def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
         """The newest checkpoint's weights, moving average and state; None where there is none yet.
@@ -79,11 +110,8 @@ class RunDir:
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
-        newest = checkpoints[-1]
-        check_frozen(newest / "weights.safetensors", frozen, self.config.init)
-        average = newest / "weights_ema.safetensors"
-        state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
-        return load_file(newest / "weights.safetensors"), load_file(average) if average.exists() else {}, state
+        check_frozen(checkpoints[-1] / "weights.safetensors", frozen, self.config.init)
+        return _read(checkpoints[-1])
 
     def save(
         self, weights: dict[str, Tensor], average: dict[str, Tensor], frozen: dict[str, str], state: dict[str, Any]
@@ -107,41 +135,71 @@ class RunDir:
             if average:
                 _save_weights(average, partial / "weights_ema.safetensors", metadata)
             torch.save(state, partial / "state.pt")
-            partial.rename(target)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:
+            for written in partial.iterdir():
+                _to_disk(written)
+            _renamed(partial, target)
+        except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            last = self.checkpoints()[-1:] or ["none"]
-            raise ValueError(f"{target}: cannot be written ({error}); the last checkpoint is {last[0]}") from error
+            raise ValueError(f"{target}: {self._unwritable(error)}") from error
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
             shutil.rmtree(old)
 
     def finish(self) -> None:
-        """Puts the newest checkpoint's weights where those of a finished run are looked for."""
+        """Puts the newest checkpoint's weights where those of a finished run are looked for.
+
+        Raises:
+            ValueError: they cannot be written.
+        """
         if self.main:
             # weights.safetensors comes last: where it is, the run has finished.
             for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
-                shutil.copyfile(file, self.path / f"{file.name}.partial")
-                os.replace(self.path / f"{file.name}.partial", self.path / file.name)
+                partial = self.path / f"{file.name}.partial"
+                with self.writing(file.name):
+                    shutil.copyfile(file, partial)
+                    _to_disk(partial)
+                    _renamed(partial, self.path / file.name)
 
     def log(self, row: dict[str, float]) -> None:
-        """Adds a line to the log."""
+        """Adds a line to the log.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
         if self.main:
-            self._write_config()
-            with open(self.path / LOG, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.writing(LOG):
+                self._write_config()
+                with open(self.path / LOG, "a") as file:
+                    file.write(json.dumps(row) + "\n")
 
     def rewind_log(self, step: int) -> None:
-        """Takes back what was logged after `step`: a run that goes on from there logs it once more."""
+        """Takes back what was logged after `step`: a run that goes on from there logs it once more.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
         log = self.path / LOG
         if self.main and log.exists():
             rows = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
             partial = log.with_name(f"{LOG}.partial")
-            partial.write_text("".join(f"{line}\n" for line in rows))
-            os.replace(partial, log)
+            with self.writing(LOG):
+                partial.write_text("".join(f"{line}\n" for line in rows))
+                os.replace(partial, log)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Tells, where a file of the run cannot be written as on a full disk, which and in which folder.
+
+        Raises:
+            ValueError: names both, and the last checkpoint.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(f"{self.path}: {name} {self._unwritable(error)}") from error
+
+    def _unwritable(self, error: Exception) -> str:
+        last = self.checkpoints()[-1:] or ["none"]
+        return f"cannot be written ({error}); the last checkpoint is {last[0]}"
 
     def _write_config(self) -> None:
         partial = self.path / "config.yaml.partial"
@@ -197,6 +255,34 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
+    """A checkpoint's weights, moving average and state."""
+    average = checkpoint / "weights_ema.safetensors"
+    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    return load_file(checkpoint / "weights.safetensors"), load_file(average) if average.exists() else {}, state
+
+
+def _to_disk(file: Path) -> None:
+    """Has the system write a file to the disk: a power cut would lose what it still holds."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _renamed(path: Path, target: Path) -> Path:
+    """Gives a file or folder another name, on the disk too where that can be asked for, and returns it."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(path, target)
+    with suppress(OSError):
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    return target
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

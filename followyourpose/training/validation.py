@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
+from tqdm import tqdm
 
 from followyourpose.config import GenerateConfig, TrainConfig
-from followyourpose.data.video_io import write_video
+from followyourpose.data.video_io import VideoError, write_video
 from followyourpose.folders import slug
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
@@ -42,10 +43,12 @@ class Validation:
 
     @torch.no_grad()
     def draw(self, step: int, accelerator: Accelerator) -> list[Path]:
-        """Writes STEP-PROMPT.mp4 for each prompt, and a row of frames to the trackers; returns the files."""
+        """Writes STEP-PROMPT.mp4 for each prompt, and a row of frames to the trackers; returns the files.
+
+        One that cannot be written is told, and ends nothing.
+        """
         settings, pipe = self.config.validation, self._pipeline()
         self.objective.eval()
-        self.folder.mkdir(parents=True, exist_ok=True)
         files, pictures = [], {}
         for prompt in settings.prompts:
             with accelerator.autocast():
@@ -64,8 +67,13 @@ class Validation:
             frames = (video * 255).round().astype(np.uint8)
             shown = frames if self.skeleton is None else np.concatenate([self.skeleton, frames], axis=2)
             name = slug(prompt)
-            files.append(self.folder / f"{step:07d}-{name}.mp4")
-            write_video(files[-1], shown, FPS)
+            file = self.folder / f"{step:07d}-{name}.mp4"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_video(file, shown, FPS)
+                files.append(file)
+            except (VideoError, OSError) as error:  # a run is worth more than a look at it
+                tqdm.write(f"validation: {error}")
             pictures[f"validation/{name}"] = np.concatenate(list(shown), axis=1)[None]  # one picture of all frames
         for tracker in accelerator.trackers:
             layout = (
