@@ -15,8 +15,8 @@ if __name__ == "__main__":
 
 import torch
 
-from scripts import benchmark_generate, benchmark_train
-from scripts.benchmark_parts import SIZES
+from scripts import benchmark_generate, benchmark_memory, benchmark_train
+from scripts.benchmark_parts import LOW_MEMORY, SIZES
 
 TRAIN_EXAMPLES = """examples:
   python scripts/benchmark.py train --size tiny --json outputs/benchmark.json
@@ -26,11 +26,16 @@ GENERATE_EXAMPLES = """examples:
   python scripts/benchmark.py generate --size tiny --json outputs/benchmark.json --plot outputs/benchmark.png
   python scripts/benchmark.py generate --size sd14 --frames 4 --height 256 --width 256 --steps 3 --variants memory
 """
+MEMORY_EXAMPLES = """examples:
+  python scripts/benchmark.py memory
+  python scripts/benchmark.py memory --frames 24 --height 768 --width 768 --variants ours low-memory
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=TRAIN_EXAMPLES + GENERATE_EXAMPLES.partition("\n")[2],
+        description=__doc__,
+        epilog=TRAIN_EXAMPLES + "".join(text.partition("\n")[2] for text in (GENERATE_EXAMPLES, MEMORY_EXAMPLES)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verbs = parser.add_subparsers(title="what to measure", metavar="VERB", required=True)
@@ -73,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         generate, possible, f"of {', '.join(possible)}; the first is what the others are compared with; memory: those "
         "that lower it", groups,
     )  # fmt: skip
+
+    memory = _verb(verbs, "memory", "peak memory by setting, counted and not measured", MEMORY_EXAMPLES,
+                   benchmark_memory.__doc__)  # fmt: skip
+    memory.set_defaults(call=benchmark_memory.benchmark_memory, size="sd14")
+    for flag, default, help in (("--frames", 16, "frames"), ("--height", 512, "pixels"), ("--width", 512, "pixels")):
+        memory.add_argument(flag, type=int, default=default, metavar="N", help=f"{help} (default: {default})")
+    _variants(memory, list(LOW_MEMORY), f"of {', '.join(LOW_MEMORY)}")
     return parser
 
 
@@ -81,7 +93,7 @@ def _verb(verbs: Any, name: str, help: str, examples: str, description: str) -> 
         name, help=help, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verb.add_argument(
-        "--size", choices=SIZES, default="tiny", help="the puppets' networks, or SD 1.4's (default: tiny)"
+        "--size", choices=SIZES, default="tiny", help="the puppets' networks, or SD 1.4's (default: %(default)s)"
     )
     verb.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     return verb

@@ -44,7 +44,7 @@ from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline_inputs import skeleton_tensor
 from followyourpose.pipeline_loading import load_image_model
 from followyourpose.sampling import prepare, sampling_arguments
-from scripts.benchmark_parts import PeakMemory, device_name, in_new_process, write_model
+from scripts.benchmark_parts import LOW_MEMORY, PeakMemory, device_name, in_new_process, write_model
 from scripts.plain_path import plain_step
 
 PROMPT = "a person"
@@ -182,19 +182,11 @@ class Variant:
 
 VARIANTS = {
     "plain": Variant(plain),
-    "ours": Variant(ours),
-    "bf16": Variant(partial(ours, dtype="bfloat16")),
+    **{name: Variant(partial(ours, **settings)) for name, settings in LOW_MEMORY.items()},
     "compile": Variant(partial(ours, compile=True)),
     "compile-bf16": Variant(partial(ours, compile=True, dtype="bfloat16")),
-    "int8-weights": Variant(partial(ours, weights="int8")),
-    "float8-weights": Variant(partial(ours, weights="float8")),
     "offload-model": Variant(partial(ours, offload="model"), gpu=True),
     "offload-group": Variant(partial(ours, offload="group"), gpu=True),
-    "attention-scores": Variant(partial(ours, attention="_native_math")),
-    "attention-chunk": Variant(partial(ours, attention="_native_math", attention_chunk=256)),
-    "decode-1": Variant(partial(ours, decode_chunk_size=1)),
-    "vae-tiling": Variant(partial(ours, vae_tiling=True)),
-    "low-memory": Variant(partial(ours, dtype="bfloat16", weights="int8", decode_chunk_size=1, vae_tiling=True)),
     "guidance-half": Variant(partial(ours, guidance_end=0.5), varies=True),
     "reuse-2": Variant(partial(ours, cache_interval=2), varies=True),
     "fast": Variant(partial(ours, scheduler="dpm++", cache_interval=2), varies=True, steps=20),
@@ -204,12 +196,7 @@ VARIANTS = {
     "t2i-adapter-per-frame": Variant(t2i_adapter),
 }
 # Names that stand for several.
-GROUPS = {
-    "memory": (
-        "ours", "bf16", "int8-weights", "float8-weights", "offload-model", "offload-group", "attention-scores",
-        "attention-chunk", "decode-1", "vae-tiling", "low-memory",
-    ),
-}  # fmt: skip
+GROUPS = {"memory": (*LOW_MEMORY, "offload-model", "offload-group")}
 
 
 def possible(names: Iterable[str]) -> list[str]:

@@ -18,29 +18,45 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from followyourpose.config import REPOSITORY
 
 SIZES = {"tiny": "puppet", "sd14": "sd14"}  # -> the configs that are measured
+MODEL = REPOSITORY / "configs" / "puppet" / "model"
+# What lowers memory, after what it lowers: the settings, and `attention`.
+LOW_MEMORY: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "bf16": {"dtype": "bfloat16"},
+    "int8-weights": {"weights": "int8"},
+    "float8-weights": {"weights": "float8"},
+    "decode-1": {"decode_chunk_size": 1},
+    "vae-tiling": {"vae_tiling": True},
+    "attention-scores": {"attention": "_native_math"},
+    "attention-chunk": {"attention": "_native_math", "attention_chunk": 256},
+    "low-memory": {"dtype": "bfloat16", "weights": "int8", "decode_chunk_size": 1, "vae_tiling": True},
+}
+
+
+def networks(size: str) -> dict[str, torch.nn.Module]:
+    """An image model's networks with random weights: the puppets', or those of Stable Diffusion 1.4."""
+    if size != "tiny":
+        return _sd14()
+    return {
+        "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(MODEL / "vae")),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(MODEL / "text_encoder")),
+        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(MODEL / "unet")),
+    }
 
 
 def write_model(size: str, folder: Path) -> None:
-    """Writes an image model with random weights: the puppets' networks, or those of Stable Diffusion 1.4."""
-    model = REPOSITORY / "configs" / "puppet" / "model"
-    shutil.copytree(model, folder)
+    """Writes such an image model as a diffusers folder."""
+    shutil.copytree(MODEL, folder)
     torch.manual_seed(0)
-    if size == "tiny":
-        networks = {
-            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae")),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(model / "text_encoder")),
-            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(model / "unet")),
-        }
-    else:
-        networks = stable_diffusion()
+    if size != "tiny":
         file = folder / "tokenizer" / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 77}))
-    for name, network in networks.items():
+    for name, network in networks(size).items():
         shutil.rmtree(folder / name)
         network.half().save_pretrained(folder / name)
 
 
-def stable_diffusion() -> dict[str, torch.nn.Module]:
+def _sd14() -> dict[str, torch.nn.Module]:
     """Stable Diffusion 1.4's VAE, text encoder and image UNet with random weights, by their folders' names."""
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,

@@ -13,7 +13,8 @@ from PIL import Image
 from followyourpose.training.cache import check_cacheable
 from scripts import benchmark_train
 from scripts.benchmark_generate import possible
-from scripts.benchmark_parts import SIZES
+from scripts.benchmark_memory import count
+from scripts.benchmark_parts import LOW_MEMORY, SIZES
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 
@@ -77,15 +78,26 @@ def test_generation_is_measured_beside_what_else_one_could_use(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_memory_is_counted_by_setting() -> None:
+    rows = {name: count("tiny", (4, 64, 64), settings) for name, settings in LOW_MEMORY.items()}
+    plain = rows["ours"]
+    assert plain["weights"] < min(plain["denoising"], plain["decoding"])
+    assert rows["bf16"]["weights"] == plain["weights"] / 2
+    lower = {"bf16": "denoising", "int8-weights": "denoising", "float8-weights": "weights", "decode-1": "decoding"}
+    for name, phase in lower.items():
+        assert rows["low-memory"][phase] < rows[name][phase] < plain[phase], name
+    assert plain["denoising"] < rows["attention-chunk"]["denoising"] < rows["attention-scores"]["denoising"]
+
+
 def test_a_groups_name_stands_for_what_can_be_measured_here() -> None:
     names = possible(["memory", "plain"])
     assert names[0] == "ours" and names[-1] == "plain" and {"int8-weights", "decode-1"} < set(names)
     assert ("offload-model" in names) == torch.cuda.is_available()
 
 
-@pytest.mark.parametrize("verb", ["train", "generate"])
+@pytest.mark.parametrize("verb", ["train", "generate", "memory"])
 def test_the_help_is_the_manual(tmp_path: Path, verb: str) -> None:
     out = run(verb, "--help", folder=tmp_path)
     assert out.count(f"python scripts/benchmark.py {verb}") == 2
-    for flag in ("--size", "--height", "--width", "--frames", "--steps", "--variants", "--json"):
+    for flag in ("--size", "--height", "--width", "--frames", "--variants", "--json"):
         assert flag in out

@@ -40,7 +40,7 @@ from followyourpose.training.objectives import Denoise, turned
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
-from scripts.benchmark_parts import stable_diffusion
+from scripts.benchmark_parts import networks as networks_of
 from tests.runs import BASE, LORA, RELEASED_NAMES, SIZE, STAGE1, STAGE2, log_of, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
@@ -527,7 +527,7 @@ def test_a_full_size_stage_needs_what_its_comments_say(stage: str, trained: int)
     file = REPOSITORY / "configs" / "sd14" / f"{stage}.yaml"
     config = load_config(TrainConfig, file)
     with torch.device("meta"):
-        networks = stable_diffusion()
+        networks = networks_of("sd14")
         networks["unet"] = as_video(networks["unet"])
         if config.data.skeleton:
             networks["pose_encoder"] = PoseEncoder(block_out_channels=networks["unet"].config.block_out_channels)

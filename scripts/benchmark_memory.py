@@ -1,0 +1,121 @@
+"""`benchmark.py memory`: what a video needs in memory, by setting, counted on tensors that have shapes but no data.
+
+Nothing is computed: any size takes seconds, on any machine. What kernels take beside their results is not counted, nor
+what an allocator leaves unused; `generate --variants memory` measures with both.
+"""
+
+import argparse
+import gc
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import CLIPTokenizer
+
+from followyourpose.config import SamplingConfig
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.models.unet import VideoUNet
+from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
+from followyourpose.pipeline_condition import Condition
+from followyourpose.sampling import prepare
+from scripts.benchmark_parts import LOW_MEMORY, MODEL, networks
+
+COLUMNS = "{:<20}{:>10}{:>11}{:>10}"
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made in it, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self._peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self._peak = max(self._peak, self.bytes)
+        return result
+
+    def lap(self) -> int:
+        """The most since this was last asked."""
+        peak, self._peak = self._peak, self.bytes
+        return peak
+
+    def _forget(self, storage: int, size: int) -> None:
+        self._known.remove(storage)
+        self.bytes -= size
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention that keeps no scores, as with data, wherever they are not asked for: without data there always are."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention and torch.backends.cuda.flash_sdp_enabled():
+            return torch.empty_like(kwargs["query"] if "query" in kwargs else args[0])
+        return func(*args, **kwargs)
+
+
+def benchmark_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Counts for every setting, prints a row for each, and returns what was counted."""
+    shape = (options.frames, options.height, options.width)
+    print(f"{options.size}, {' x '.join(map(str, shape))}, with guidance; GB, the weights included in all")
+    print(COLUMNS.format("setting", "weights", "denoising", "decoding"))
+    result = {"size": options.size, "shape": shape, "settings": {}}
+    for name in options.variants:
+        row = count(options.size, shape, LOW_MEMORY[name])
+        result["settings"][name] = row
+        print(COLUMNS.format(name, *(f"{value / 1e9:.2f}" for value in row.values())), flush=True)
+    return result
+
+
+def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -> dict[str, int]:
+    """The bytes of the weights, and the most while f frames of H x W pixels, `shape`, are denoised and decoded."""
+    settings = dict(settings)
+    attention, config = settings.pop("attention", "native"), SamplingConfig(**settings)
+    f, height, width = shape
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    with torch.device("meta"), LiveMemory() as memory, FusedAttention(), torch.no_grad():
+        pipe = _pipeline(size, tokenizer, getattr(torch, config.dtype))
+        prepare(pipe, config, torch.device("meta"))
+        pipe.unet.set_attention_backend(attention)
+        gc.collect()
+        weights, _ = memory.bytes, memory.lap()
+        dtype, factor = pipe.unet.dtype, pipe.vae_scale_factor
+        embeds = torch.empty(1, pipe.text_encoder.config.max_position_embeddings,
+                             pipe.unet.config.cross_attention_dim, dtype=dtype)  # fmt: skip
+        text = pipe.encode_text(embeds, embeds, 1, 1, guided=True)
+        features = pipe.encode_pose(torch.empty(1, 3, *shape), 1, 1, guided=True)
+        latents = torch.empty(1, pipe.unet.config.in_channels, f, height // factor, width // factor, dtype=dtype)
+        pipe.predict(latents, torch.tensor(0), Condition(text, features), guidance_scale=2.0)
+        denoising = memory.lap()
+        pipe.decode(latents, config.decode_chunk_size, "pt")
+        return {"weights": weights, "denoising": denoising, "decoding": memory.lap()}
+
+
+def _pipeline(size: str, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> FollowYourPosePipeline:
+    parts = networks(size)
+    unet = VideoUNet.from_config(dict(parts["unet"].config))
+    pose_encoder = PoseEncoder(
+        block_out_channels=unet.config.block_out_channels, downscale=vae_scale_factor(parts["vae"])
+    )
+    parts |= {"unet": unet, "pose_encoder": pose_encoder}
+    for network in parts.values():
+        nn.Module.to(network, dtype)
+    return FollowYourPosePipeline(**parts, tokenizer=tokenizer, scheduler=DDIMScheduler())
