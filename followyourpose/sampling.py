@@ -145,7 +145,7 @@ def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str
         saved = sum(layer.weight.nbytes - layer.weight.numel() for layer in int8_layers(pipe.unet)) / 2**20
         found.append(f"weights=int8 ({saved:.0f} MB of the UNet's {unet:.0f} MB)")
     if config.decode_chunk_size > 1:
-        found.append(f"decode_chunk_size=1 (decoding needs {config.decode_chunk_size} times as much)")
+        found.append(f"decode_chunk_size=1 (decoding needs up to {config.decode_chunk_size} times as much)")
     if not config.vae_tiling:
         found.append("vae_tiling=true (decoding needs no more than for a frame of the size it was trained at)")
     return found
