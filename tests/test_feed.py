@@ -1,6 +1,7 @@
 """The feed: what a run sees depends on nothing but its place in the order, whatever its data and workers do."""
 
 import functools
+import gc
 import http.server
 import json
 import os
@@ -121,6 +122,31 @@ def test_a_worker_that_dies_or_hangs_does_no_harm(by: str, tmp_path: Path, short
     struck.close()
     assert time.monotonic() - started < 40 and (tmp_path / "struck").exists()
     assert len(told) == 1 and "started anew at sample" in told[0]
+
+
+class Threaded:
+    """Garbage that waits, where it is freed, for threads that only its own process has, as a video reader does."""
+
+    def __init__(self) -> None:
+        self.itself, self.process = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.process:
+            time.sleep(1000)
+
+
+class Tidy(Numbers):
+    def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
+        gc.collect()
+        return super().read(index, frames)
+
+
+def test_garbage_from_before_the_workers_is_no_business_of_theirs(short: None) -> None:
+    expected, told = captions(feed(Numbers(16)), 4), []
+    Threaded()
+    working = feed(Tidy(16), workers=1, timeout=5.0, on_bad=told.append)
+    assert captions(working, 4) == expected and not told
+    working.close()
 
 
 def test_a_worker_killed_from_outside_is_replaced_and_no_step_is_disturbed(short: None) -> None:

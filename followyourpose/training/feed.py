@@ -3,6 +3,7 @@
 What a step gets depends only on how many samples were seen before it: not on the workers, nor on what happened to them.
 """
 
+import gc
 import json
 import multiprocessing
 import signal
@@ -164,12 +165,16 @@ class Feed(Iterator[Batch]):
 
     def _open(self) -> None:
         before = set(multiprocessing.active_children())
+        # What is garbage here, and has threads, as a video reader has, would be waited for in vain in a forked worker.
+        gc.collect()
+        gc.freeze()
         self._loader = iter(
             DataLoader(
                 self.clips, batch_sampler=self._batches(), collate_fn=collate, num_workers=self.workers,
                 timeout=min(_LOOK, self.timeout) if self.workers else 0, worker_init_fn=_start_worker,
             )
         )  # fmt: skip
+        gc.unfreeze()
         self._processes = set(multiprocessing.active_children()) - before
         _silence_torch()
 
