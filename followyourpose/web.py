@@ -24,7 +24,7 @@ from followyourpose.generate import FORMS, check_settings
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.skeleton_input import SAMPLE
 from followyourpose.web_controls import SEEDS, asked, drawing_controls, driving_controls, driving_video
-from followyourpose.web_jobs import Cancelled, Report, Studio
+from followyourpose.web_jobs import LAST_STEP, Cancelled, Report, Studio
 from followyourpose.web_requests import SIGNATURES, Limits, check_upload, recipe
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _generate_tab(page: "gradio.Blocks", studio: Studio) -> None:
     )  # fmt: skip
 
     def stop(request: gr.Request) -> str:
-        studio.cancel(request.session_hash)
+        studio.cancel(request.session_hash, wait=LAST_STEP)  # what it reports until then would come after this
         return _bar("Cancelled.")
 
     cancel.click(stop, None, status, cancels=[job], **at_once)

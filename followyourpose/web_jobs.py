@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PICTURE_SIDE = 128  # pixels of a frame in the preview
 PICTURE_FRAMES = 4  # in the live preview, of the frames under way
-LAST_STEP = 30  # seconds that a job may take to end when the page is closed
+LAST_STEP = 30  # seconds that a job may take to end when it is cancelled or the page is closed
 PICTURE_SHARE = 0.1  # of the time that the live preview may take
 
 
@@ -115,11 +115,14 @@ class Studio:
             if isinstance(latest, Path):
                 shutil.rmtree(latest, ignore_errors=True)
 
-    def cancel(self, owner: str) -> None:
-        """Ends the jobs of an owner, at their next denoising step."""
-        for cancelled, whose in list(self._running.items()):
-            if whose == owner:
-                cancelled.set()
+    def cancel(self, owner: str, wait: float = 0) -> None:
+        """Ends the jobs of an owner, at their next denoising step, and waits up to so many seconds until they have."""
+        theirs = [cancelled for cancelled, whose in list(self._running.items()) if whose == owner]
+        for cancelled in theirs:
+            cancelled.set()
+        end = time.monotonic() + wait
+        while time.monotonic() < end and any(cancelled in self._running for cancelled in theirs):
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Ends all jobs, and waits for the one under way, so that nothing is written any more."""

@@ -111,10 +111,10 @@ def test_every_parameter_of_the_api_sets_the_key_of_its_name(server: tuple[str, 
         "prompt": "a dog", "negative_prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 2.5,
         "pose_scale": 0.7, "scheduler": "euler", "seed": 9,
     }  # fmt: skip
-    given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "blend"}
+    given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "paper"}
     settings = yaml.safe_load(client_of(server[0]).predict(**given, sample="left", api_name="/generate")[4])
     assert Path(settings.pop("skeleton")).name == "left.json" and settings.pop("model") and settings.pop("device")
-    assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "blend"}}
+    assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "paper"}}
 
 
 def test_the_api_previews_and_extracts(server: tuple[str, int, Path], tmp_path: Path) -> None:
