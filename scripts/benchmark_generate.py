@@ -26,11 +26,8 @@ from diffusers import (
     AnimateDiffControlNetPipeline,
     ControlNetModel,
     DiffusionPipeline,
-    MotionAdapter,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
-    T2IAdapter,
-    UNet2DConditionModel,
 )
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
     CrossFrameAttnProcessor2_0,
@@ -44,6 +41,7 @@ from followyourpose.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline_inputs import skeleton_tensor
 from followyourpose.pipeline_loading import load_image_model
 from followyourpose.sampling import prepare, sampling_arguments
+from scripts.baseline_objectives import new_adapter, new_controlnet, new_motion
 from scripts.benchmark_parts import LOW_MEMORY, PeakMemory, device_name, in_new_process, write_model
 from scripts.plain_path import plain_step
 
@@ -116,8 +114,7 @@ def controlnet(folder: Path, shape: Shape, across_frames: bool = False) -> Call:
 def t2i_adapter(folder: Path, shape: Shape) -> Call:
     """T2I-Adapter, frame by frame (Mou et al. 2023)."""
     parts = _image_model(folder, shape)
-    channels = list(parts["unet"].config.block_out_channels)
-    adapter = T2IAdapter(channels=channels, downscale_factor=_vae_factor(parts)).to(getattr(torch, shape.dtype))
+    adapter = new_adapter(parts["unet"], parts["vae"]).to(getattr(torch, shape.dtype))
     pipe = StableDiffusionAdapterPipeline(
         **parts, adapter=adapter, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
@@ -127,13 +124,7 @@ def t2i_adapter(folder: Path, shape: Shape) -> Call:
 def animatediff(folder: Path, shape: Shape) -> Call:
     """AnimateDiff with ControlNet (Guo et al. 2023)."""
     parts = _image_model(folder, shape)
-    unet: UNet2DConditionModel = parts["unet"]
-    motion = MotionAdapter(
-        block_out_channels=unet.config.block_out_channels,
-        motion_layers_per_block=unet.config.layers_per_block,
-        motion_norm_num_groups=unet.config.norm_num_groups,
-        motion_num_attention_heads=unet.config.attention_head_dim,
-    ).to(getattr(torch, shape.dtype))
+    motion = new_motion(parts["unet"]).to(getattr(torch, shape.dtype))
     pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=motion, controlnet=_controlnet(parts, shape))
     frames = {"num_frames": shape.frames, "conditioning_frames": _pictures(shape)}
     return pipe.to(shape.device), {"prompt": PROMPT, **frames, **_settings(shape)}
@@ -144,15 +135,7 @@ def _image_model(folder: Path, shape: Shape) -> dict[str, Any]:
 
 
 def _controlnet(parts: dict[str, Any], shape: Shape) -> ControlNetModel:
-    halvings = int(math.log2(_vae_factor(parts)))
-    network = ControlNetModel.from_unet(
-        parts["unet"], conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1]
-    )
-    return network.to(getattr(torch, shape.dtype))
-
-
-def _vae_factor(parts: dict[str, Any]) -> int:
-    return 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    return new_controlnet(parts["unet"], parts["vae"]).to(getattr(torch, shape.dtype))
 
 
 def _pictures(shape: Shape) -> list[Image.Image]:
