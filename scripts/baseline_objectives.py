@@ -5,14 +5,17 @@ Every one of them stands on the frozen base model. Letters: b clips, c latent ch
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from diffusers import AutoencoderKL, ControlNetModel, MotionAdapter, T2IAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 
-from followyourpose.config import TrainConfig
+from followyourpose.config import TrainConfig, load_config
+from followyourpose.folders import new_folder
 from followyourpose.pipeline import vae_scale_factor
 from followyourpose.training.components import load_component
 from followyourpose.training.objectives import Denoise
+from followyourpose.training.run_dir import trained_weights
 
 
 def new_controlnet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> ControlNetModel:
@@ -27,13 +30,14 @@ def new_adapter(unet: UNet2DConditionModel, vae: AutoencoderKL) -> T2IAdapter:
     return T2IAdapter(channels=list(unet.config.block_out_channels), downscale_factor=vae_scale_factor(vae))
 
 
-def new_motion(unet: UNet2DConditionModel) -> MotionAdapter:
-    """AnimateDiff's motion modules for a base model, before training."""
+def new_motion(unet: UNet2DConditionModel | UNetMotionModel) -> MotionAdapter:
+    """AnimateDiff's motion modules for a base model, or of the shape that a network has them in, before training."""
+    has_them = isinstance(unet, UNetMotionModel)
     return MotionAdapter(
         block_out_channels=unet.config.block_out_channels,
         motion_layers_per_block=unet.config.layers_per_block,
         motion_norm_num_groups=unet.config.norm_num_groups,
-        motion_num_attention_heads=unet.config.attention_head_dim,
+        motion_num_attention_heads=unet.config["motion_num_attention_heads" if has_them else "attention_head_dim"],
     )
 
 
@@ -51,6 +55,12 @@ class _OnImageModel(Denoise):
     def load(cls, config: TrainConfig) -> nn.ModuleDict:
         parts = {name: load_component(config.init, name) for name in cls.needs}
         return nn.ModuleDict(parts | {name: new(parts["unet"], parts["vae"]) for name, new in cls.beside.items()})
+
+    @classmethod
+    def network(cls, parts: nn.ModuleDict) -> nn.Module:
+        """Of the parts, what was trained, in the class that diffusers loads it by."""
+        (name,) = cls.beside
+        return parts[name]
 
 
 class ControlNet(_OnImageModel):
@@ -85,9 +95,30 @@ class Motion(_OnImageModel):
         unet = UNetMotionModel.from_unet2d(parts["unet"], new_motion(parts["unet"]))
         return nn.ModuleDict({**parts, "unet": unet})
 
+    @classmethod
+    def network(cls, parts: nn.ModuleDict) -> MotionAdapter:
+        motion = new_motion(parts["unet"])
+        motion.load_state_dict({key: value for key, value in parts["unet"].state_dict().items() if "motion_mod" in key})
+        return motion
+
     def predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, skeleton: None) -> Tensor:
         text = text.repeat_interleave(noisy.shape[2], dim=0)  # this network takes one for each frame
         return self.parts["unet"](noisy, timestep, text).sample
 
 
 OBJECTIVES = {"controlnet": ControlNet, "t2i-adapter": Adapter, "animatediff": Motion}
+
+
+def export_network(system: str, run: Path, output: Path) -> Path:
+    """Writes the network that a run trained as a folder that diffusers loads, in half precision.
+
+    Raises:
+        ValueError: the run has not finished or is another system's, or the output is there already.
+    """
+    objective = OBJECTIVES[system]
+    parts = objective.load(load_config(TrainConfig, run / "config.yaml"))
+    if unexpected := parts.load_state_dict(trained_weights(run), strict=False).unexpected_keys:
+        raise ValueError(f"{run}: its weights are not those of {system}: {unexpected[:3]}")
+    with new_folder(output) as folder:
+        objective.network(parts).half().save_pretrained(folder)
+    return output

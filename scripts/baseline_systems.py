@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from diffusers import (
     AnimateDiffControlNetPipeline,
+    ControlNetModel,
     DDIMInverseScheduler,
+    MotionAdapter,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    T2IAdapter,
     UNetMotionModel,
 )
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
     CrossFrameAttnProcessor2_0,
 )
@@ -35,8 +39,6 @@ from followyourpose.config import TrainConfig, build_config
 from followyourpose.data.video_io import write_video
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train
-from followyourpose.training.run_dir import trained_weights
-from scripts.baseline_objectives import new_adapter, new_controlnet, new_motion
 
 STEPS, GUIDANCE = 20, 2.0
 MASA_STEP = 4  # MasaCtrl's mutual attention begins after so many steps, in the decoder (section 4.1 of its paper)
@@ -61,27 +63,27 @@ class Task:
 Draw = Callable[[Task], np.ndarray]  # -> (f, H, W, 3) uint8
 
 
-def controlnet(base: Path, runs: Path) -> Draw:
+def controlnet(base: Path, weights: Path) -> Draw:
     """ControlNet, frame by frame (Zhang et al. 2023, arXiv 2302.05543)."""
-    return _each_frame(_controlnet_pipeline(base, runs))
+    return _each_frame(_controlnet_pipeline(base, weights))
 
 
-def t2i_adapter(base: Path, runs: Path) -> Draw:
+def t2i_adapter(base: Path, weights: Path) -> Draw:
     """T2I-Adapter, frame by frame (Mou et al. 2023, arXiv 2302.08453)."""
-    return _each_frame(_adapter_pipeline(base, runs))
+    return _each_frame(_adapter_pipeline(base, weights))
 
 
-def text2video_zero(base: Path, runs: Path) -> Draw:
+def text2video_zero(base: Path, weights: Path) -> Draw:
     """Text2Video-Zero with ControlNet: all frames attend to the first (Khachatryan et al. 2023, arXiv 2303.13439)."""
-    pipe = _controlnet_pipeline(base, runs)
+    pipe = _controlnet_pipeline(base, weights)
     for network in (pipe.unet, pipe.controlnet):
         network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2))
     return _each_frame(pipe)
 
 
-def masactrl(base: Path, runs: Path) -> Draw:
+def masactrl(base: Path, weights: Path) -> Draw:
     """MasaCtrl with T2I-Adapter: mutual self-attention to the first frame (Cao et al. 2023, arXiv 2304.08465)."""
-    pipe = _adapter_pipeline(base, runs)
+    pipe = _adapter_pipeline(base, weights)
     draw = _each_frame(pipe)
 
     def fresh(task: Task) -> np.ndarray:
@@ -92,13 +94,11 @@ def masactrl(base: Path, runs: Path) -> Draw:
     return fresh
 
 
-def animatediff(base: Path, runs: Path) -> Draw:
+def animatediff(base: Path, weights: Path) -> Draw:
     """AnimateDiff with ControlNet (Guo et al. 2023, arXiv 2307.04725)."""
     parts = _parts(base)
-    motion_unet = UNetMotionModel.from_unet2d(parts["unet"], new_motion(parts["unet"]))
-    _load(motion_unet, runs / "animatediff", "unet")
-    parts["unet"] = motion_unet
-    pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(base, runs))
+    parts["unet"] = UNetMotionModel.from_unet2d(parts["unet"], _load(MotionAdapter, weights / "animatediff"))
+    pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(weights))
     pipe.set_progress_bar_config(disable=True)
 
     def draw(task: Task) -> np.ndarray:
@@ -111,7 +111,7 @@ def animatediff(base: Path, runs: Path) -> Draw:
     return draw
 
 
-def tune_a_video(base: Path, runs: Path) -> Draw:
+def tune_a_video(base: Path, weights: Path) -> Draw:
     """Tune-A-Video: tuned on the source, whose inverted latents it starts from (Wu et al. 2022, arXiv 2212.11565).
 
     Its network is ours without the pose encoder; it has no other way to a pose than the source.
@@ -168,32 +168,26 @@ def _parts(base: Path) -> dict[str, Any]:
     return {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
 
 
-def _controlnet(base: Path, runs: Path) -> torch.nn.Module:
-    parts = _parts(base)
-    return _load(new_controlnet(parts["unet"], parts["vae"]), runs / "controlnet", "controlnet")
+def _controlnet(weights: Path) -> ControlNetModel:
+    return _load(ControlNetModel, weights / "controlnet")
 
 
-def _controlnet_pipeline(base: Path, runs: Path) -> StableDiffusionControlNetPipeline:
+def _controlnet_pipeline(base: Path, weights: Path) -> StableDiffusionControlNetPipeline:
     return StableDiffusionControlNetPipeline(
-        **_parts(base), controlnet=_controlnet(base, runs), safety_checker=None, feature_extractor=None,
+        **_parts(base), controlnet=_controlnet(weights), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
 
 
-def _adapter_pipeline(base: Path, runs: Path) -> StableDiffusionAdapterPipeline:
-    parts = _parts(base)
-    adapter = _load(new_adapter(parts["unet"], parts["vae"]), runs / "t2i-adapter", "adapter")
+def _adapter_pipeline(base: Path, weights: Path) -> StableDiffusionAdapterPipeline:
     return StableDiffusionAdapterPipeline(
-        **parts, adapter=adapter, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+        **_parts(base), adapter=_load(T2IAdapter, weights / "t2i-adapter"), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
 
 
-def _load(network: torch.nn.Module, run: Path, name: str) -> torch.nn.Module:
-    """A network with what a run trained of it, under that name among its parts."""
-    trained = {key.removeprefix(f"{name}."): value for key, value in trained_weights(run).items()}
-    if unexpected := network.load_state_dict(trained, strict=False).unexpected_keys:
-        raise ValueError(f"{run}: trained weights do not fit {name}: {unexpected[:3]}")
-    return network.eval()
+def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+    return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
 def _each_frame(pipe: Any) -> Draw:

@@ -1,7 +1,8 @@
 """Trains other systems on the puppets, and draws a benchmark's videos with them: a folder that `evaluate` takes.
 
 python scripts/baselines.py train controlnet
-python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet
+python scripts/baselines.py export controlnet outputs/puppet/baselines/controlnet weights/controlnet
+python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet --weights weights
 followyourpose evaluate configs/puppet/evaluate.yaml videos=outputs/baselines/controlnet
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from followyourpose.config import REPOSITORY, ConfigError, TrainConfig, load_config, locate
+from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate
 from followyourpose.folders import new_folder
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
@@ -27,7 +28,7 @@ from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, render_scene
 from followyourpose.training.loop import train
-from scripts.baseline_objectives import OBJECTIVES
+from scripts.baseline_objectives import OBJECTIVES, export_network
 from scripts.baseline_systems import SYSTEMS, Task
 
 CONFIGS = REPOSITORY / "configs" / "puppet" / "baselines"
@@ -38,12 +39,16 @@ def train_system(options: argparse.Namespace) -> None:
     print(train(config, kind=OBJECTIVES[options.system]))
 
 
+def export_system(options: argparse.Namespace) -> None:
+    print(export_network(options.system, options.run, options.out))
+
+
 def draw_benchmark(options: argparse.Namespace) -> None:
     """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
     rows = [json.loads(line) for line in (options.benchmark / "manifest.jsonl").read_text().splitlines()]
     rows = rows[: options.count]
     scenes = benchmark_scenes(options.name, len(rows))
-    draw = SYSTEMS[options.system](locate(options.base), options.runs)
+    draw = SYSTEMS[options.system](locate(options.base), Path(locate(options.weights)))
     with new_folder(options.out) as folder:
         back = os.path.relpath(options.benchmark.resolve(), options.out.resolve())
         lines = []
@@ -79,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "settings", nargs="*", metavar="key=value", help="in place of configs/puppet/baselines/SYSTEM.yaml's"
     )
+    verb = verbs.add_parser("export", help="write what a run trained as a folder that diffusers loads")
+    verb.set_defaults(call=export_system)
+    verb.add_argument("system", choices=OBJECTIVES)
+    verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     verb = verbs.add_parser("draw", help="draw the videos of a benchmark")
     verb.set_defaults(call=draw_benchmark)
     verb.add_argument("system", choices=SYSTEMS)
@@ -88,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--count", type=int, metavar="N", help="the first N videos (default: all)")
     verb.add_argument("--base", default="checkpoints/puppet-base", metavar="DIR", help="(default: %(default)s)")
     verb.add_argument(
-        "--runs", type=Path, default=Path("outputs/puppet/baselines"), metavar="DIR",
-        help="where what was trained lies (default: %(default)s)",
+        "--weights", default="checkpoints/puppet-baselines", metavar="DIR",
+        help="a folder per trained system, by its name (default: %(default)s)",
     )  # fmt: skip
     return parser
 
@@ -98,7 +108,7 @@ def main() -> None:
     options = _parser().parse_args()
     try:
         options.call(options)
-    except ConfigError as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 

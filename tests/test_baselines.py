@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
-from scripts.baseline_objectives import OBJECTIVES
+from scripts.baseline_objectives import OBJECTIVES, export_network
 from scripts.baseline_systems import SYSTEMS, TUNING, MutualSelfAttention, Task
 from tests.runs import SIZE, settings
 
@@ -39,6 +40,15 @@ def task(seed: int = 0, prompt: str = "a cat") -> Task:
     return Task(prompt, noise[0], seed, (noise[1], "a dog"))
 
 
+@pytest.fixture(scope="module")
+def weights(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each of the runs trained."""
+    folder = tmp_path_factory.mktemp("baseline-weights")
+    for name in STAGES:
+        export_network(name, runs / name, folder / name)
+    return folder
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_run_trains_its_network_alone(name: str, runs: Path) -> None:
     prefix = STAGES[name]["trainable"][0].strip("^").split(r"\.")[0]
@@ -46,13 +56,29 @@ def test_a_run_trains_its_network_alone(name: str, runs: Path) -> None:
     assert weights and all(key.startswith(f"{prefix}.") for key in weights)
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_an_export_holds_what_was_trained_and_nothing_else_is_taken_for_it(
+    name: str, runs: Path, weights: Path, tmp_path: Path
+) -> None:
+    (file,) = (weights / name).glob("*.safetensors")
+    exported, trained = load_file(file), trained_weights(runs / name)
+    assert all(value.dtype == torch.float16 for value in exported.values())
+    prefix = "adapter." if name == "t2i-adapter" else "controlnet." if name == "controlnet" else "unet."
+    for key, value in trained.items():
+        torch.testing.assert_close(exported[key.removeprefix(prefix)], value.half())
+    other = next(system for system in STAGES if system != name)
+    with pytest.raises(ValueError, match="not those of"):
+        export_network(other, runs / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
-    name: str, world: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, world: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scripts.baseline_systems.STEPS", 2)
     monkeypatch.setitem(TUNING, "steps", 1)
-    draw = SYSTEMS[name](world / "image-model", runs)
+    draw = SYSTEMS[name](world / "image-model", weights)
     frames = draw(task())
     assert frames.shape == (3, SIZE, SIZE, 3) and frames.dtype == np.uint8
     assert np.array_equal(frames, draw(task()))
