@@ -291,6 +291,7 @@ class EvaluateConfig(SamplingConfig):
     boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
     benchmark: str | None = None  # puppet-bench-1: its first num_videos scenes; None: scenes drawn from seed
     num_videos: int = 64  # held-out scenes
+    without_skeleton: bool = True  # whether the model draws all once more, without a skeleton: what chance reaches
     flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2
     num_frames: int = 8  # frames per video
     batch_size: int = 8  # videos at a time

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,10 @@ from followyourpose.config import EvaluateConfig, GenerateConfig, LongVideoConfi
 from followyourpose.evaluation.evaluate import compare, evaluate
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.generation import (
+    drawn_sets,
     flicker_of_stage_2,
     generate,
     noise_of,
-    with_and_without_skeleton,
 )
 from followyourpose.evaluation.judges import Judges
 from followyourpose.evaluation.long_videos import compare_modes
@@ -93,9 +94,9 @@ def judges_of(known: Collection) -> Judges:
 
 def run(known: Collection) -> tuple[Report, Oracle]:
     pipe, few = Oracle(known), known.samples[: CONFIG.flicker_videos]
-    posed, unposed = with_and_without_skeleton(pipe, known.samples, CONFIG)
-    more = flicker_of_stage_2(pipe, pipe, few, CONFIG, posed[: CONFIG.flicker_videos])
-    sets = {"": posed, "no_pose": unposed, "real": known.real}
+    sets = drawn_sets(pipe, known.samples, CONFIG)
+    more = flicker_of_stage_2(pipe, pipe, few, CONFIG, sets[""][: CONFIG.flicker_videos])
+    sets["real"] = known.real
     return compare(known, sets, judges_of(known), more), pipe
 
 
@@ -119,6 +120,16 @@ def test_a_model_that_draws_the_real_frames_reaches_the_ceiling(known: Collectio
     assert results["flicker"] == results["flicker_real"]
     assert results["n"] == len(known.samples)
     assert np.array_equal(report.videos, np.stack(known.real))
+
+
+def test_what_is_drawn_without_a_skeleton_can_be_left_out(known: Collection, tmp_path: Path):
+    config = replace(CONFIG, without_skeleton=False)
+    sets = drawn_sets(Oracle(known), known.samples, config)
+    assert list(sets) == [""]
+    report = compare(known, {**sets, "real": known.real}, judges_of(known), {})
+    assert report.results["pck_ratio"] == 1 and "pck_no_pose" not in report.results
+    write_report(tmp_path, config, report)
+    assert "share of that of real frames: 1.000\n" in (tmp_path / "metrics.md").read_text() + "\n"
 
 
 def test_poses_of_other_videos_score_low(known: Collection):

@@ -12,13 +12,7 @@ from tqdm import tqdm
 
 from followyourpose.config import ConfigError, EvaluateConfig, check_choices, check_least, locate
 from followyourpose.evaluation import metrics
-from followyourpose.evaluation.generation import (
-    flicker_of_stage_2,
-    load_before,
-    load_model,
-    side_of,
-    with_and_without_skeleton,
-)
+from followyourpose.evaluation.generation import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
 from followyourpose.evaluation.judges import Judges, open_judges
 from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
@@ -84,12 +78,12 @@ def draw(config: EvaluateConfig, asked: Collection | None) -> tuple[Collection, 
         collection = puppets(config, side, side)
     else:
         collection = fitted(asked, side, side, config.num_frames)
-    posed, unposed = with_and_without_skeleton(pipe, collection.samples, config)
+    sets = drawn_sets(pipe, collection.samples, config)
     more = {}
     if config.image_model is not None:
         few = collection.samples[: config.flicker_videos]
-        more = flicker_of_stage_2(pipe, load_before(config, pipe), few, config, posed[: config.flicker_videos])
-    return collection, {"": posed, "no_pose": unposed}, more
+        more = flicker_of_stage_2(pipe, load_before(config, pipe), few, config, sets[""][: config.flicker_videos])
+    return collection, sets, more
 
 
 def compare(collection: Collection, sets: dict[str, Any], judges: Judges, more: dict[str, Any]) -> Report:

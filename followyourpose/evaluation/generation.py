@@ -106,15 +106,19 @@ def generate(
     return np.concatenate(videos)
 
 
-def with_and_without_skeleton(
+def drawn_sets(
     pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """The model's videos, and what it draws from the same noise without a skeleton: (v, f, H, W, 3) uint8 both."""
-    with tqdm(total=2 * len(samples), unit="video", desc="generate") as bar:
-        posed, unposed = (
-            generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update) for posed in (True, False)
-        )
-    return posed, unposed
+) -> dict[str, np.ndarray]:
+    """ "": the model's videos; "no_pose", if asked for: what it draws from the same noise without a skeleton.
+
+    Each is (v, f, H, W, 3) uint8.
+    """
+    sets = {"": True, "no_pose": False} if config.without_skeleton else {"": True}
+    with tqdm(total=len(sets) * len(samples), unit="video", desc="generate") as bar:
+        return {
+            name: generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update)
+            for name, posed in sets.items()
+        }
 
 
 def flicker_of_stage_2(

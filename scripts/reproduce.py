@@ -1,0 +1,177 @@
+"""Reproduces the paper's Table 1 and its ablations on puppets -> OUT/RESULTS.md.
+
+python scripts/reproduce.py outputs/reproduce                   Table 1, quick split, from the networks in checkpoints/
+python scripts/reproduce.py outputs/reproduce --count 1024      the same, all videos of the benchmark
+python scripts/reproduce.py outputs/reproduce --train           trains the other systems and the ablations first
+
+Every system draws the same benchmark and is judged alike. To go on after an interruption, run the same command again:
+what is there is not made anew. OUT/logs says what each command printed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from followyourpose.config import REPOSITORY
+from scripts.results import results_page
+
+CONFIGS = REPOSITORY / "configs" / "puppet"
+OURS = "follow-your-pose"
+TRAINED = ("controlnet", "t2i-adapter", "animatediff")
+DRAWN = (*TRAINED, "text2video-zero", "masactrl", "tune-a-video")  # by scripts/baselines.py
+POSE, LEVELS = r"^pose_encoder\.", r"^pose_encoder\.(conv_in|body|zero_convs\.[0-%d])"
+QUERIES = r"^unet\..*attn[12]\.to_q"
+ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A stage with a short budget and something else than the paper's: config, what is set there, what it stands on."""
+
+    config: str
+    settings: tuple[str, ...] = ()
+    init: str | None = None  # another ablation; None: the base model
+
+
+def _only(*patterns: str) -> str:
+    """The setting by which these weights are trained, and no others."""
+    quoted = ", ".join(f"'{pattern}'" for pattern in patterns)
+    return f"trainable=[{quoted}]"
+
+
+_stage1 = partial(Ablation, "stage1")
+_stage2 = partial(Ablation, "stage2", init="pose-residual")
+ABLATIONS = {
+    "pose-residual": _stage1(),
+    "pose-concat": _stage1(("network.pose_fusion=concat", _only(POSE, "pose_concat"))),
+    "pose-1-level": _stage1((_only(LEVELS % 0),)),
+    "pose-2-levels": _stage1((_only(LEVELS % 1),)),
+    "pose-3-levels": _stage1((_only(LEVELS % 2),)),
+    "one-stage": _stage1((_only(POSE, QUERIES, ATTENTION, CONVOLUTION),)),
+    "time-paper": _stage2(),
+    "time-no-cross-frame": _stage2(("network.cross_frame_attention=false",)),
+    "time-no-attention": _stage2((_only(QUERIES, CONVOLUTION),)),
+    "time-no-convolution": _stage2((_only(QUERIES, ATTENTION),)),
+    "time-norm-per-frame": _stage2(("network.clip_norm=false",)),
+}
+STEPS = {"stage1": 600, "stage2": 300}
+
+
+class Reproduction:
+    """What is made of what, in the folder `out`; each method leaves what is there already."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.out, self.count, self.data = options.out, options.count, options.data
+        self.weights = options.out / "weights" if options.train else REPOSITORY / "checkpoints" / "puppet-baselines"
+
+    def benchmark(self) -> Path:
+        folder = self.out / "benchmark"
+        if not folder.exists():
+            self.call("benchmark", "-m", "followyourpose", "puppets", folder, "--benchmark", "puppet-bench-1",
+                      "--clips", self.count)  # fmt: skip
+        return folder
+
+    def train_system(self, name: str) -> None:
+        run = self.out / "runs" / name
+        config = ["scripts/baselines.py", "train", name]
+        self.train(name, run, config, "clips" if name == "animatediff" else "images")
+        if not (self.weights / name).exists():
+            self.call(name, "scripts/baselines.py", "export", name, run, self.weights / name)
+
+    def train_ablation(self, name: str) -> None:
+        ablation, run, model = ABLATIONS[name], self.out / "runs" / name, self.out / "models" / name
+        config = ["scripts/train.py", CONFIGS / f"{ablation.config}.yaml", *ablation.settings]
+        config += [f"steps={STEPS[ablation.config]}", "optim.warmup_steps=50"]
+        config += [] if ablation.init is None else [f"init={self.out / 'runs' / ablation.init}"]
+        self.train(name, run, config, "clips" if ablation.config == "stage2" else "images")
+        if not model.exists():
+            self.call(name, "-m", "followyourpose", "export", run, model)
+
+    def train(self, name: str, run: Path, command: list[str | Path], kind: str) -> None:
+        if not (run / "weights.safetensors").exists():
+            self.call(name, *command, f"output={run}", f"data.path={self.data / kind}",
+                      f"data.cache={self.data / f'cache-{kind}'}", "trackers=[]")  # fmt: skip
+
+    def draw(self, name: str) -> None:
+        folder = self.out / "drawn" / name
+        if not folder.exists():
+            self.call(name, "scripts/baselines.py", "draw", name, self.out / "benchmark", folder,
+                      "--weights", self.weights)  # fmt: skip
+        self.judge(name, f"videos={folder}")
+
+    def judge(self, name: str, *settings: str) -> None:
+        folder = self.out / "judged" / name
+        if not (folder / "metrics.json").exists():
+            self.call(name, "-m", "followyourpose", "evaluate", CONFIGS / "benchmark.yaml", f"output={folder}",
+                      f"num_videos={self.count}", *settings)  # fmt: skip
+
+    def judge_ablation(self, name: str) -> None:
+        self.judge(name, f"model={self.out / 'models' / name}", "without_skeleton=false", "noise=independent")
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Runs Python with these arguments, in the repository; what it prints goes to a log.
+
+        Raises:
+            RuntimeError: it failed; the message names the log and has its last line.
+        """
+        log = self.out / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(argument) for argument in arguments]
+        print(name, *command[:4], flush=True)
+        with open(log, "a") as file:
+            done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, stdout=file, stderr=file, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{name}: failed, see {log}: {log.read_text().strip().splitlines()[-1]}")
+
+
+def together(jobs: int, work: Iterable[Callable[[], None]]) -> None:
+    """Does all of it, so many at a time, each in its own processes."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(each) for each in work]:
+            done.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=lambda path: Path(path).resolve(), metavar="OUT", help="the folder for everything")
+    parser.add_argument("--count", type=int, default=64, metavar="N", help="videos of the benchmark (default: 64)")
+    parser.add_argument("--train", action="store_true", help="train the other systems and the ablations first")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="at a time (default: per core)")
+    parser.add_argument(
+        "--data", type=lambda path: Path(path).resolve(), default=REPOSITORY / "data" / "puppet", metavar="DIR",
+        help="what `followyourpose puppets DIR --images 60000 --clips 2000` wrote, for --train (default: data/puppet)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    if options.jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
+    reproduction = Reproduction(options)
+    reproduction.benchmark()
+    work = [partial(reproduction.judge, OURS), *(partial(reproduction.draw, name) for name in DRAWN)]
+    if options.train:
+        first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
+        then = [name for name in ABLATIONS if name not in first]
+        networks = [partial(reproduction.train_system, name) for name in TRAINED]
+        together(options.jobs, [partial(reproduction.train_ablation, name) for name in first] + networks)
+        together(options.jobs, [partial(reproduction.train_ablation, name) for name in then])
+        work += [partial(reproduction.judge_ablation, name) for name in ABLATIONS]
+    together(options.jobs, work)
+    judged = {file.parent.name: json.loads(file.read_text()) for file in options.out.glob("judged/*/metrics.json")}
+    (options.out / "RESULTS.md").write_text(results_page(judged))
+    print(options.out / "RESULTS.md")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,99 @@
+"""The reproduction of Table 1: what it runs in which order, that it goes on, and the page that it writes."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from followyourpose.config import TrainConfig, load_config
+from followyourpose.models.unet import VideoUNet
+from followyourpose.training.components import as_video, load_component
+from scripts import reproduce, results
+from scripts.reproduce import ABLATIONS, CONFIGS, DRAWN, OURS, STEPS, TRAINED, Reproduction, together
+
+NUMBERS = {key: 0.5 for key in results.METRICS} | {f"{key}_ci95": [0.25, 0.75] for key in results.METRICS}
+NUMBERS |= {f"{key}_real".replace("@0.1", ""): 1.0 for key in results.METRICS} | {"n": 64}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands, none of which is run: each leaves what it would write."""
+    made = []
+
+    def call(self: Reproduction, name: str, *arguments: object) -> None:
+        command = [str(argument) for argument in arguments]
+        made.append(command)
+        output = next((part.partition("=")[2] for part in command if part.startswith("output=")), None)
+        if "evaluate" in command:
+            Path(output).mkdir(parents=True)
+            (Path(output) / "metrics.json").write_text(json.dumps(NUMBERS))
+        elif output is not None:
+            Path(output).mkdir(parents=True)
+            (Path(output) / "weights.safetensors").touch()
+        else:
+            at = {"export": -1, "draw": command.index("draw") + 3 if "draw" in command else 0, "puppets": 3}
+            Path(command[next(index for verb, index in at.items() if verb in command)]).mkdir(parents=True)
+
+    monkeypatch.setattr(Reproduction, "call", call)
+    return made
+
+
+def run(out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str:
+    monkeypatch.setattr("sys.argv", ["reproduce.py", str(out), "--jobs", "1", *flags])
+    reproduce.main()
+    return (out / "RESULTS.md").read_text()
+
+
+def test_without_training_every_system_is_drawn_and_judged_once(
+    calls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run(tmp_path / "out", monkeypatch)
+    assert not any("train" in command for command in calls)
+    assert len([command for command in calls if "draw" in command]) == len(DRAWN)
+    assert len([command for command in calls if "evaluate" in command]) == 1 + len(DRAWN)
+    assert all(label in page for label in results.SYSTEMS.values()) and "# Ablations" not in page
+    before = len(calls)
+    assert run(tmp_path / "out", monkeypatch) == page and len(calls) == before
+
+
+def test_with_training_what_others_stand_on_comes_first(
+    calls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run(tmp_path / "out", monkeypatch, "--train")
+    made = [re.search(r"output=\S*runs/([\w-]+)", " ".join(c)).group(1) for c in calls if "trackers=[]" in c]
+    assert sorted(made) == sorted([*ABLATIONS, *TRAINED])
+    assert all(made.index(ablation.init) < made.index(name) for name, ablation in ABLATIONS.items() if ablation.init)
+    judged = {path.parent.name for path in (tmp_path / "out").glob("judged/*/metrics.json")}
+    assert judged == {OURS, *DRAWN, *ABLATIONS}
+    for rows in (results.POSE, results.TIME, results.STAGES):
+        assert all(label in page for label in rows.values())
+
+
+def test_a_failure_names_its_log_and_the_others_are_finished(tmp_path: Path) -> None:
+    options = argparse.Namespace(out=tmp_path, count=2, data=tmp_path, train=False)
+    done = []
+    with pytest.raises(RuntimeError, match=r"broken: failed, see .*broken.log: .*no-such-module"):
+        together(1, [lambda: Reproduction(options).call("broken", "-m", "no-such-module"), lambda: done.append(1)])
+    assert done == [1]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_something_of_every_pattern_that_it_names(name: str) -> None:
+    ablation = ABLATIONS[name]
+    config = load_config(TrainConfig, CONFIGS / f"{ablation.config}.yaml", list(ablation.settings))
+    unet = as_video(load_component("checkpoints/puppet-base", "unet"), config.network.changes())
+    assert isinstance(unet, VideoUNet) and STEPS[ablation.config] < config.steps
+    pose_encoder = load_component("checkpoints/puppet", "pose_encoder")
+    names = [f"unet.{key}" for key, _ in unet.named_parameters()]
+    names += [f"pose_encoder.{key}" for key, _ in pose_encoder.named_parameters()]
+    for pattern in config.trainable:
+        assert any(re.search(pattern, each) for each in names), pattern
+
+
+def test_a_cell_has_its_interval_and_what_is_undefined_is_left_out() -> None:
+    page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}})
+    (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+    assert cells[0] == "0.5 (0.2 to 0.8)" and cells[1] == "" and cells[2] == "50.0 (25.0 to 75.0)"
