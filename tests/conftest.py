@@ -21,6 +21,10 @@ from tests.tiny import write_image_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and what it starts: more threads would only wait
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Keys of diffusers' UNet2DConditionModel; two levels, so that every kind of block occurs once on the way down and up.
 TINY = {
     "sample_size": 8,
