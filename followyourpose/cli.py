@@ -129,7 +129,6 @@ def _puppets(options: argparse.Namespace) -> None:
         clip_frames=options.clip_frames,
         split=options.split,
         style=options.style,
-        unnamed=options.unnamed,
     )
     print(options.out)
 
@@ -344,10 +343,6 @@ def _add_puppets(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--split", default="training", choices=("training", "held-out", "all"),
         help="pairs of a character and a place, and motions: training's, the ones kept from it, or all",
-    )  # fmt: skip
-    verb.add_argument(
-        "--unnamed", type=float, default=0.0, metavar="SHARE",
-        help="share of images before any plain colour, which their captions leave out (default: 0)",
     )  # fmt: skip
     verb.add_argument("--style", metavar="NAME", help="draw all in a style, and say so in captions: blueprint")
     what = "write a benchmark's prompts, skeletons, seeds and real frames instead, for any system and for evaluate's"

@@ -3,9 +3,9 @@
     python scripts/train_puppets.py OUT                                         one process
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data, for the autoencoder in OUT/data-colors, for the judges in
-OUT/data-all and for the LoRA in OUT/data-blueprint; encoded ones in OUT/cache-*; a folder per run; and at the end
-OUT/checkpoints, to be moved over the repository's. To resume, run the same command again.
+Everything goes to OUT: the world's pictures in OUT/data, for the judges in OUT/data-all and for the LoRA in
+OUT/data-blueprint; encoded ones in OUT/cache-*; a folder per run; and at the end OUT/checkpoints, to be moved over the
+repository's. To resume, run the same command again.
 """
 
 import sys
@@ -25,7 +25,6 @@ from followyourpose.training.loop import train
 # folder -> kind -> what write_dataset puts there
 DATA = {
     "data": {"images": {"images": 60_000}, "clips": {"clips": 2_000}},
-    "data-colors": {"images": {"images": 75_000, "unnamed": 0.2}},
     "data-all": {"images": {"images": 60_000, "seed": 1, "split": "all"}},
     "data-blueprint": {"images": {"images": 6_000, "seed": 2, "style": "blueprint"}},
 }
@@ -42,7 +41,6 @@ RUNS = {
 }
 # run -> its data: folder, kind, and where they are kept encoded
 TRAINED_ON = {
-    "autoencoder": ("data-colors", "images", None),
     "judge": ("data-all", "images", None),
     "detector": ("data-all", "images", None),
     "base": ("data", "images", "cache-images"),

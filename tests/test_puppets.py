@@ -2,7 +2,6 @@
 
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,12 @@ from transformers import CLIPTokenizer
 
 from followyourpose.config import REPOSITORY
 from followyourpose.pose.skeleton import JOINT, body_height
-from followyourpose.puppets.backgrounds import BACKGROUNDS, PLAIN
+from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
 from followyourpose.puppets.styles import STYLES
-from followyourpose.puppets.world import (
-    FAR,
-    HELD_OUT_PAIRS,
-    SPLITS,
-    Scene,
-    caption,
-    captions,
-    render_scene,
-    sample_scene,
-)
+from followyourpose.puppets.world import HELD_OUT_PAIRS, SPLITS, Scene, caption, captions, render_scene, sample_scene
 
 
 def scenes(count: int, **options) -> list[Scene]:
@@ -143,38 +133,6 @@ def test_a_data_set_is_never_written_over_another(tmp_path: Path):
 def test_asking_for_nothing_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="--images 0 --clips 0"):
         write_dataset(tmp_path)
-
-
-# ---- plain colours that no caption names ----------------------------------------------------------------------------
-
-
-def test_an_unnamed_colour_is_any_but_one_like_that_of_a_held_out_pair():
-    drawn = [sample_scene(np.random.default_rng(i), unnamed=1.0) for i in range(600)]
-    assert all(scene.background.startswith("#") for scene in drawn)
-    assert {scene.caption for scene in drawn} >= {"a girl", "two girls", "batman"}
-    colors = {name: np.array([list(bytes.fromhex(s.background[1:])) for s in drawn if s.character == name])
-              for name in ("a girl", "a panda")}  # fmt: skip
-    yellow = PLAIN["yellow background"]
-    assert np.linalg.norm(colors["a girl"] - yellow, axis=1).min() >= FAR
-    assert np.linalg.norm(colors["a panda"] - yellow, axis=1).min() < FAR  # whose held-out pair is another
-    assert (colors["a girl"].std(0) > 50).all()
-    frames, _ = render_scene(replace(drawn[0], background="#20c040"), 1, 64, 64)
-    red, green, blue = frames[0, 2, 2].astype(int)
-    assert green > 2 * blue > 2 * red
-
-
-def test_the_share_of_unnamed_colours_is_that_of_the_images_and_leaves_other_scenes_as_they_were(tmp_path: Path):
-    captions = []
-    for name, share in (("without", 0.0), ("with", 0.5)):
-        write_dataset(tmp_path / name, images=40, clips=4, clip_frames=2, unnamed=share)
-        with tarfile.open(tmp_path / name / "images" / "00000.tar") as tar:
-            captions.append([tar.extractfile(f"{i:08d}.txt").read().decode() for i in range(40)])
-    changed = [(before, after) for before, after in zip(*captions, strict=True) if before != after]
-    assert 8 < len(changed) < 32 and all(before.startswith(after) for before, after in changed)
-    manifests = [(tmp_path / name / "clips" / "manifest.jsonl").read_text() for name in ("without", "with")]
-    assert manifests[0] == manifests[1]
-    with pytest.raises(ValueError, match="unnamed: got 2, expected a share between 0 and 1"):
-        write_dataset(tmp_path / "more", images=1, unnamed=2)
 
 
 # ---- styles ----------------------------------------------------------------------------------------------------------

@@ -114,11 +114,6 @@ def _plain(color: Color) -> Painter:
     return paint
 
 
-PLAIN: dict[str, Color] = {
-    "brown background": (136, 86, 54),
-    "purple background": (128, 84, 170),
-    "yellow background": (244, 208, 84),
-}
 # The words that end a caption -> who paints it. A place is joined by a space, a plain colour by a comma.
 BACKGROUNDS: dict[str, Painter] = {
     "on the moon": moon,
@@ -128,10 +123,7 @@ BACKGROUNDS: dict[str, Painter] = {
     "in the forest": forest,
     "in the snow": snow,
     "on the street": street,
-    **{name: _plain(color) for name, color in PLAIN.items()},
+    "brown background": _plain((136, 86, 54)),
+    "purple background": _plain((128, 84, 170)),
+    "yellow background": _plain((244, 208, 84)),
 }
-
-
-def painter(background: str) -> Painter:
-    """Who paints a name in BACKGROUNDS, or any plain colour, "#rrggbb"."""
-    return _plain(tuple(bytes.fromhex(background[1:]))) if background.startswith("#") else BACKGROUNDS[background]

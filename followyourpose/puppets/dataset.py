@@ -32,7 +32,6 @@ def write_dataset(
     clip_frames: int = 24,
     split: str = "training",
     style: str | None = None,
-    unnamed: float = 0.0,
 ) -> Path:
     """Writes `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
 
@@ -46,7 +45,6 @@ def write_dataset(
         clip_frames: frames per clip.
         split: which character-and-place pairs and motions are shown: training's, the held-out ones, or all of them.
         style: a name in STYLES, in which all is drawn and which captions say; None: the world as it is.
-        unnamed: the share of images before any plain colour, which their captions leave out; clips have none.
 
     Raises:
         ValueError: nothing is asked for, a number is out of range, or a folder is there already (it is left untouched).
@@ -59,9 +57,7 @@ def write_dataset(
     for key, value, known in (("split", split, SPLITS), ("style", style, (None, *STYLES))):
         if value not in known:
             raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(filter(None, known))}")
-    if not 0 <= unnamed <= 1:
-        raise ValueError(f"unnamed: got {unnamed}, expected a share between 0 and 1")
-    draw = partial(_draw, seed=seed, size=size, split=split, style=style, unnamed=unnamed)
+    draw = partial(_draw, seed=seed, size=size, split=split, style=style)
     with ExitStack() as stack:
         folders = {
             kind: stack.enter_context(new_folder(out / kind)) for kind, n in (("images", images), ("clips", clips)) if n
@@ -85,10 +81,10 @@ def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:
 
 
 def _draw(
-    kind: int, index: int, frames: int, seed: int, size: int, split: str, style: str | None, unnamed: float
+    kind: int, index: int, frames: int, seed: int, size: int, split: str, style: str | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Scene `index`: frames, keypoints and caption; images (kind 0) and clips (kind 1) are different scenes."""
-    scene = sample_scene(np.random.default_rng((seed, kind, index)), split, unnamed=unnamed if kind == 0 else 0.0)
+    scene = sample_scene(np.random.default_rng((seed, kind, index)), split)
     video, keypoints = render_scene(scene, frames, size, size)
     if style is None:
         return video, keypoints, scene.caption

@@ -1,12 +1,12 @@
 """The world: seed -> scene -> frames, keypoints and caption, all exact and all from one random generator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from followyourpose.pose.skeleton import JOINT
-from followyourpose.puppets.backgrounds import BACKGROUNDS, PLAIN, painter
+from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.brush import Brush
 from followyourpose.puppets.characters import CHARACTERS, draw_character
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, MOTIONS, joints_in_space
@@ -18,7 +18,6 @@ HELD_OUT_PAIRS = (
     ("batman", "brown background"), ("superman", "on the street"), ("a fireman", "purple background"),
     ("a policeman", "in the desert"), ("a boy", "on the moon"), ("a girl", "yellow background"),
 )  # fmt: skip
-FAR = 90.0  # of two colours, by the distance of their RGB, 0 to 442
 # What scenes are drawn from, by name: character-and-place pairs, and motions.
 SPLITS = {
     "training": (
@@ -56,10 +55,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows; the same scene at the same size is the same frames.
-
-    `background` is a name in BACKGROUNDS, or a plain colour, "#rrggbb", which the caption does not name.
-    """
+    """What a clip shows; the same scene at the same size is the same frames."""
 
     character: str
     background: str
@@ -74,8 +70,6 @@ class Scene:
 def caption(character: str, background: str, people: int = 1) -> str:
     """The caption in the paper's form: "an astronaut on the moon", "batman, brown background", "two robots ..."."""
     who = CHARACTERS[character].one if people == 1 else CHARACTERS[character].two
-    if background.startswith("#"):
-        return who
     return f"{who}{', ' if background.endswith('background') else ' '}{background}"
 
 
@@ -84,31 +78,19 @@ def captions(people: Sequence[int] = (1, 2)) -> list[str]:
     return [caption(c, b, n) for n in people for c in CHARACTERS for b in BACKGROUNDS]
 
 
-def sample_scene(rng: np.random.Generator, split: str = "training", two: float = 0.1, unnamed: float = 0.0) -> Scene:
+def sample_scene(rng: np.random.Generator, split: str = "training", two: float = 0.1) -> Scene:
     """Draws a scene.
 
     Args:
         split: what from, a name in SPLITS: the pairs and motions of training, the held-out ones, or all of them.
         two: the share of scenes with two actors.
-        unnamed: the share of scenes before any plain colour, which the caption leaves out: who has been seen before
-            many colours is drawn better before a new one. Colours like that of a held-out pair are never used.
     """
     pairs, motions = SPLITS[split]
     character, background = pairs[rng.integers(len(pairs))]
     count = 2 if rng.random() < two else 1
     centers = [rng.uniform(0.28, 0.72)] if count == 1 else [rng.uniform(0.22, 0.32), rng.uniform(0.68, 0.78)]
     actors = tuple(_sample_actor(rng, motions, x, 0.62 if count == 2 else 0.86) for x in centers)
-    scene = Scene(character, background, actors, int(rng.integers(2**31)))
-    return replace(scene, background=_any_color(rng, character)) if unnamed and rng.random() < unnamed else scene
-
-
-def _any_color(rng: np.random.Generator, character: str) -> str:
-    """A plain colour, "#rrggbb", far from those before which the character is never to be seen in training."""
-    held_out = [PLAIN[background] for name, background in HELD_OUT_PAIRS if name == character and background in PLAIN]
-    while True:
-        color = rng.integers(256, size=3)
-        if all(np.linalg.norm(color - other) >= FAR for other in held_out):
-            return f"#{bytes(color.tolist()).hex()}"
+    return Scene(character, background, actors, int(rng.integers(2**31)))
 
 
 def _sample_actor(rng: np.random.Generator, motions: Sequence[str], x: float, tallest: float) -> Actor:
@@ -155,7 +137,7 @@ def render_scene(scene: Scene, frames: int, height: int, width: int) -> tuple[np
     """
     scale = 4 if max(height, width) <= 128 else 2
     backdrop = Brush.blank(height, width, scale)
-    painter(scene.background)(backdrop, height, width, np.random.default_rng(scene.seed))
+    BACKGROUNDS[scene.background](backdrop, height, width, np.random.default_rng(scene.seed))
     bodies = [_place(actor, frames, height, width) for actor in scene.actors]
     video = np.empty((frames, height, width, 3), np.uint8)
     for index in range(frames):
