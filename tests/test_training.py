@@ -766,6 +766,9 @@ def test_a_chain_of_runs_from_an_image_unet_exports_what_each_trained(world: Pat
     weights = all_weights(export(runs["stage2"], tmp_path / "out", torch.float32))
     assert expected.keys() <= weights.keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    image_model = export(runs["base"], tmp_path / "image-model")  # neither tells of the machine
+    configs = [file.read_text() for out in (tmp_path / "out", image_model) for file in out.rglob("*.json")]
+    assert len(configs) > 8 and not any(str(tmp_path.parent) in content for content in configs)
 
 
 def test_an_export_overwrites_nothing(tmp_path: Path, stage1: Path) -> None:
