@@ -48,7 +48,7 @@ def draw_benchmark(options: argparse.Namespace) -> None:
     rows = [json.loads(line) for line in (options.benchmark / "manifest.jsonl").read_text().splitlines()]
     rows = rows[: options.count]
     scenes = benchmark_scenes(options.name, len(rows))
-    draw = SYSTEMS[options.system](locate(options.base), Path(locate(options.weights)))
+    draw = SYSTEMS[options.system](locate(options.base), options.weights)
     with new_folder(options.out) as folder:
         back = os.path.relpath(options.benchmark.resolve(), options.out.resolve())
         lines = []
@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--count", type=int, metavar="N", help="the first N videos (default: all)")
     verb.add_argument("--base", default="checkpoints/puppet-base", metavar="DIR", help="(default: %(default)s)")
     verb.add_argument(
-        "--weights", default="checkpoints/puppet-baselines", metavar="DIR",
-        help="a folder per trained system, by its name (default: %(default)s)",
+        "--weights", type=Path, required=True, metavar="DIR",
+        help="where the trained systems were exported to, each under its name",
     )  # fmt: skip
     return parser
 

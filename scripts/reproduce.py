@@ -1,8 +1,8 @@
 """Reproduces the paper's Table 1 and its ablations on puppets -> OUT/RESULTS.md.
 
-python scripts/reproduce.py outputs/reproduce                   Table 1, quick split, from the networks in checkpoints/
-python scripts/reproduce.py outputs/reproduce --count 1024      the same, all videos of the benchmark
 python scripts/reproduce.py outputs/reproduce --train           trains the other systems and the ablations first
+python scripts/reproduce.py outputs/reproduce                   Table 1 alone, of other systems trained before
+python scripts/reproduce.py outputs/reproduce --count 1024      all videos of the benchmark, not its quick split
 
 Every system draws the same benchmark and is judged alike. To go on after an interruption, run the same command again:
 what is there is not made anew. OUT/logs says what each command printed.
@@ -72,7 +72,7 @@ class Reproduction:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.out, self.count, self.data = options.out, options.count, options.data
-        self.weights = options.out / "weights" if options.train else REPOSITORY / "checkpoints" / "puppet-baselines"
+        self.weights = options.out / "weights"
 
     def benchmark(self) -> Path:
         folder = self.out / "benchmark"
@@ -155,6 +155,8 @@ def main() -> None:
     if options.jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
     reproduction = Reproduction(options)
+    if not options.train and not reproduction.weights.is_dir():
+        parser.error(f"{reproduction.weights}: no other system is trained there; give --train")
     reproduction.benchmark()
     work = [partial(reproduction.judge, OURS), *(partial(reproduction.draw, name) for name in DRAWN)]
     if options.train:

@@ -49,6 +49,10 @@ def run(out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str:
 def test_without_training_every_system_is_drawn_and_judged_once(
     calls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", monkeypatch)
+    assert not calls
+    (tmp_path / "out" / "weights").mkdir(parents=True)
     page = run(tmp_path / "out", monkeypatch)
     assert not any("train" in command for command in calls)
     assert len([command for command in calls if "draw" in command]) == len(DRAWN)
