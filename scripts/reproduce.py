@@ -158,7 +158,10 @@ def main() -> None:
     if not options.train and not reproduction.weights.is_dir():
         parser.error(f"{reproduction.weights}: no other system is trained there; give --train")
     reproduction.benchmark()
-    work = [partial(reproduction.judge, OURS), *(partial(reproduction.draw, name) for name in DRAWN)]
+    work = [
+        partial(reproduction.judge, OURS, "without_skeleton=false"),
+        *(partial(reproduction.draw, name) for name in DRAWN),
+    ]
     if options.train:
         first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
         then = [name for name in ABLATIONS if name not in first]
@@ -168,7 +171,7 @@ def main() -> None:
         work += [partial(reproduction.judge_ablation, name) for name in ABLATIONS]
     together(options.jobs, work)
     judged = {file.parent.name: json.loads(file.read_text()) for file in options.out.glob("judged/*/metrics.json")}
-    (options.out / "RESULTS.md").write_text(results_page(judged))
+    (options.out / "RESULTS.md").write_text(results_page(judged, STEPS))
     print(options.out / "RESULTS.md")
 
 

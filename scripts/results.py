@@ -43,15 +43,20 @@ METRICS = {  # key of metrics.json -> head, digits, factor
 }
 ABLATIONS = """# Ablations
 
-Each of these is trained with a small budget, 600 steps of 16 images for stage 1 and 300 of 4 clips for stage 2, and
-differs from the paper's in one thing, set in its config. All draw the videos above again, each frame from noise of its
-own, where what keeps frames together has the most to do.
+Each of these is trained with a small budget, {stage1} steps of 16 images for stage 1 and {stage2} of 4 clips for
+stage 2, and differs from the paper's in one thing, set in its config. All draw the videos above again, each frame from
+noise of its own, where what keeps frames together has the most to do.
 """
 Judged = Mapping[str, Mapping[str, Any]]
 
 
-def results_page(judged: Judged) -> str:
-    """The page in Markdown. `judged`: of each system its metrics.json; what was not judged is left out."""
+def results_page(judged: Judged, steps: Mapping[str, int]) -> str:
+    """The page in Markdown.
+
+    Args:
+        judged: of each system its metrics.json; what was not judged is left out.
+        steps: stage -> of each of its ablations.
+    """
     count = judged["follow-your-pose"]["n"]
     table1 = f"""# Results on puppets
 
@@ -75,7 +80,7 @@ background from frame to frame, of 255; character and place are how often CLIP t
     ):
         if rows.keys() <= judged.keys():
             ablations.append(f"## {title}\n\n{_table(judged, rows)}\n")
-    return "\n".join([table1, *([ABLATIONS, *ablations] if ablations else [])])
+    return "\n".join([table1, *([ABLATIONS.format_map(steps), *ablations] if ablations else [])])
 
 
 def _table(judged: Judged, rows: Mapping[str, str], real: bool = False) -> str:

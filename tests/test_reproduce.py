@@ -71,6 +71,7 @@ def test_with_training_what_others_stand_on_comes_first(
     assert all(made.index(ablation.init) < made.index(name) for name, ablation in ABLATIONS.items() if ablation.init)
     judged = {path.parent.name for path in (tmp_path / "out").glob("judged/*/metrics.json")}
     assert judged == {OURS, *DRAWN, *ABLATIONS}
+    assert f"{STEPS['stage1']} steps of 16" in page
     for rows in (results.POSE, results.TIME, results.STAGES):
         assert all(label in page for label in rows.values())
 
@@ -97,7 +98,7 @@ def test_an_ablation_trains_something_of_every_pattern_that_it_names(name: str) 
 
 
 def test_a_cell_has_its_interval_and_what_is_undefined_is_left_out() -> None:
-    page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}})
+    page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}}, STEPS)
     (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert cells[0] == "0.5 (0.2 to 0.8)" and cells[1] == "" and cells[2] == "50.0 (25.0 to 75.0)"
