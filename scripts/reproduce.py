@@ -22,13 +22,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from followyourpose.config import REPOSITORY
-from scripts.results import results_page
+from followyourpose.config import REPOSITORY, TrainConfig, load_config
+from scripts.results import OURS, SYSTEMS, results_page
 
 CONFIGS = REPOSITORY / "configs" / "puppet"
-OURS = "follow-your-pose"
 TRAINED = ("controlnet", "t2i-adapter", "animatediff")
-DRAWN = (*TRAINED, "text2video-zero", "masactrl", "tune-a-video")  # by scripts/baselines.py
+DRAWN = [name for name in SYSTEMS if name != OURS]  # by scripts/baselines.py
 POSE, LEVELS = r"^pose_encoder\.", r"^pose_encoder\.(conv_in|body|zero_convs\.[0-%d])"
 QUERIES = r"^unet\..*attn[12]\.to_q"
 ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
@@ -74,33 +73,40 @@ class Reproduction:
         self.out, self.count, self.data = options.out, options.count, options.data
         self.weights = options.out / "weights"
 
-    def benchmark(self) -> Path:
-        folder = self.out / "benchmark"
-        if not folder.exists():
-            self.call("benchmark", "-m", "followyourpose", "puppets", folder, "--benchmark", "puppet-bench-1",
-                      "--clips", self.count)  # fmt: skip
-        return folder
+    def benchmark(self) -> None:
+        if not (self.out / "benchmark").exists():
+            self.call("benchmark", "-m", "followyourpose", "puppets", self.out / "benchmark",
+                      "--benchmark", "puppet-bench-1", "--clips", self.count)  # fmt: skip
+
+    def encode(self, stage: str) -> None:
+        """Makes the cache of a stage's data, which the trainings share: several at once must not each make it."""
+        config = CONFIGS / f"{stage}.yaml"
+        base = f"init={REPOSITORY / 'checkpoints' / 'puppet-base'}"
+        self.call(f"cache-{stage}", "-m", "followyourpose", "cache", config, base, *self.data_of(config))
 
     def train_system(self, name: str) -> None:
         run = self.out / "runs" / name
-        config = ["scripts/baselines.py", "train", name]
-        self.train(name, run, config, "clips" if name == "animatediff" else "images")
+        self.train(name, run, CONFIGS / "baselines" / f"{name}.yaml", "scripts/baselines.py", "train", name)
         if not (self.weights / name).exists():
             self.call(name, "scripts/baselines.py", "export", name, run, self.weights / name)
 
     def train_ablation(self, name: str) -> None:
         ablation, run, model = ABLATIONS[name], self.out / "runs" / name, self.out / "models" / name
-        config = ["scripts/train.py", CONFIGS / f"{ablation.config}.yaml", *ablation.settings]
-        config += [f"steps={STEPS[ablation.config]}", "optim.warmup_steps=50"]
-        config += [] if ablation.init is None else [f"init={self.out / 'runs' / ablation.init}"]
-        self.train(name, run, config, "clips" if ablation.config == "stage2" else "images")
+        config = CONFIGS / f"{ablation.config}.yaml"
+        settings = [*ablation.settings, f"steps={STEPS[ablation.config]}", "optim.warmup_steps=50"]
+        settings += [] if ablation.init is None else [f"init={self.out / 'runs' / ablation.init}"]
+        self.train(name, run, config, "scripts/train.py", config, *settings)
         if not model.exists():
             self.call(name, "-m", "followyourpose", "export", run, model)
 
-    def train(self, name: str, run: Path, command: list[str | Path], kind: str) -> None:
+    def train(self, name: str, run: Path, config: Path, *command: object) -> None:
         if not (run / "weights.safetensors").exists():
-            self.call(name, *command, f"output={run}", f"data.path={self.data / kind}",
-                      f"data.cache={self.data / f'cache-{kind}'}", "trackers=[]")  # fmt: skip
+            self.call(name, *command, f"output={run}", *self.data_of(config), "trackers=[]")
+
+    def data_of(self, config: Path) -> list[str]:
+        """The settings that say where a config's data are, and their cache."""
+        kind = load_config(TrainConfig, config).data.kind
+        return [f"data.path={self.data / kind}", f"data.cache={self.data / f'cache-{kind}'}"]
 
     def draw(self, name: str) -> None:
         folder = self.out / "drawn" / name
@@ -166,6 +172,7 @@ def main() -> None:
         first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
         then = [name for name in ABLATIONS if name not in first]
         networks = [partial(reproduction.train_system, name) for name in TRAINED]
+        together(options.jobs, [partial(reproduction.encode, stage) for stage in STEPS])
         together(options.jobs, [partial(reproduction.train_ablation, name) for name in first] + networks)
         together(options.jobs, [partial(reproduction.train_ablation, name) for name in then])
         work += [partial(reproduction.judge_ablation, name) for name in ABLATIONS]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+OURS = "follow-your-pose"
 SYSTEMS = {
-    "follow-your-pose": "Follow Your Pose (ours)",
+    OURS: "Follow Your Pose (ours)",
     "controlnet": "ControlNet, per frame",
     "t2i-adapter": "T2I-Adapter, per frame",
     "text2video-zero": "Text2Video-Zero with ControlNet",
@@ -57,7 +58,7 @@ def results_page(judged: Judged, steps: Mapping[str, int]) -> str:
         judged: of each system its metrics.json; what was not judged is left out.
         steps: stage -> of each of its ablations.
     """
-    count = judged["follow-your-pose"]["n"]
+    count = judged[OURS]["n"]
     table1 = f"""# Results on puppets
 
 The first {count} of the 1,024 videos of `puppet-bench-1`: motions, and pairs of a character and a place, that no system

@@ -25,6 +25,11 @@ STAGES = {
 }
 
 
+def trained_part(name: str) -> str:
+    """Under which name among its parts a run trains."""
+    return STAGES[name]["trainable"][0].strip("^").split(r"\.")[0]
+
+
 @pytest.fixture(scope="module")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short run of every network."""
@@ -51,7 +56,7 @@ def weights(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_run_trains_its_network_alone(name: str, runs: Path) -> None:
-    prefix = STAGES[name]["trainable"][0].strip("^").split(r"\.")[0]
+    prefix = trained_part(name)
     weights = trained_weights(runs / name)
     assert weights and all(key.startswith(f"{prefix}.") for key in weights)
 
@@ -63,7 +68,7 @@ def test_an_export_holds_what_was_trained_and_nothing_else_is_taken_for_it(
     (file,) = (weights / name).glob("*.safetensors")
     exported, trained = load_file(file), trained_weights(runs / name)
     assert all(value.dtype == torch.float16 for value in exported.values())
-    prefix = "adapter." if name == "t2i-adapter" else "controlnet." if name == "controlnet" else "unet."
+    prefix = f"{trained_part(name)}."
     for key, value in trained.items():
         torch.testing.assert_close(exported[key.removeprefix(prefix)], value.half())
     other = next(system for system in STAGES if system != name)

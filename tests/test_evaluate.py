@@ -14,12 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from followyourpose.config import EvaluateConfig, GenerateConfig, LongVideoConfig
 from followyourpose.evaluation.evaluate import compare, evaluate
 from followyourpose.evaluation.features import ClipFeatures
-from followyourpose.evaluation.generation import (
-    drawn_sets,
-    flicker_of_stage_2,
-    generate,
-    noise_of,
-)
+from followyourpose.evaluation.generation import drawn_sets, flicker_of_stage_2, generate, noise_of
 from followyourpose.evaluation.judges import Judges
 from followyourpose.evaluation.long_videos import compare_modes
 from followyourpose.evaluation.measure import METRICS, measure

@@ -25,6 +25,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def call(self: Reproduction, name: str, *arguments: object) -> None:
         command = [str(argument) for argument in arguments]
         made.append(command)
+        if "cache" in command:
+            return
         output = next((part.partition("=")[2] for part in command if part.startswith("output=")), None)
         if "evaluate" in command:
             Path(output).mkdir(parents=True)
@@ -68,6 +70,10 @@ def test_with_training_what_others_stand_on_comes_first(
     page = run(tmp_path / "out", monkeypatch, "--train")
     made = [re.search(r"output=\S*runs/([\w-]+)", " ".join(c)).group(1) for c in calls if "trackers=[]" in c]
     assert sorted(made) == sorted([*ABLATIONS, *TRAINED])
+    caches = [next(part for part in c if part.startswith("data.cache=")) for c in calls if "cache" in c]
+    assert len(caches) == len(set(caches)) == 2  # each made once, before any that would make it
+    assert max(calls.index(c) for c in calls if "cache" in c) < min(calls.index(c) for c in calls if "trackers=[]" in c)
+    assert all(any(cache in c for cache in caches) for c in calls if "trackers=[]" in c)
     assert all(made.index(ablation.init) < made.index(name) for name, ablation in ABLATIONS.items() if ablation.init)
     judged = {path.parent.name for path in (tmp_path / "out").glob("judged/*/metrics.json")}
     assert judged == {OURS, *DRAWN, *ABLATIONS}

@@ -109,9 +109,9 @@ def generate(
 def drawn_sets(
     pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig
 ) -> dict[str, np.ndarray]:
-    """ "": the model's videos; "no_pose", if asked for: what it draws from the same noise without a skeleton.
+    """Sets of videos, (v, f, H, W, 3) uint8 each: "" is the model's.
 
-    Each is (v, f, H, W, 3) uint8.
+    "no_pose", if asked for, is what it draws from the same noise without a skeleton.
     """
     sets = {"": True, "no_pose": False} if config.without_skeleton else {"": True}
     with tqdm(total=len(sets) * len(samples), unit="video", desc="generate") as bar:

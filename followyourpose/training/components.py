@@ -211,10 +211,10 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
             save_lora(trained_weights(run), config.lora, folder, facts, dtype)
         else:
             _pipeline(run).to(dtype=dtype).save_pretrained(folder)
-            for file in folder.glob("*/config.json"):  # diffusers writes where on this machine a network was read from
-                content = json.loads(file.read_text())
-                content.pop("_name_or_path", None)
-                file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        for file in folder.rglob("config.json"):  # diffusers writes where on this machine a network was read from
+            content = json.loads(file.read_text())
+            content.pop("_name_or_path", None)
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     return output
 
 
