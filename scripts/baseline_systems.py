@@ -1,14 +1,16 @@
 """How other systems draw a video, each on the same frozen base model, through its implementation in diffusers.
 
 All of them start from noise that is the same in every frame, as the embedded default does, take the same
-number of DDIM steps, and have the same guidance.
+number of DDIM steps, and have the same guidance. Videos drawn at a time have as many frames each.
 
-    f frames   H W pixels   c channels   h w latent size   l tokens   g halves of guidance
+    v videos   f frames   H W pixels   c channels   h w latent size   l tokens   g halves of guidance, of each video
 """
 
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.config import TrainConfig, build_config
-from followyourpose.data.video_io import write_video
+from followyourpose.device import torch_device
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train
 
@@ -60,46 +62,50 @@ class Task:
     source: tuple[np.ndarray, str]
 
 
-Draw = Callable[[Task], np.ndarray]  # -> (f, H, W, 3) uint8
+Draw = Callable[[Sequence[Task]], list[np.ndarray]]  # -> of each task (f, H, W, 3) uint8
 
 
 def controlnet(base: Path, weights: Path) -> Draw:
     """ControlNet, frame by frame (Zhang et al. 2023, arXiv 2302.05543)."""
-    return _each_frame(_controlnet_pipeline(base, weights))
+    return partial(_frames, _controlnet_pipeline(base, weights))
 
 
 def t2i_adapter(base: Path, weights: Path) -> Draw:
     """T2I-Adapter, frame by frame (Mou et al. 2023, arXiv 2302.08453)."""
-    return _each_frame(_adapter_pipeline(base, weights))
+    return partial(_frames, _adapter_pipeline(base, weights))
 
 
 def text2video_zero(base: Path, weights: Path) -> Draw:
     """Text2Video-Zero with ControlNet: all frames attend to the first (Khachatryan et al. 2023, arXiv 2303.13439)."""
     pipe = _controlnet_pipeline(base, weights)
-    for network in (pipe.unet, pipe.controlnet):
-        network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2))
-    return _each_frame(pipe)
+
+    def draw(tasks: Sequence[Task]) -> list[np.ndarray]:
+        for network in (pipe.unet, pipe.controlnet):
+            network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2 * len(tasks)))
+        return _frames(pipe, tasks)
+
+    return draw
 
 
 def masactrl(base: Path, weights: Path) -> Draw:
     """MasaCtrl with T2I-Adapter: mutual self-attention to the first frame (Cao et al. 2023, arXiv 2304.08465)."""
     pipe = _adapter_pipeline(base, weights)
-    draw = _each_frame(pipe)
+    decoder = [name for name in pipe.unet.attn_processors if name.startswith("up_blocks") and ".attn1." in name]
+    plain = {name: AttnProcessor2_0() for name in pipe.unet.attn_processors}
 
-    def fresh(task: Task) -> np.ndarray:
-        ours = {name: MutualSelfAttention() for name in pipe.unet.attn_processors if _decoder_self_attention(name)}
-        pipe.unet.set_attn_processor({**{name: AttnProcessor2_0() for name in pipe.unet.attn_processors}, **ours})
-        return draw(task)
+    def draw(tasks: Sequence[Task]) -> list[np.ndarray]:
+        frames = len(tasks[0].skeleton)
+        pipe.unet.set_attn_processor({**plain, **{name: MutualSelfAttention(frames) for name in decoder}})
+        return _frames(pipe, tasks)
 
-    return fresh
+    return draw
 
 
 def animatediff(base: Path, weights: Path) -> Draw:
     """AnimateDiff with ControlNet (Guo et al. 2023, arXiv 2307.04725)."""
     parts = _parts(base)
     parts["unet"] = UNetMotionModel.from_unet2d(parts["unet"], _load(MotionAdapter, weights / "animatediff"))
-    pipe = AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(weights))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = _ready(AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(weights)))
 
     def draw(task: Task) -> np.ndarray:
         out = pipe(
@@ -108,7 +114,7 @@ def animatediff(base: Path, weights: Path) -> Draw:
         )  # fmt: skip
         return _bytes(out.frames[0])
 
-    return draw
+    return lambda tasks: [draw(task) for task in tasks]
 
 
 def tune_a_video(base: Path, weights: Path) -> Draw:
@@ -122,12 +128,11 @@ def tune_a_video(base: Path, weights: Path) -> Draw:
             run = train(_tuning(base, Path(folder), task))
             pipe = FollowYourPosePipeline.from_image_model(base)
             pipe.register_modules(unet=load_component(run, "unet").eval())
-        pipe.set_progress_bar_config(disable=True)
-        latents = _inverted(pipe, *task.source)
+        latents = _inverted(_ready(pipe), *task.source)
         out = pipe(task.prompt, None, num_frames=len(task.skeleton), latents=latents, **_settings(task))
         return _bytes(out.videos[0])
 
-    return draw
+    return lambda tasks: [draw(task) for task in tasks]
 
 
 SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
@@ -146,21 +151,17 @@ SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
 class MutualSelfAttention(AttnProcessor2_0):
     """From a step on every frame gathers from the first frame's keys and values: (g f) l c -> the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int) -> None:
         super().__init__()
-        self.steps = 0
+        self.frames, self.steps = frames, 0
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.steps += 1
         if self.steps <= MASA_STEP:
             return super().__call__(attn, hidden_states, *args, **kwargs)
-        first = rearrange(hidden_states, "(g f) l c -> g f l c", g=2)[:, 0]
-        first = repeat(first, "g l c -> (g f) l c", f=len(hidden_states) // 2)
+        first = rearrange(hidden_states, "(g f) l c -> g f l c", f=self.frames)[:, 0]
+        first = repeat(first, "g l c -> (g f) l c", f=self.frames)
         return super().__call__(attn, hidden_states, encoder_hidden_states=first)
-
-
-def _decoder_self_attention(name: str) -> bool:
-    return name.startswith("up_blocks") and ".attn1." in name
 
 
 def _parts(base: Path) -> dict[str, Any]:
@@ -173,46 +174,55 @@ def _controlnet(weights: Path) -> ControlNetModel:
 
 
 def _controlnet_pipeline(base: Path, weights: Path) -> StableDiffusionControlNetPipeline:
-    return StableDiffusionControlNetPipeline(
+    return _ready(StableDiffusionControlNetPipeline(
         **_parts(base), controlnet=_controlnet(weights), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _adapter_pipeline(base: Path, weights: Path) -> StableDiffusionAdapterPipeline:
-    return StableDiffusionAdapterPipeline(
+    return _ready(StableDiffusionAdapterPipeline(
         **_parts(base), adapter=_load(T2IAdapter, weights / "t2i-adapter"), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
-def _each_frame(pipe: Any) -> Draw:
+def _ready(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
+    return pipe.to(torch_device(None))
 
-    def draw(task: Task) -> np.ndarray:
-        prompts = [task.prompt] * len(task.skeleton)
-        pictures, latents = _pictures(task.skeleton), _noise(pipe, task)
-        return _bytes(pipe(prompts, image=pictures, latents=latents, **_settings(task)).images)
 
-    return draw
+def _frames(pipe: Any, tasks: Sequence[Task]) -> list[np.ndarray]:
+    """What a pipeline for images draws, each frame as an image of its own."""
+    prompts = [task.prompt for task in tasks for _ in task.skeleton]
+    pictures = [picture for task in tasks for picture in _pictures(task.skeleton)]
+    latents = torch.cat([_noise(pipe, task) for task in tasks])
+    images = pipe(prompts, image=pictures, latents=latents, **_settings(tasks[0])).images
+    return list(rearrange(_bytes(images), "(v f) H W c -> v f H W c", v=len(tasks)))
 
 
 def _noise(pipe: Any, task: Task) -> Tensor:
     """One noise for all frames, (f, c, h, w)."""
     height, width = (side // pipe.vae_scale_factor for side in task.skeleton.shape[1:3])
     shape = (1, pipe.vae.config.latent_channels, height, width)
-    return repeat(
-        torch.randn(shape, generator=torch.Generator().manual_seed(task.seed)), "1 ... -> f ...", f=len(task.skeleton)
-    )
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(task.seed))
+    return repeat(noise, "1 ... -> f ...", f=len(task.skeleton))
 
 
 def _settings(task: Task) -> dict[str, Any]:
     size = dict(zip(("height", "width"), task.skeleton.shape[1:3], strict=True))
     return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np", **size}
+
+
+def write_images(folder: Path, frames: np.ndarray) -> None:
+    """Writes frames (f, H, W, 3) uint8 as 000.png, 001.png, ... into a new folder."""
+    folder.mkdir(parents=True)
+    for index, picture in enumerate(_pictures(frames)):
+        picture.save(folder / f"{index:03d}.png")
 
 
 def _pictures(frames: np.ndarray) -> list[Image.Image]:
@@ -228,8 +238,8 @@ def _bytes(frames: np.ndarray) -> np.ndarray:
 
 def _tuning(base: Path, folder: Path, task: Task) -> TrainConfig:
     frames, caption = task.source
-    write_video(folder / "source.mp4", frames, 8)
-    (folder / "manifest.jsonl").write_text(f'{{"video": "source.mp4", "caption": "{caption}"}}\n')
+    write_images(folder / "source", frames)
+    (folder / "manifest.jsonl").write_text(json.dumps({"video": "source", "caption": caption}) + "\n")
     height, width = frames.shape[1:3]
     content = {
         "output": str(folder / "run"), "init": str(base), "steps": TUNING["steps"], "trackers": [],
@@ -245,7 +255,7 @@ def _inverted(pipe: FollowYourPosePipeline, frames: np.ndarray, caption: str) ->
     """The noise (1, c, f, h, w) of which DDIM would have made these frames (Song et al. 2020, arXiv 2010.02502)."""
     scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(STEPS)
-    pixels = torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
+    pixels = torch.from_numpy(frames).to(pipe.device).movedim(-1, 1).float() / 127.5 - 1
     latents = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
     latents = rearrange(latents, "f c h w -> 1 c f h w")
     text = pipe.encode_prompt(caption)[0]

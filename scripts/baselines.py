@@ -1,23 +1,27 @@
 """Trains other systems on the puppets, and draws a benchmark's videos with them: a folder that `evaluate` takes.
 
+python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet
+followyourpose evaluate configs/puppet/benchmark.yaml videos=outputs/baselines/controlnet
+
 python scripts/baselines.py train controlnet
 python scripts/baselines.py export controlnet outputs/puppet/baselines/controlnet weights/controlnet
-python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet --weights weights
-followyourpose evaluate configs/puppet/evaluate.yaml videos=outputs/baselines/controlnet
 """
 
 import argparse
 import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate
@@ -29,9 +33,10 @@ from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, render_scene
 from followyourpose.training.loop import train
 from scripts.baseline_objectives import OBJECTIVES, export_network
-from scripts.baseline_systems import SYSTEMS, Task
+from scripts.baseline_systems import SYSTEMS, Draw, Task, write_images
 
 CONFIGS = REPOSITORY / "configs" / "puppet" / "baselines"
+Row = dict[str, Any]  # of a benchmark's manifest
 
 
 def train_system(options: argparse.Namespace) -> None:
@@ -47,23 +52,39 @@ def draw_benchmark(options: argparse.Namespace) -> None:
     """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
     rows = [json.loads(line) for line in (options.benchmark / "manifest.jsonl").read_text().splitlines()]
     rows = rows[: options.count]
-    scenes = benchmark_scenes(options.name, len(rows))
-    draw = SYSTEMS[options.system](locate(options.base), options.weights)
-    with new_folder(options.out) as folder:
+    videos = list(enumerate(zip(rows, benchmark_scenes(options.name, len(rows)), strict=True)))
+    batches = [videos[start : start + options.batch_size] for start in range(0, len(videos), options.batch_size)]
+    with new_folder(options.out) as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        draw = partial(_draw, (options.system, locate(options.base), options.weights), options.benchmark, folder)
+        for _ in tqdm((map if options.jobs == 1 else pool.map)(draw, batches), options.system, len(batches)):
+            pass
         back = os.path.relpath(options.benchmark.resolve(), options.out.resolve())
         lines = []
-        for number, (row, scene) in enumerate(zip(tqdm(rows, options.system), scenes, strict=True)):
-            video = f"videos/{number:04d}"
-            (folder / video).mkdir(parents=True)
-            for index, frame in enumerate(draw(_task(row, scene, options.benchmark))):
-                Image.fromarray(frame).save(folder / video / f"{index:03d}.png")
+        for number, row in enumerate(rows):
             files = {key: f"{back}/{row[key]}" for key in ("skeleton", "real")}
-            lines.append(json.dumps({**row, **files, "video": video}) + "\n")
+            lines.append(json.dumps({**row, **files, "video": _video(number)}) + "\n")
         (folder / "manifest.jsonl").write_text("".join(lines))
     print(options.out)
 
 
-def _task(row: dict[str, str | int], scene: Scene, benchmark: Path) -> Task:
+def _draw(
+    system: tuple[str, Path, Path], benchmark: Path, folder: Path, videos: list[tuple[int, tuple[Row, Scene]]]
+) -> None:
+    drawn = _open(*system)([_task(row, scene, benchmark) for _, (row, scene) in videos])
+    for (number, _), frames in zip(videos, drawn, strict=True):
+        write_images(folder / _video(number), frames)
+
+
+@cache
+def _open(system: str, base: Path, weights: Path) -> Draw:
+    return SYSTEMS[system](base, weights)
+
+
+def _video(number: int) -> str:
+    return f"videos/{number:04d}"
+
+
+def _task(row: Row, scene: Scene, benchmark: Path) -> Task:
     clip = read_keypoints(benchmark / row["skeleton"])
     skeleton = np.stack([render_skeleton(people, clip.height, clip.width) for people in clip.frames])
     # The same motion by the next character that is at home there: what a system that edits videos may be given.
@@ -96,10 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     verb.add_argument("--name", default=next(iter(BENCHMARKS)), help="the benchmark's (default: %(default)s)")
     verb.add_argument("--count", type=int, metavar="N", help="the first N videos (default: all)")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    verb.add_argument(
+        "--batch-size", type=int, default=8, metavar="N",
+        help="videos at a time in each, of the systems that can (default: %(default)s)",
+    )  # fmt: skip
     verb.add_argument("--base", default="checkpoints/puppet-base", metavar="DIR", help="(default: %(default)s)")
     verb.add_argument(
-        "--weights", type=Path, required=True, metavar="DIR",
-        help="where the trained systems were exported to, each under its name",
+        "--weights", type=locate, default="checkpoints/puppet-baselines", metavar="DIR",
+        help="where the trained systems were exported to, each under its name (default: %(default)s)",
     )  # fmt: skip
     return parser
 

@@ -1,7 +1,7 @@
 """Reproduces the paper's Table 1 and its ablations on puppets -> OUT/RESULTS.md.
 
+python scripts/reproduce.py outputs/reproduce                   Table 1 alone, of the networks in checkpoints/
 python scripts/reproduce.py outputs/reproduce --train           trains the other systems and the ablations first
-python scripts/reproduce.py outputs/reproduce                   Table 1 alone, of other systems trained before
 python scripts/reproduce.py outputs/reproduce --count 1024      all videos of the benchmark, not its quick split
 
 Every system draws the same benchmark and is judged alike. To go on after an interruption, run the same command again:
@@ -70,8 +70,8 @@ class Reproduction:
     """What is made of what, in the folder `out`; each method leaves what is there already."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.out, self.count, self.data = options.out, options.count, options.data
-        self.weights = options.out / "weights"
+        self.out, self.count, self.data, self.jobs = options.out, options.count, options.data, options.jobs
+        self.weights = self.out / "weights" if options.train else REPOSITORY / "checkpoints" / "puppet-baselines"
 
     def benchmark(self) -> None:
         if not (self.out / "benchmark").exists():
@@ -112,8 +112,10 @@ class Reproduction:
         folder = self.out / "drawn" / name
         if not folder.exists():
             self.call(name, "scripts/baselines.py", "draw", name, self.out / "benchmark", folder,
-                      "--weights", self.weights)  # fmt: skip
-        self.judge(name, f"videos={folder}")
+                      "--weights", self.weights, "--jobs", self.jobs)  # fmt: skip
+
+    def judge_drawn(self, name: str) -> None:
+        self.judge(name, f"videos={self.out / 'drawn' / name}")
 
     def judge(self, name: str, *settings: str) -> None:
         folder = self.out / "judged" / name
@@ -161,12 +163,10 @@ def main() -> None:
     if options.jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
     reproduction = Reproduction(options)
-    if not options.train and not reproduction.weights.is_dir():
-        parser.error(f"{reproduction.weights}: no other system is trained there; give --train")
     reproduction.benchmark()
     work = [
         partial(reproduction.judge, OURS, "without_skeleton=false"),
-        *(partial(reproduction.draw, name) for name in DRAWN),
+        *(partial(reproduction.judge_drawn, name) for name in DRAWN),
     ]
     if options.train:
         first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
@@ -176,6 +176,8 @@ def main() -> None:
         together(options.jobs, [partial(reproduction.train_ablation, name) for name in first] + networks)
         together(options.jobs, [partial(reproduction.train_ablation, name) for name in then])
         work += [partial(reproduction.judge_ablation, name) for name in ABLATIONS]
+    for name in DRAWN:
+        reproduction.draw(name)
     together(options.jobs, work)
     judged = {file.parent.name: json.loads(file.read_text()) for file in options.out.glob("judged/*/metrics.json")}
     (options.out / "RESULTS.md").write_text(results_page(judged, STEPS))

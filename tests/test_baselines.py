@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from followyourpose.evaluation.sources import read_collection
+from followyourpose.puppets.benchmark import write_benchmark
 from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
+from scripts import baselines
 from scripts.baseline_objectives import OBJECTIVES, export_network
 from scripts.baseline_systems import SYSTEMS, TUNING, MutualSelfAttention, Task
 from tests.runs import SIZE, settings
@@ -84,10 +87,27 @@ def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
     monkeypatch.setattr("scripts.baseline_systems.STEPS", 2)
     monkeypatch.setitem(TUNING, "steps", 1)
     draw = SYSTEMS[name](world / "image-model", weights)
-    frames = draw(task())
+    (frames,) = draw([task()])
     assert frames.shape == (3, SIZE, SIZE, 3) and frames.dtype == np.uint8
-    assert np.array_equal(frames, draw(task()))
-    assert not np.array_equal(frames, draw(task(prompt="can do")))
+    assert np.array_equal(frames, draw([task()])[0])
+    together = draw([task(1, "can do"), task()])
+    assert not np.array_equal(frames, together[0])
+    np.testing.assert_allclose(together[1].astype(int), frames, atol=1)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_benchmark_is_drawn_as_a_folder_that_evaluate_takes(
+    jobs: int, world: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark(tmp_path / "bench", "puppet-bench-1", 3, size=SIZE)
+    command = ["draw", "t2i-adapter", tmp_path / "bench", tmp_path / "out", "--count", 3, "--batch-size", 2]
+    command += ["--jobs", jobs, "--base", world / "image-model", "--weights", weights]
+    monkeypatch.setattr("sys.argv", ["baselines.py", *map(str, command)])
+    baselines.main()
+    collection = read_collection(tmp_path / "out")
+    assert [sample.seed for sample in collection.samples] == [1000, 1001, 1002]
+    assert all(video.shape == (8, SIZE, SIZE, 3) for video in collection.videos)
+    assert all(real.shape == (8, SIZE, SIZE, 3) for real in collection.real)
 
 
 def test_mutual_attention_gathers_from_the_first_frame_after_its_step() -> None:
@@ -96,7 +116,7 @@ def test_mutual_attention_gathers_from_the_first_frame_after_its_step() -> None:
     torch.manual_seed(0)
     attention, x = Attention(8, heads=2, dim_head=4), torch.randn(6, 5, 8)
     plain = attention(x)
-    attention.set_processor(MutualSelfAttention())
+    attention.set_processor(MutualSelfAttention(3))
     outputs = [attention(x) for _ in range(6)]
     assert all(torch.equal(each, plain) for each in outputs[:4])
     assert torch.equal(outputs[5], outputs[4]) and not torch.equal(outputs[4], plain)

@@ -426,10 +426,24 @@ def test_a_model_draws_what_a_manifest_asks_for_as_it_draws_the_benchmark(models
     """The benchmark on disk, without videos, gives the numbers of the benchmark."""
     write_benchmark(tmp_path / "bench", "puppet-bench-1", 2, size=32)
     settings = {"num_videos": 2, "num_inference_steps": 1, "device": "cpu", **models, "image_model": None}
+    benchmark, videos = {"benchmark": "puppet-bench-1"}, {"videos": str(tmp_path / "bench")}
     results = []
-    for name, source in (("a", {"benchmark": "puppet-bench-1"}), ("b", {"videos": str(tmp_path / "bench")})):
+    for name, source in (("a", benchmark), ("b", videos), ("c", benchmark | videos)):
         output = evaluate(EvaluateConfig(**settings, **source, output=str(tmp_path / name)))
         results.append(json.loads((output / "metrics.json").read_text()))
     for name in ("cs", "pa", "pck@0.1", "fc", "cs_real", "pck_real", "pck_no_pose", "fc_no_pose"):
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-4), name
     assert "flicker_before" not in results[0]
+    # Told which benchmark they are of, it knows their scenes too: where bodies are, who is shown, and where.
+    for name in METRICS:
+        assert results[0][name] == pytest.approx(results[2][name], abs=1e-4), name
+    assert results[1]["character_accuracy"] is None and results[2]["character_accuracy"] is not None
+
+
+@pytest.mark.parametrize("change", [{"seed": 1001}, {"seed": 0}, {"prompt": "somebody else"}])
+def test_videos_that_are_not_of_the_benchmark_are_refused(change: dict[str, object], tmp_path: Path):
+    bench = write_benchmark(tmp_path / "bench", "puppet-bench-1", 1, size=32)
+    row = json.loads((bench / "manifest.jsonl").read_text())
+    (bench / "manifest.jsonl").write_text(json.dumps(row | change))
+    with pytest.raises(ValueError, match=r"0000.json: got .*, expected a prompt of puppet-bench-1.*benchmark=null"):
+        evaluate(EvaluateConfig(videos=str(bench), benchmark="puppet-bench-1", output=str(tmp_path / "out")))

@@ -16,7 +16,7 @@ from followyourpose.evaluation.generation import drawn_sets, flicker_of_stage_2,
 from followyourpose.evaluation.judges import Judges, open_judges
 from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
-from followyourpose.evaluation.samples import Collection, fitted, puppets
+from followyourpose.evaluation.samples import Collection, fitted, of_benchmark, puppets
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.long_video import LongVideo
 from followyourpose.pose.estimate import WEIGHTS
@@ -36,6 +36,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     folder = check(config)
     collection = None if config.videos is None else read_collection(locate(config.videos))
+    if collection is not None and config.benchmark is not None:
+        collection = of_benchmark(collection, config.benchmark)
     judges = open_judges(config)
     if collection is not None and collection.videos is not None:
         sets, more = {"": collection.videos}, {}

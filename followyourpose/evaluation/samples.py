@@ -16,7 +16,7 @@ from followyourpose.data.video_io import probe, read_frames
 from followyourpose.evaluation.metrics import body_mask
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import NUM_JOINTS
-from followyourpose.puppets.benchmark import benchmark_scenes, held_out_scenes
+from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes, held_out_scenes
 from followyourpose.puppets.world import Scene, render_scene
 
 
@@ -128,6 +128,25 @@ def puppets(config: EvaluateConfig, height: int, width: int) -> Collection:
         samples.append(Sample(f"{number:04d}", scene.caption, seed, shown, (height, width), scene))
         real.append(frames)
     return Collection(samples, real=real)
+
+
+def of_benchmark(collection: Collection, name: str) -> Collection:
+    """The same with the scenes that its samples are of, which their seeds tell.
+
+    Raises:
+        ValueError: a sample is none of that benchmark, or see `benchmark_scenes`.
+    """
+    scenes = dict(enumerate(benchmark_scenes(name), BENCHMARKS[name].seed))
+    samples = []
+    for sample in collection.samples:
+        scene = scenes.get(sample.seed)
+        if scene is None or scene.caption != sample.prompt:
+            raise ValueError(
+                f"{sample.name}: got {sample.prompt!r} with seed {sample.seed}, expected a prompt of {name} with its "
+                "seed; of other videos, set benchmark=null"
+            )
+        samples.append(replace(sample, scene=scene))
+    return replace(collection, samples=samples)
 
 
 def fitted(collection: Collection, height: int, width: int, num_frames: int) -> Collection:
