@@ -13,10 +13,13 @@ from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import pck, top1
 from followyourpose.models.inflate import NEW_LAYERS
 from followyourpose.pose.detector import PuppetDetector
+from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import captions, render_scene, sample_scene
+from scripts.baseline_systems import SYSTEMS, Task
+from scripts.reproduce import TRAINED
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-SHIPPED = ("puppet", "puppet-base", "puppet-eval", "puppet-lora-blueprint")
+SHIPPED = ("puppet", "puppet-base", "puppet-baselines", "puppet-eval", "puppet-lora-blueprint")
 
 
 def weight_files() -> list[Path]:
@@ -102,3 +105,14 @@ def test_the_style_is_a_lora_of_the_image_model_for_diffusers():
     pipe = StableDiffusionPipeline.from_pretrained(CHECKPOINTS / "puppet-base", torch_dtype=torch.float32)
     pipe.load_lora_weights(CHECKPOINTS / "puppet-lora-blueprint")
     assert pipe.get_list_adapters() == {"unet": ["default_0"]}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_other_systems_draw_in_the_poses_that_they_are_given(name):
+    scene = sample_scene(np.random.default_rng(0), two=0)
+    frames, people = render_scene(scene, 4, 64, 64)
+    skeleton = np.stack([render_skeleton(list(each), 64, 64) for each in people])
+    draw = SYSTEMS[name](CHECKPOINTS / "puppet-base", CHECKPOINTS / "puppet-baselines")
+    (drawn,) = draw([Task(scene.caption, skeleton, 0, (frames, scene.caption))])
+    detector = PuppetDetector.from_pretrained(CHECKPOINTS / "puppet-eval" / "detector").float().eval()
+    assert pck(detector.detect(drawn), people[:, 0]) > 0.5
