@@ -23,11 +23,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from followyourpose.config import REPOSITORY, TrainConfig, load_config
-from scripts.results import OURS, SYSTEMS, results_page
+from scripts.results import OURS, OURS_BOTH, SYSTEMS, results_page
 
 CONFIGS = REPOSITORY / "configs" / "puppet"
 TRAINED = ("controlnet", "t2i-adapter", "animatediff")
-DRAWN = [name for name in SYSTEMS if name != OURS]  # by scripts/baselines.py
+OWN = {OURS: (), OURS_BOTH: ("pose_guidance=both",)}  # drawn by `evaluate`, with these settings
+DRAWN = [name for name in SYSTEMS if name not in OWN]  # by scripts/baselines.py
 POSE, LEVELS = r"^pose_encoder\.", r"^pose_encoder\.(conv_in|body|zero_convs\.[0-%d])"
 QUERIES = r"^unet\..*attn[12]\.to_q"
 ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
@@ -165,7 +166,7 @@ def main() -> None:
     reproduction = Reproduction(options)
     reproduction.benchmark()
     work = [
-        partial(reproduction.judge, OURS, "without_skeleton=false"),
+        *(partial(reproduction.judge, name, "without_skeleton=false", *own) for name, own in OWN.items()),
         *(partial(reproduction.judge_drawn, name) for name in DRAWN),
     ]
     if options.train:

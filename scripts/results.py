@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-OURS = "follow-your-pose"
+OURS, OURS_BOTH = "follow-your-pose", "follow-your-pose-both"
 SYSTEMS = {
     OURS: "Follow Your Pose (ours)",
+    OURS_BOTH: "ours, `pose_guidance=both`",
     "controlnet": "ControlNet, per frame",
     "t2i-adapter": "T2I-Adapter, per frame",
     "text2video-zero": "Text2Video-Zero with ControlNet",

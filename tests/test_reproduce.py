@@ -11,7 +11,7 @@ from followyourpose.config import TrainConfig, load_config
 from followyourpose.models.unet import VideoUNet
 from followyourpose.training.components import as_video, load_component
 from scripts import reproduce, results
-from scripts.reproduce import ABLATIONS, CONFIGS, DRAWN, OURS, STEPS, TRAINED, Reproduction, together
+from scripts.reproduce import ABLATIONS, CONFIGS, DRAWN, OURS, OWN, STEPS, TRAINED, Reproduction, together
 
 NUMBERS = {key: 0.5 for key in results.METRICS} | {f"{key}_ci95": [0.25, 0.75] for key in results.METRICS}
 NUMBERS |= {f"{key}_real".replace("@0.1", ""): 1.0 for key in results.METRICS} | {"n": 64}
@@ -55,7 +55,7 @@ def test_without_training_every_system_is_drawn_and_judged_once(
     assert not any("train" in command for command in calls)
     drawn = [command for command in calls if "draw" in command]
     assert [command[2] for command in drawn] == DRAWN and all("puppet-baselines" in str(command) for command in drawn)
-    assert len([command for command in calls if "evaluate" in command]) == 1 + len(DRAWN)
+    assert len([command for command in calls if "evaluate" in command]) == len(OWN) + len(DRAWN)
     assert all(label in page for label in results.SYSTEMS.values()) and "# Ablations" not in page
     before = len(calls)
     assert run(tmp_path / "out", monkeypatch) == page and len(calls) == before
@@ -73,7 +73,7 @@ def test_with_training_what_others_stand_on_comes_first(
     assert all(any(cache in c for cache in caches) for c in calls if "trackers=[]" in c)
     assert all(made.index(ablation.init) < made.index(name) for name, ablation in ABLATIONS.items() if ablation.init)
     judged = {path.parent.name for path in (tmp_path / "out").glob("judged/*/metrics.json")}
-    assert judged == {OURS, *DRAWN, *ABLATIONS}
+    assert judged == {*OWN, *DRAWN, *ABLATIONS}
     assert f"{STEPS['stage1']} steps of 16" in page
     for rows in (results.POSE, results.TIME, results.STAGES):
         assert all(label in page for label in rows.values())
