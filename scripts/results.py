@@ -65,7 +65,8 @@ def results_page(judged: Judged, steps: Mapping[str, int]) -> str:
 The first {count} of the 1,024 videos of `puppet-bench-1`: motions, and pairs of a character and a place, that no system
 was trained on; 8 frames of 64 x 64 pixels. Every system stands on the same base model (`checkpoints/puppet-base`), was
 trained on the same puppets with the budget of our stages, starts from the same noise in all frames and takes 20 DDIM
-steps at guidance 2. In brackets are 95 % intervals by bootstrap over videos.
+steps at guidance 2. Of the two halves of guidance ours has the pose in the conditional one, unless `pose_guidance=both`
+puts it into both, where the others have it. In brackets are 95 % intervals by bootstrap over videos.
 
 CS is the cosine of frame and caption by the puppets' CLIP, FC that of consecutive frames, x100; PA is average precision
 by OKS, PCK@0.1 the share of joints within a tenth of the body's height, in %; flicker is the mean change of the
@@ -89,7 +90,9 @@ def _table(judged: Judged, rows: Mapping[str, str], real: bool = False) -> str:
     lines = [f"| | {' | '.join(head for head, *_ in METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
     for name, label in rows.items():
         if name in judged:
-            lines.append(f"| {label} | {' | '.join(_cell(judged[name], key) for key in METRICS)} |")
+            n = judged[name]["n"]
+            few = "" if n == judged[OURS]["n"] else f", the first {n}"
+            lines.append(f"| {label}{few} | {' | '.join(_cell(judged[name], key) for key in METRICS)} |")
     if real:
         first = next(iter(judged[name] for name in rows if name in judged))
         lines.append(f"| real frames | {' | '.join(_number(first, key, _real(key)) for key in METRICS)} |")

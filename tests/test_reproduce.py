@@ -105,3 +105,8 @@ def test_a_cell_has_its_interval_and_what_is_undefined_is_left_out() -> None:
     (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert cells[0] == "0.5 (0.2 to 0.8)" and cells[1] == "" and cells[2] == "50.0 (25.0 to 75.0)"
+
+
+def test_a_row_of_fewer_videos_says_so() -> None:
+    page = results.results_page({OURS: {**NUMBERS, "n": 1024}, "controlnet": NUMBERS}, STEPS)
+    assert "| ControlNet, per frame, the first 64 |" in page and "| Follow Your Pose (ours) |" in page
