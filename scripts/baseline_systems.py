@@ -188,6 +188,8 @@ def _adapter_pipeline(base: Path, weights: Path) -> StableDiffusionAdapterPipeli
 
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder, expected what `baselines.py export` wrote")
     return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 

@@ -50,8 +50,13 @@ def export_system(options: argparse.Namespace) -> None:
 
 def draw_benchmark(options: argparse.Namespace) -> None:
     """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
-    rows = [json.loads(line) for line in (options.benchmark / "manifest.jsonl").read_text().splitlines()]
-    rows = rows[: options.count]
+    for flag in ("count", "jobs", "batch_size"):
+        if (got := getattr(options, flag)) is not None and got < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: got {got}, expected at least 1")
+    manifest = options.benchmark / "manifest.jsonl"
+    if not manifest.is_file():
+        raise ValueError(f"{manifest}: no such file, expected what `followyourpose puppets --benchmark` wrote")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()][: options.count]
     videos = list(enumerate(zip(rows, benchmark_scenes(options.name, len(rows)), strict=True)))
     batches = [videos[start : start + options.batch_size] for start in range(0, len(videos), options.batch_size)]
     with new_folder(options.out) as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:

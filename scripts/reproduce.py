@@ -9,7 +9,6 @@ what is there is not made anew. OUT/logs says what each command printed.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from followyourpose.config import REPOSITORY, TrainConfig, load_config
-from scripts.results import OURS, OURS_BOTH, SYSTEMS, results_page
+from scripts.results import OURS, OURS_BOTH, SYSTEMS, read_judged, results_page
 
 CONFIGS = REPOSITORY / "configs" / "puppet"
 TRAINED = ("controlnet", "t2i-adapter", "animatediff")
@@ -180,8 +179,7 @@ def main() -> None:
     for name in DRAWN:
         reproduction.draw(name)
     together(options.jobs, work)
-    judged = {file.parent.name: json.loads(file.read_text()) for file in options.out.glob("judged/*/metrics.json")}
-    (options.out / "RESULTS.md").write_text(results_page(judged, STEPS))
+    (options.out / "RESULTS.md").write_text(results_page(*read_judged(options.out / "judged"), STEPS))
     print(options.out / "RESULTS.md")
 
 

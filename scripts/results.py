@@ -1,7 +1,14 @@
 """What scripts/reproduce.py measured of every system, side by side, as a page."""
 
+import json
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from followyourpose.evaluation.intervals import bootstrap_interval
 
 OURS, OURS_BOTH = "follow-your-pose", "follow-your-pose-both"
 SYSTEMS = {
@@ -43,27 +50,15 @@ METRICS = {  # key of metrics.json -> head, digits, factor
     "character_accuracy": ("character", 0, 100),
     "background_accuracy": ("place", 0, 100),
 }
-ABLATIONS = """# Ablations
+SECTIONS = {
+    "How the pose gets in": POSE,
+    "What keeps frames together": TIME,
+    "Two stages or one": STAGES,
+}
+TABLE1 = """# Results on puppets
 
-Each of these is trained with a small budget, {stage1} steps of 16 images for stage 1 and {stage2} of 4 clips for
-stage 2, and differs from the paper's in one thing, set in its config. All draw the videos above again, each frame from
-noise of its own, where what keeps frames together has the most to do.
-"""
-Judged = Mapping[str, Mapping[str, Any]]
-
-
-def results_page(judged: Judged, steps: Mapping[str, int]) -> str:
-    """The page in Markdown.
-
-    Args:
-        judged: of each system its metrics.json; what was not judged is left out.
-        steps: stage -> of each of its ablations.
-    """
-    count = judged[OURS]["n"]
-    table1 = f"""# Results on puppets
-
-The first {count} of the 1,024 videos of `puppet-bench-1`: motions, and pairs of a character and a place, that no system
-was trained on; 8 frames of 64 x 64 pixels. Every system stands on the same base model (`checkpoints/puppet-base`), was
+{count:,} of the 1,024 videos of `puppet-bench-1`: motions, and pairs of a character and a place, that no system was
+trained on; 8 frames of 64 x 64 pixels. Every system stands on the same base model (`checkpoints/puppet-base`), was
 trained on the same puppets with the budget of our stages, starts from the same noise in all frames and takes 20 DDIM
 steps at guidance 2. Of the two halves of guidance ours has the pose in the conditional one, unless `pose_guidance=both`
 puts it into both, where the others have it. In brackets are 95 % intervals by bootstrap over videos.
@@ -72,22 +67,59 @@ CS is the cosine of frame and caption by the puppets' CLIP, FC that of consecuti
 by OKS, PCK@0.1 the share of joints within a tenth of the body's height, in %; flicker is the mean change of the
 background from frame to frame, of 255; character and place are how often CLIP takes them for the caption's, in %.
 `followyourpose evaluate` has every number's definition.
-
-{_table(judged, SYSTEMS, real=True)}
 """
-    ablations = []
-    for title, rows in (
-        ("How the pose gets in", POSE),
-        ("What keeps frames together", TIME),
-        ("Two stages or one", STAGES),
-    ):
-        if rows.keys() <= judged.keys():
-            ablations.append(f"## {title}\n\n{_table(judged, rows)}\n")
-    return "\n".join([table1, *([ABLATIONS.format_map(steps), *ablations] if ablations else [])])
+ABLATIONS = """# Ablations
+
+Each of these is trained with a small budget, {stage1} steps of 16 images for stage 1 and {stage2} of 4 clips for
+stage 2, and differs from the paper's in one thing, set in its config. All draw the videos above again, each frame from
+noise of its own, where what keeps frames together has the most to do.
+"""
+DIFFERENCES = (
+    "Less the first line, over the same videos (of PA, each video's own), with the difference's 95 % interval:"
+)
+Judged = Mapping[str, Mapping[str, Any]]  # of each system its metrics.json
+Videos = Mapping[str, Mapping[str, Mapping[int, float]]]  # of each system, of each metric, each video's own, by seed
 
 
-def _table(judged: Judged, rows: Mapping[str, str], real: bool = False) -> str:
-    lines = [f"| | {' | '.join(head for head, *_ in METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
+def read_judged(folder: Path) -> tuple[Judged, Videos]:
+    """What `evaluate` wrote of systems into folders under this one; a video's own numbers need pyarrow."""
+    judged = {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/metrics.json")}
+    videos: dict[str, dict[str, dict[int, float]]] = {}
+    if find_spec("pyarrow"):
+        from pyarrow import parquet
+
+        for file in folder.glob("*/videos.parquet"):
+            rows = [row for row in parquet.read_table(file).to_pylist() if not row["set"]]
+            videos[file.parent.name] = {
+                key: {row["seed"]: row[key] for row in rows if row[key] is not None} for key in METRICS
+            }
+    return judged, videos
+
+
+def results_page(judged: Judged, videos: Videos, steps: Mapping[str, int]) -> str:
+    """The page in Markdown; what was not judged is left out.
+
+    Args:
+        steps: stage -> of each of its ablations.
+    """
+    page = [TABLE1.format(count=judged[OURS]["n"]), *_section(judged, videos, SYSTEMS, real=True)]
+    ablations = [(title, rows) for title, rows in SECTIONS.items() if rows.keys() <= judged.keys()]
+    if ablations:
+        page.append(ABLATIONS.format_map(steps))
+    for title, rows in ablations:
+        page += [f"## {title}\n", *_section(judged, videos, rows)]
+    return "\n".join(page)
+
+
+def _section(judged: Judged, videos: Videos, rows: Mapping[str, str], real: bool = False) -> list[str]:
+    parts = [_table(judged, rows, real), ""]
+    if len(found := {name: label for name, label in rows.items() if name in videos}) > 1:
+        parts += [DIFFERENCES, "", _differences(videos, found), ""]
+    return parts
+
+
+def _table(judged: Judged, rows: Mapping[str, str], real: bool) -> str:
+    lines = _head()
     for name, label in rows.items():
         if name in judged:
             n = judged[name]["n"]
@@ -97,6 +129,25 @@ def _table(judged: Judged, rows: Mapping[str, str], real: bool = False) -> str:
         first = next(iter(judged[name] for name in rows if name in judged))
         lines.append(f"| real frames | {' | '.join(_number(first, key, _real(key)) for key in METRICS)} |")
     return "\n".join(lines)
+
+
+def _differences(videos: Videos, rows: Mapping[str, str]) -> str:
+    """Of every row but the first, what it has more than the first."""
+    (first, _), *others = rows.items()
+    lines = _head()
+    for name, label in others:
+        cells = []
+        for key, (_, digits, factor) in METRICS.items():
+            here, there = videos[name][key], videos[first][key]
+            more = [factor * (here[seed] - there[seed]) for seed in here.keys() & there.keys()]
+            low, high = bootstrap_interval(sorted(more)) if more else (0, 0)
+            cells.append(f"{np.mean(more):+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})" if more else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _head() -> list[str]:
+    return [f"| | {' | '.join(head for head, *_ in METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
 
 
 def _real(key: str) -> str:

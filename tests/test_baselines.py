@@ -110,6 +110,27 @@ def test_a_benchmark_is_drawn_as_a_folder_that_evaluate_takes(
     assert all(real.shape == (8, SIZE, SIZE, 3) for real in collection.real)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--count", "0"], "--count: got 0, expected at least 1"),
+        (["--batch-size", "-1"], "--batch-size: got -1, expected at least 1"),
+        (["--jobs", "0"], "--jobs: got 0, expected at least 1"),
+        (["--weights", "nowhere"], "nowhere.controlnet: no such folder, expected what `baselines.py export` wrote"),
+        ([], "nothing.manifest.jsonl: no such file, expected what `followyourpose puppets --benchmark` wrote"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_line(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags:
+        write_benchmark(tmp_path / "nothing", "puppet-bench-1", 1, size=SIZE)
+    monkeypatch.setattr("sys.argv", ["x", "draw", "controlnet", f"{tmp_path}/nothing", f"{tmp_path}/out", *flags])
+    with pytest.raises(SystemExit, match=message):
+        baselines.main()
+    assert not (tmp_path / "out").exists()
+
+
 def test_mutual_attention_gathers_from_the_first_frame_after_its_step() -> None:
     from diffusers.models.attention_processor import Attention
 

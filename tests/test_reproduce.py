@@ -101,12 +101,27 @@ def test_an_ablation_trains_something_of_every_pattern_that_it_names(name: str) 
 
 
 def test_a_cell_has_its_interval_and_what_is_undefined_is_left_out() -> None:
-    page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}}, STEPS)
+    page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}}, {}, STEPS)
     (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert cells[0] == "0.5 (0.2 to 0.8)" and cells[1] == "" and cells[2] == "50.0 (25.0 to 75.0)"
 
 
 def test_a_row_of_fewer_videos_says_so() -> None:
-    page = results.results_page({OURS: {**NUMBERS, "n": 1024}, "controlnet": NUMBERS}, STEPS)
+    page = results.results_page({OURS: {**NUMBERS, "n": 1024}, "controlnet": NUMBERS}, {}, STEPS)
     assert "| ControlNet, per frame, the first 64 |" in page and "| Follow Your Pose (ours) |" in page
+
+
+def test_a_difference_is_that_of_the_same_videos() -> None:
+    """Paired, and a video that one of them lacks is left out."""
+    values = {
+        OURS: {seed: 10.0 * seed for seed in range(8)},
+        "controlnet": {seed: 10.0 * seed - 1 for seed in range(4)},
+    }
+    videos = {name: dict.fromkeys(results.METRICS, each) for name, each in values.items()}
+    page = results.results_page({name: NUMBERS for name in values}, videos, STEPS)
+    (line,) = [
+        line for line in page.splitlines() if line.startswith("| ControlNet") and "+" not in line and "-1" in line
+    ]
+    assert line.split("|")[2].strip() == "-1.0 (-1.0 to -1.0)"
+    assert line.split("|")[3].strip() == "-100.0 (-100.0 to -100.0)"
