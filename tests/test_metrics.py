@@ -18,7 +18,6 @@ from followyourpose.evaluation.metrics import (
     match_people,
     nobody_found,
     pck,
-    pck_per_video,
     psnr,
     ssim,
     temporal_flickering,
@@ -69,13 +68,6 @@ def test_pck_ignores_joints_the_target_does_not_show_and_their_place():
     target[0, 3] = (1e3, -1e3, 0)
     assert pck(moved(target[0], [3], 500)[None], target) == 1.0
     assert pck(moved(target[0], [4], 500)[None], target) == pytest.approx(15 / 16)
-
-
-def test_pck_per_video_keeps_the_videos_apart():
-    target = np.stack([[person()] * 2] * 2)
-    predicted = target.copy()
-    predicted[1, 0, :, 0] += 50
-    assert pck_per_video(predicted, target).tolist() == [1.0, 0.5]
 
 
 def test_a_frame_in_which_nobody_was_found_is_a_miss_and_can_be_told():

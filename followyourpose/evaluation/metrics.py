@@ -31,11 +31,10 @@ from followyourpose.evaluation.pose_metrics import (
     match_people,
     nobody_found,
     pck,
-    pck_per_video,
 )
 
 __all__ = [
     "FC_PAIRS", "OKS_THRESHOLDS", "Matches", "average_precision", "background_consistency", "body_mask",
     "bootstrap_interval", "border_change", "clip_score", "flicker", "frame_consistency", "frechet_distance",
-    "match_people", "nobody_found", "pck", "pck_per_video", "psnr", "ssim", "temporal_flickering", "top1",
+    "match_people", "nobody_found", "pck", "psnr", "ssim", "temporal_flickering", "top1",
 ]  # fmt: skip

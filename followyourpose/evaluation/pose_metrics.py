@@ -48,11 +48,6 @@ def pck(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.1) -> fl
     return float(correct[seen].mean())
 
 
-def pck_per_video(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.1) -> np.ndarray:
-    """`pck` of each video: (v, f, 17, 3) twice -> (v,)."""
-    return np.array([pck(p, t, threshold) for p, t in zip(predicted, target, strict=True)])
-
-
 class Matches(NamedTuple):
     """People found, next to the people there are: what average precision needs to know of some frames.
 
