@@ -289,9 +289,7 @@ class EvaluateConfig(SamplingConfig):
     detector: str | None = None  # the backend's file or folder; None: the one that checkpoints/README.md names
     detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
     boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
-    benchmark: str | None = (
-        None  # puppet-bench-1: its first num_videos, or what `videos` are of; None: scenes from seed
-    )
+    benchmark: str | None = None  # puppet-bench-1: its first num_videos, or whose `videos` are; None: from seed
     num_videos: int = 64  # held-out scenes
     without_skeleton: bool = True  # whether the model draws all once more, without a skeleton: what chance reaches
     flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2

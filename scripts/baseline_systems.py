@@ -39,6 +39,7 @@ from torch import Tensor
 from followyourpose import FollowYourPosePipeline
 from followyourpose.config import TrainConfig, build_config
 from followyourpose.device import torch_device
+from followyourpose.puppets.benchmark import write_images
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train
 
@@ -218,13 +219,6 @@ def _noise(pipe: Any, task: Task) -> Tensor:
 def _settings(task: Task) -> dict[str, Any]:
     size = dict(zip(("height", "width"), task.skeleton.shape[1:3], strict=True))
     return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np", **size}
-
-
-def write_images(folder: Path, frames: np.ndarray) -> None:
-    """Writes frames (f, H, W, 3) uint8 as 000.png, 001.png, ... into a new folder."""
-    folder.mkdir(parents=True)
-    for index, picture in enumerate(_pictures(frames)):
-        picture.save(folder / f"{index:03d}.png")
 
 
 def _pictures(frames: np.ndarray) -> list[Image.Image]:

@@ -24,16 +24,17 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
+from followyourpose.checks import check_at_least
 from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate
 from followyourpose.folders import new_folder
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
-from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes
+from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes, write_images
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import HELD_OUT_PAIRS, Scene, render_scene
 from followyourpose.training.loop import train
 from scripts.baseline_objectives import OBJECTIVES, export_network
-from scripts.baseline_systems import SYSTEMS, Draw, Task, write_images
+from scripts.baseline_systems import SYSTEMS, Draw, Task
 
 CONFIGS = REPOSITORY / "configs" / "puppet" / "baselines"
 Row = dict[str, Any]  # of a benchmark's manifest
@@ -50,9 +51,9 @@ def export_system(options: argparse.Namespace) -> None:
 
 def draw_benchmark(options: argparse.Namespace) -> None:
     """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
-    for flag in ("count", "jobs", "batch_size"):
-        if (got := getattr(options, flag)) is not None and got < 1:
-            raise ValueError(f"--{flag.replace('_', '-')}: got {got}, expected at least 1")
+    for flag, got in (("--count", options.count), ("--jobs", options.jobs), ("--batch-size", options.batch_size)):
+        if got is not None:
+            check_at_least(flag, got)
     manifest = options.benchmark / "manifest.jsonl"
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such file, expected what `followyourpose puppets --benchmark` wrote")
@@ -60,7 +61,7 @@ def draw_benchmark(options: argparse.Namespace) -> None:
     videos = list(enumerate(zip(rows, benchmark_scenes(options.name, len(rows)), strict=True)))
     batches = [videos[start : start + options.batch_size] for start in range(0, len(videos), options.batch_size)]
     with new_folder(options.out) as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        draw = partial(_draw, (options.system, locate(options.base), options.weights), options.benchmark, folder)
+        draw = partial(_draw, (options.system, options.base, options.weights), options.benchmark, folder)
         for _ in tqdm((map if options.jobs == 1 else pool.map)(draw, batches), options.system, len(batches)):
             pass
         back = os.path.relpath(options.benchmark.resolve(), options.out.resolve())
@@ -127,7 +128,10 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=int, default=8, metavar="N",
         help="videos at a time in each, of the systems that can (default: %(default)s)",
     )  # fmt: skip
-    verb.add_argument("--base", default="checkpoints/puppet-base", metavar="DIR", help="(default: %(default)s)")
+    verb.add_argument(
+        "--base", type=locate, default="checkpoints/puppet-base", metavar="DIR",
+        help="the text-to-image model that all stand on (default: %(default)s)",
+    )  # fmt: skip
     verb.add_argument(
         "--weights", type=locate, default="checkpoints/puppet-baselines", metavar="DIR",
         help="where the trained systems were exported to, each under its name (default: %(default)s)",

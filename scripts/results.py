@@ -136,14 +136,18 @@ def _differences(videos: Videos, rows: Mapping[str, str]) -> str:
     (first, _), *others = rows.items()
     lines = _head()
     for name, label in others:
-        cells = []
-        for key, (_, digits, factor) in METRICS.items():
-            here, there = videos[name][key], videos[first][key]
-            more = [factor * (here[seed] - there[seed]) for seed in here.keys() & there.keys()]
-            low, high = bootstrap_interval(sorted(more)) if more else (0, 0)
-            cells.append(f"{np.mean(more):+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})" if more else "")
+        cells = [_difference(key, videos[name][key], videos[first][key]) for key in METRICS]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _difference(key: str, here: Mapping[int, float], there: Mapping[int, float]) -> str:
+    _, digits, factor = METRICS[key]
+    more = sorted(factor * (here[seed] - there[seed]) for seed in here.keys() & there.keys())
+    if not more:
+        return ""
+    low, high = bootstrap_interval(more)
+    return f"{np.mean(more):+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})"
 
 
 def _head() -> list[str]:

@@ -96,9 +96,14 @@ def write_benchmark(out: str | Path, name: str, count: int | None = None, size: 
             video, people = render_scene(scene, benchmark.num_frames, size, size)
             row = {"skeleton": f"skeletons/{number:04d}.json", "real": f"real/{number:04d}"}
             write_keypoints(folder / row["skeleton"], ClipKeypoints(size, size, FPS, [list(each) for each in people]))
-            (folder / row["real"]).mkdir(parents=True)
-            for index, frame in enumerate(video):
-                Image.fromarray(frame).save(folder / row["real"] / f"{index:03d}.png")
+            write_images(folder / row["real"], video)
             rows.append({"prompt": scene.caption, **row, "seed": benchmark.seed + number})
         (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Path(out)
+
+
+def write_images(folder: Path, frames: np.ndarray) -> None:
+    """Writes frames (f, H, W, 3) uint8 RGB as 000.png, 001.png, ... into a new folder, as a benchmark has them."""
+    folder.mkdir(parents=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{index:03d}.png")
