@@ -5,7 +5,7 @@ from typing import Any
 __all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet"]
 
 _HOMES = {
-    "FollowYourPosePipeline": "followyourpose.pipeline",
+    "FollowYourPosePipeline": "followyourpose.pipeline.pipeline",
     "PoseEncoder": "followyourpose.models.pose_encoder",
     "VideoUNet": "followyourpose.models.unet",
 }

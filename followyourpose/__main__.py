@@ -2,6 +2,6 @@
 
 import sys
 
-from followyourpose.cli import main
+from followyourpose.cli.main import main
 
 sys.exit(main())

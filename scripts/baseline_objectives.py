@@ -10,9 +10,9 @@ from pathlib import Path
 from diffusers import AutoencoderKL, ControlNetModel, MotionAdapter, T2IAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 
+from followyourpose.common.files import new_folder
 from followyourpose.config import TrainConfig, load_config
-from followyourpose.folders import new_folder
-from followyourpose.pipeline import vae_scale_factor
+from followyourpose.pipeline.pipeline import vae_scale_factor
 from followyourpose.training.components import load_component
 from followyourpose.training.objectives import Denoise
 from followyourpose.training.run_dir import trained_weights

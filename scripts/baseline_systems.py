@@ -37,8 +37,8 @@ from PIL import Image
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
+from followyourpose.common.device import torch_device
 from followyourpose.config import TrainConfig, build_config
-from followyourpose.device import torch_device
 from followyourpose.puppets.benchmark import write_images
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train

@@ -24,9 +24,9 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from followyourpose.checks import check_at_least
+from followyourpose.common.checks import check_at_least
+from followyourpose.common.files import new_folder
 from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate
-from followyourpose.folders import new_folder
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.benchmark import BENCHMARKS, benchmark_scenes, write_images

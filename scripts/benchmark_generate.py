@@ -37,10 +37,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from followyourpose.config import SamplingConfig
-from followyourpose.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline_inputs import skeleton_tensor
-from followyourpose.pipeline_loading import load_image_model
-from followyourpose.sampling import prepare, sampling_arguments
+from followyourpose.generation.sampling import prepare, sampling_arguments
+from followyourpose.pipeline.image_model import load_image_model
+from followyourpose.pipeline.inputs import skeleton_tensor
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from scripts.baseline_objectives import new_adapter, new_controlnet, new_motion
 from scripts.benchmark_parts import LOW_MEMORY, PeakMemory, device_name, in_new_process, write_model
 from scripts.plain_path import plain_step

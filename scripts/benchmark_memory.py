@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTokenizer
 
 from followyourpose.config import SamplingConfig
+from followyourpose.generation.sampling import prepare
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
-from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
-from followyourpose.pipeline_condition import Condition
-from followyourpose.sampling import prepare
+from followyourpose.pipeline.condition import Condition
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline, vae_scale_factor
 from scripts.benchmark_parts import LOW_MEMORY, MODEL, networks
 
 COLUMNS = "{:<20}{:>10}{:>11}{:>10}"

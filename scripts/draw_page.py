@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
-from followyourpose.web import running_page
+from followyourpose.web.app import running_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

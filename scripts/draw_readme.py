@@ -1,7 +1,7 @@
 """Draws a picture of the README: skeletons above, and below what the embedded default makes of them.
 
-python scripts/draw_readme.py followyourpose/assets/readme.gif    what it draws
-python scripts/draw_readme.py followyourpose/assets/styles.gif    in another style, and with two characters
+python scripts/draw_readme.py .github/pictures/readme.gif    what it draws
+python scripts/draw_readme.py .github/pictures/styles.gif    in another style, and with two characters
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
 from followyourpose.data.video_io import write_gif
-from followyourpose.generate import enlarge, load_pipeline, sample
+from followyourpose.generation.generate import enlarge, load_pipeline, sample
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import Actor, Scene, render_scene

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from followyourpose.evaluation.intervals import bootstrap_interval
+from followyourpose.evaluation.metrics.intervals import bootstrap_interval
 
 OURS, OURS_BOTH = "follow-your-pose", "follow-your-pose-both"
 SYSTEMS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
-    from followyourpose.cli import main
+    from followyourpose.cli.main import main
     from followyourpose.training.launch import start_all_processes
 
     start_all_processes()

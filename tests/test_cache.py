@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from followyourpose.cli import main
+from followyourpose.cli.main import main
 from followyourpose.config import TrainConfig, build_config, load_config, locate, save_config
 from followyourpose.data import latent_cache
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, collate, to_pixels

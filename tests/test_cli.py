@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from followyourpose.cli import main
+from followyourpose.cli.main import main
 from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, StudyConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -75,7 +75,7 @@ def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture, ve
 
 def test_help_and_version_need_no_torch() -> None:
     code = (
-        "import sys; from followyourpose.cli import main\n"
+        "import sys; from followyourpose.cli.main import main\n"
         "try: main(['generate', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'diffusers', 'decord'} & set(sys.modules)"
@@ -140,7 +140,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyError("bug")
 
-    monkeypatch.setattr("followyourpose.generate.generate", fail)
+    monkeypatch.setattr("followyourpose.generation.generate.generate", fail)
     with pytest.raises(KeyError):
         main(["generate", "prompt=x"])
 
@@ -149,14 +149,14 @@ def test_an_interrupt_exits_130(capsys: pytest.CaptureFixture, monkeypatch: pyte
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("followyourpose.generate.generate", interrupt)
+    monkeypatch.setattr("followyourpose.generation.generate.generate", interrupt)
     assert output_of(capsys, "generate", "prompt=x", code=130)[1] == "followyourpose: interrupted\n"
 
 
 def test_generate_without_a_config_runs_the_shipped_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("followyourpose.generate.generate", calls.append)
+    monkeypatch.setattr("followyourpose.generation.generate.generate", calls.append)
     assert main(["generate"]) == main(["generate", "prompt=a cat", "seed=4"]) == 0
     assert calls[0].model == "checkpoints/puppet" and calls[0].skeleton is None and len(calls[0].prompt) == 3
     assert calls[1].prompt == "a cat" and calls[1].seed == 4

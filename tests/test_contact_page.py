@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
-from followyourpose.contact_page import index_page
+from followyourpose.generation.outputs import index_page
 
 
 def record(*prompts: str) -> dict:

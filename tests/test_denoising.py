@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
-from followyourpose.denoising import StreamState
-from followyourpose.long_video import MODES, LongVideo
+from followyourpose.pipeline.denoise import StreamState
+from followyourpose.pipeline.windows import MODES, LongVideo
 
 FRAMES = 11
 PAPER = LongVideo("paper", window=4, overlap=2)
@@ -152,7 +152,9 @@ def test_batches_of_videos_equal_single_ones(pipe: FollowYourPosePipeline, skele
 def noise_of(pipe: FollowYourPosePipeline, monkeypatch: pytest.MonkeyPatch, mode: str, noise: str) -> Tensor:
     """The initial noise of a call, (c, f, h, w)."""
     jobs = []
-    monkeypatch.setattr("followyourpose.pipeline.denoise", lambda pipe, job, state: jobs.append(job) or [job.noise])
+    monkeypatch.setattr(
+        "followyourpose.pipeline.pipeline.denoise", lambda pipe, job, state: jobs.append(job) or [job.noise]
+    )
     long_video = LongVideo(mode, window=4, overlap=2)
     pipe("a cat", num_frames=FRAMES, long_video=long_video, generator=seeded(), noise=noise, **SETTINGS)
     return jobs[0].noise[0]

@@ -12,18 +12,18 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from followyourpose.config import EvaluateConfig, GenerateConfig, LongVideoConfig
+from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, generate, noise_of
 from followyourpose.evaluation.evaluate import compare, evaluate
 from followyourpose.evaluation.features import ClipFeatures
-from followyourpose.evaluation.generation import drawn_sets, flicker_of_stage_2, generate, noise_of
 from followyourpose.evaluation.judges import Judges
 from followyourpose.evaluation.long_videos import compare_modes
 from followyourpose.evaluation.measure import METRICS, measure
 from followyourpose.evaluation.metrics import border_change
 from followyourpose.evaluation.report import Report, contact_sheet, format_table, sheet_of, worst_cases, write_report
 from followyourpose.evaluation.samples import Collection, Sample, puppets
-from followyourpose.generate import generate as generate_run
-from followyourpose.long_video import MODES
-from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.generation.generate import generate as generate_run
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.windows import MODES
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.benchmark import write_benchmark
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from followyourpose.cli import main
+from followyourpose.cli.main import main
 from followyourpose.config import GenerateConfig, PoseConfig, load_config, locate
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.metrics import pck
-from followyourpose.extract_pose import extract_pose
-from followyourpose.generate import load_pipeline, sample
+from followyourpose.generation.extract_pose import extract_pose
+from followyourpose.generation.generate import load_pipeline, sample
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.pose.estimate import WEIGHTS, PoseEstimator
 from followyourpose.pose.keypoints_file import read_keypoints
@@ -38,7 +38,9 @@ def finding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             numbers = np.round(frames.mean((1, 2, 3)) / 20).astype(int)
             return [np.reshape(people[number], (-1, 17, 3)) for number in numbers]
 
-        monkeypatch.setattr("followyourpose.extract_pose.open_estimator", lambda *_, **__: PoseEstimator(found))
+        monkeypatch.setattr(
+            "followyourpose.generation.extract_pose.open_estimator", lambda *_, **__: PoseEstimator(found)
+        )
 
     return find
 

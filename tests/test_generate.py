@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from followyourpose.config import CropConfig, GenerateConfig, PoseConfig, RetargetConfig
 from followyourpose.data.video_io import probe, read_frames, write_video
-from followyourpose.generate import check_settings, contact_sheet, enlarge, generate
+from followyourpose.generation.generate import check_settings, contact_sheet, enlarge, generate
+from followyourpose.generation.skeletons import SAMPLE, open_skeleton, open_skeletons
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
-from followyourpose.skeleton_input import SAMPLE, open_skeleton, open_skeletons
 from tests.poses import person
 from tests.tiny import write_image_model
 
@@ -30,7 +30,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline's folder with random weights; its videos are 32 x 32 pixels."""
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     folder = tmp_path_factory.mktemp("pipeline") / "model"
     FollowYourPosePipeline.from_image_model(image_model).save_pretrained(folder)
@@ -154,7 +154,7 @@ def test_a_failing_run_leaves_nothing_behind(settings: dict[str, Any], monkeypat
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("followyourpose.generate.stream", fail)
+    monkeypatch.setattr("followyourpose.generation.generate.stream", fail)
     with pytest.raises(KeyboardInterrupt):
         generate(GenerateConfig(**settings))
     assert not list(Path(settings["output"]).parent.iterdir())
@@ -168,7 +168,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("followyourpose.generate.load_pipeline", load)
+    monkeypatch.setattr("followyourpose.generation.generate.load_pipeline", load)
 
 
 def refusal(config: GenerateConfig) -> str:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data_prep.laion_pose import Annotation, annotate
-from followyourpose.cli import main
-from followyourpose.inspect_data import describe_data, is_dataset
+from followyourpose.cli.main import main
+from followyourpose.inspection.datasets import describe_data, is_dataset
 from followyourpose.pose.skeleton import LEFT, MIDDLE, RIGHT
 from followyourpose.puppets.dataset import write_dataset
 from tests.downloads import jpeg, sample, write_tar

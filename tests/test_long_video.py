@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from followyourpose.long_video import LongVideo, blend_weights, freenoise_order, plan_windows
+from followyourpose.pipeline.windows import LongVideo, blend_weights, freenoise_order, plan_windows
 
 PLANS = [
     (frames, window, overlap, anchor)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.config import ConfigError, LoraConfig
-from followyourpose.lora_input import apply_loras, open_loras
+from followyourpose.generation.loras import apply_loras, open_loras
 from followyourpose.models.inflate import NEW_LAYERS
 from followyourpose.training.components import export, fingerprint, load_component
 from followyourpose.training.loop import build_objective, train

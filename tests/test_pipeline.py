@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from followyourpose.models.weights import from_released
-from followyourpose.pipeline import Condition, FollowYourPosePipeline
-from followyourpose.pipeline_inputs import initial_noise
+from followyourpose.pipeline.inputs import initial_noise
+from followyourpose.pipeline.pipeline import Condition, FollowYourPosePipeline
 from tests import tiny
 
 FAST = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}

@@ -11,11 +11,18 @@ import torch
 from diffusers import DDIMScheduler
 
 from followyourpose.config import ConfigError, GenerateConfig, SamplingConfig
-from followyourpose.generate import load_pipeline, sample
-from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.generation.generate import load_pipeline, sample
+from followyourpose.generation.sampling import (
+    ARGUMENTS,
+    SCHEDULERS,
+    check_sampling,
+    memory_explained,
+    prepare,
+    scheduler,
+)
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
-from followyourpose.sampling import ARGUMENTS, SCHEDULERS, check_sampling, memory_explained, prepare, scheduler
 from tests.tiny import DDIM
 
 PUPPET = {"prompt": "a panda in the forest", "guidance_scale": 2.0, "noise": "shared", "device": "cpu"}

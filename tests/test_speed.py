@@ -11,7 +11,7 @@ from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.models.int8_weights import keep_in_int8
-from followyourpose.pipeline_condition import Condition
+from followyourpose.pipeline.condition import Condition
 from tests.conftest import randomise
 
 Run = Callable[..., Tensor]

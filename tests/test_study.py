@@ -9,8 +9,9 @@ import pytest
 
 from followyourpose.config import ConfigError, StudyConfig, build_config
 from followyourpose.data.video_io import VideoError, probe, read_frames, write_gif, write_video
-from followyourpose.evaluation.study import QUESTIONS, make_study, match_videos, read_questions, study_page
-from followyourpose.evaluation.study_score import (
+from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.study.make import QUESTIONS, make_study, match_videos, read_questions, study_page
+from followyourpose.study.score import (
     COLUMNS,
     format_score,
     read_answers,
@@ -18,7 +19,6 @@ from followyourpose.evaluation.study_score import (
     score_study,
     wilson_interval,
 )
-from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 
 KEY = {
     "study": "s1",

@@ -13,8 +13,8 @@ import pytest
 
 from followyourpose.config import StudyConfig
 from followyourpose.data.video_io import write_video
-from followyourpose.evaluation.study import make_study
-from followyourpose.evaluation.study_score import read_answers, read_key, score
+from followyourpose.study.make import make_study
+from followyourpose.study.score import read_answers, read_key, score
 
 pytest.importorskip("playwright", reason="the browser is driven by Playwright: pip install playwright")
 

@@ -15,9 +15,9 @@ import torch
 
 from followyourpose.config import GenerateConfig, LongVideoConfig, save_config
 from followyourpose.data.video_io import VideoError, probe
-from followyourpose.denoising import StreamState
-from followyourpose.generate import FORMS, generate
-from followyourpose.unfinished import UnfinishedVideo, unfinished_run
+from followyourpose.generation.generate import FORMS, generate
+from followyourpose.generation.unfinished import UnfinishedVideo, unfinished_run
+from followyourpose.pipeline.denoise import StreamState
 from tests.tiny import write_image_model
 
 PARTS = {"paper": 5, "blend": 3}  # of a video, each of which is kept
@@ -26,7 +26,7 @@ PARTS = {"paper": 5, "blend": 3}  # of a video, each of which is kept
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline's folder with random weights; its videos are 32 x 32 pixels."""
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     folder = tmp_path_factory.mktemp("pipeline")
     torch.manual_seed(0)
@@ -62,8 +62,8 @@ def unbroken(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from followyourpose import unfinished
-from followyourpose.cli import main
+from followyourpose.generation import unfinished
+from followyourpose.cli.main import main
 file, number, count, moment = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 keep, replace = unfinished.UnfinishedVideo.keep, os.replace
 def stop():

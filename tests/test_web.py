@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from followyourpose import FollowYourPosePipeline
-from followyourpose.cli import main
+from followyourpose.cli.main import main
 from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.generation.skeletons import open_skeleton
 from followyourpose.models.pose_encoder import identity_start
-from followyourpose.skeleton_input import open_skeleton
-from followyourpose.web_controls import asked
-from followyourpose.web_jobs import Cancelled, Report, Studio
-from followyourpose.web_requests import Limits, check_upload, recipe
+from followyourpose.web.controls import asked
+from followyourpose.web.jobs import Cancelled, Report, Studio
+from followyourpose.web.requests import Limits, check_upload, recipe
 from tests.conftest import randomise
 from tests.tiny import write_image_model
 

@@ -11,9 +11,9 @@ import pytest
 
 from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import probe, write_video
-from followyourpose.skeleton_input import SAMPLE
-from followyourpose.web import running_page
-from followyourpose.web_requests import Limits
+from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.web.app import running_page
+from followyourpose.web.requests import Limits
 from tests.tiny import write_image_model
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[demo]'")

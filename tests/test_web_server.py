@@ -22,7 +22,7 @@ import yaml
 
 from followyourpose.config import GenerateConfig, load_config, save_config
 from followyourpose.data.video_io import probe, read_frames, write_video
-from followyourpose.skeleton_input import SAMPLE
+from followyourpose.generation.skeletons import SAMPLE
 from tests.tiny import write_image_model
 
 gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[demo]'")
@@ -192,7 +192,7 @@ def test_no_path_that_a_client_names_is_opened(server: tuple[str, int, Path], pa
 def test_no_address_that_a_client_names_is_fetched(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from followyourpose.web import running_page
+    from followyourpose.web.app import running_page
 
     async def fetch(url: str, **_: Any) -> str:
         fetched.append(url)
@@ -234,7 +234,7 @@ def test_it_listens_on_this_machine_alone(server: tuple[str, int, Path]) -> None
 
 
 def test_the_server_asks_nothing_of_any_other(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from followyourpose.web import running_page
+    from followyourpose.web.app import running_page
 
     def connect(self: socket.socket, address: Any) -> None:
         reached.add(address[0] if isinstance(address, tuple) else address)
@@ -256,8 +256,8 @@ def test_an_end_in_the_middle_of_a_job_leaves_nothing_behind(config: Path, tmp_p
 
 
 def test_what_is_uploaded_and_made_is_removed_after_its_time(config: Path) -> None:
-    from followyourpose.web import running_page
-    from followyourpose.web_requests import Limits
+    from followyourpose.web.app import running_page
+    from followyourpose.web.requests import Limits
 
     with running_page(load_config(GenerateConfig, config), Limits(kept_minutes=0.1)) as url:
         upload = gradio_client.handle_file(SAMPLE)
@@ -336,8 +336,8 @@ def test_a_client_cancels_its_job(server: tuple[str, int, Path]) -> None:
 
 
 def test_the_queue_is_bounded(config: Path, tmp_path: Path) -> None:
-    from followyourpose.web import running_page
-    from followyourpose.web_requests import Limits
+    from followyourpose.web.app import running_page
+    from followyourpose.web.requests import Limits
 
     with running_page(load_config(GenerateConfig, config), replace(Limits(), waiting=1)) as url:
         jobs = [client_of(url).submit(num_inference_steps=60, api_name="/generate") for _ in range(4)]

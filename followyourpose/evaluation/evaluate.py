@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from followyourpose.config import ConfigError, EvaluateConfig, check_choices, check_least, locate
 from followyourpose.evaluation import metrics
-from followyourpose.evaluation.generation import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
+from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
 from followyourpose.evaluation.judges import Judges, open_judges
 from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
 from followyourpose.evaluation.samples import Collection, fitted, of_benchmark, puppets
 from followyourpose.evaluation.sources import read_collection
-from followyourpose.long_video import LongVideo
+from followyourpose.generation.sampling import check_sampling
+from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.estimate import WEIGHTS
 from followyourpose.puppets.benchmark import BENCHMARKS
-from followyourpose.sampling import check_sampling
 
 
 def evaluate(config: EvaluateConfig) -> Path:

@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
+from followyourpose.common.device import torch_device
 from followyourpose.config import EvaluateConfig, locate
-from followyourpose.device import torch_device
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import top1
 from followyourpose.evaluation.samples import Sample

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation import metrics
+from followyourpose.evaluation.draw import generate, load_model, side_of
 from followyourpose.evaluation.evaluate import check
-from followyourpose.evaluation.generation import generate, load_model, side_of
 from followyourpose.evaluation.judges import Judges, open_judges
 from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
 from followyourpose.evaluation.report import write_metrics, write_samples
 from followyourpose.evaluation.samples import Sample, puppets
-from followyourpose.long_video import LongVideo
+from followyourpose.pipeline.windows import LongVideo
 
 BORDER_JUMP = "mean change of pixels from a frame to the next at the borders of windows, over that elsewhere"
 SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")

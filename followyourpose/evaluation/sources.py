@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.files import slug
 from followyourpose.config import GenerateConfig, build_config
 from followyourpose.data.video_io import probe
 from followyourpose.data.video_readers import VideoInfo
 from followyourpose.evaluation.samples import Collection, Sample, VideoFile, VideoFiles
-from followyourpose.folders import slug
+from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 from followyourpose.pose.skeleton import SEEN
-from followyourpose.skeleton_input import SkeletonInput, open_skeletons
 
 MANIFEST, RUN = "manifest.jsonl", "run.json"
 KEYS = ("video", "prompt", "skeleton", "frames", "real", "seed")

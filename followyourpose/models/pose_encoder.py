@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
-from followyourpose.models.strict_loading import StrictLoading
+from followyourpose.models.loading import StrictLoading
 
 
 class ResidualBlock(nn.Module):

@@ -34,7 +34,7 @@ from followyourpose.models.attention import (
     TextAttention,
     set_backend,
 )
-from followyourpose.models.strict_loading import StrictLoading
+from followyourpose.models.loading import StrictLoading
 
 TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
 

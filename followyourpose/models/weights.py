@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from followyourpose.folders import new_folder
+from followyourpose.common.files import new_folder
 from followyourpose.models.inflate import load_every_weight
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from followyourpose.device import torch_device
+from followyourpose.common.device import torch_device
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
 # Backend -> the weights it takes where none are named, relative to the repository. Downloads keep their own names.

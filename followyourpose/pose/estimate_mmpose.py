@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from followyourpose.device import torch_device
+from followyourpose.common.device import torch_device
 from followyourpose.pose.estimate_rtmlib import open_boxes
 from followyourpose.pose.skeleton import JOINTS, NUM_JOINTS
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from followyourpose.folders import new_folder
+from followyourpose.common.files import new_folder
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 from followyourpose.puppets.world import Scene, render_scene, sample_scene
 

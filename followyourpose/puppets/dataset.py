@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from followyourpose.folders import new_folder
+from followyourpose.common.files import new_folder
 from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import SPLITS, render_scene, sample_scene
 

@@ -17,12 +17,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from followyourpose.common.files import new_folder
 from followyourpose.config import TrainConfig, load_config, locate
-from followyourpose.folders import new_folder
 from followyourpose.models.inflate import NEW_LAYERS, inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
-from followyourpose.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.training.lora import add_lora, merge_lora, save_lora
 from followyourpose.training.run_dir import check_frozen, is_run, trained_weights

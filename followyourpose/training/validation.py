@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
+from followyourpose.common.files import slug
 from followyourpose.config import GenerateConfig, TrainConfig
 from followyourpose.data.video_io import VideoError, write_video
-from followyourpose.folders import slug
+from followyourpose.generation.skeletons import open_skeleton
 from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.pipeline import FollowYourPosePipeline, vae_scale_factor
-from followyourpose.skeleton_input import open_skeleton
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline, vae_scale_factor
 from followyourpose.training.components import as_video
 from followyourpose.training.objectives import Denoise
 

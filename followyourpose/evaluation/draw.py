@@ -11,15 +11,15 @@ import torch
 from einops import rearrange
 from tqdm import tqdm
 
+from followyourpose.common.device import torch_device
 from followyourpose.config import EvaluateConfig, locate
-from followyourpose.device import torch_device
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.measure import flicker
 from followyourpose.evaluation.samples import Sample
-from followyourpose.long_video import LongVideo
-from followyourpose.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline_inputs import initial_noise
-from followyourpose.sampling import prepare, sampling_arguments
+from followyourpose.generation.sampling import prepare, sampling_arguments
+from followyourpose.pipeline.inputs import initial_noise
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.windows import LongVideo
 
 NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
 

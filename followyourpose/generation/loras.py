@@ -9,7 +9,7 @@ import numpy as np
 from followyourpose.config import ConfigError, locate
 
 if TYPE_CHECKING:
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers'

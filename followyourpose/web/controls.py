@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from followyourpose.config import GenerateConfig
 from followyourpose.data.transforms import ENDS
-from followyourpose.long_video import MODES
-from followyourpose.lora_input import open_loras
-from followyourpose.sampling import SCHEDULERS
-from followyourpose.skeleton_input import SAMPLE
-from followyourpose.web_requests import SIGNATURES, Limits, configure
+from followyourpose.generation.loras import open_loras
+from followyourpose.generation.sampling import SCHEDULERS
+from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pipeline.windows import MODES
+from followyourpose.web.requests import SIGNATURES, Limits, configure
 
 if TYPE_CHECKING:
     from gradio.components import Component

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from followyourpose.common.files import slug
 from followyourpose.config import ConfigError, GenerateConfig
-from followyourpose.folders import slug
-from followyourpose.generate import FORMS, check_settings
+from followyourpose.generation.generate import FORMS, check_settings
+from followyourpose.generation.skeletons import SAMPLE
 from followyourpose.pose.keypoints_file import read_keypoints
-from followyourpose.skeleton_input import SAMPLE
-from followyourpose.web_controls import SEEDS, asked, drawing_controls, driving_controls, driving_video
-from followyourpose.web_jobs import LAST_STEP, Cancelled, Report, Studio
-from followyourpose.web_requests import SIGNATURES, Limits, check_upload, recipe
+from followyourpose.web.controls import SEEDS, asked, drawing_controls, driving_controls, driving_video
+from followyourpose.web.jobs import LAST_STEP, Cancelled, Report, Studio
+from followyourpose.web.requests import SIGNATURES, Limits, check_upload, recipe
 
 if TYPE_CHECKING:
     import gradio

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from followyourpose.long_video import Window, blend_weights
-from followyourpose.pipeline_inputs import Generators
-from followyourpose.pipeline_job import CALLBACK_TENSORS, Job
+from followyourpose.pipeline.call import CALLBACK_TENSORS, Job
+from followyourpose.pipeline.inputs import Generators
+from followyourpose.pipeline.windows import Window, blend_weights
 
 if TYPE_CHECKING:
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 
 @dataclass

@@ -20,23 +20,23 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from followyourpose.common.device import torch_device
+from followyourpose.common.files import slug
 from followyourpose.config import ConfigError, GenerateConfig, check_choices, check_least, locate
-from followyourpose.contact_page import INDEX, index_page
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
-from followyourpose.device import torch_device
-from followyourpose.extract_pose import check_pose, extract_pose
-from followyourpose.folders import slug
-from followyourpose.long_video import LongVideo
-from followyourpose.lora_input import apply_loras, open_loras
+from followyourpose.generation.extract_pose import check_pose, extract_pose
+from followyourpose.generation.loras import apply_loras, open_loras
+from followyourpose.generation.outputs import INDEX, index_page
+from followyourpose.generation.sampling import check_sampling, memory_explained, prepare, sampling_arguments
+from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
+from followyourpose.generation.unfinished import UnfinishedVideo, unfinished_run
+from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
-from followyourpose.sampling import check_sampling, memory_explained, prepare, sampling_arguments
-from followyourpose.skeleton_input import SkeletonInput, open_skeletons
-from followyourpose.unfinished import UnfinishedVideo, unfinished_run
 
 if TYPE_CHECKING:
-    from followyourpose.denoising import StreamState
-    from followyourpose.pipeline import FollowYourPosePipeline
-    from followyourpose.pipeline_job import Callback
+    from followyourpose.pipeline.call import Callback
+    from followyourpose.pipeline.denoise import StreamState
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 CHOICES = {
     "pose_guidance": ("both", "conditional"),
@@ -185,7 +185,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     """
     import torch  # late, as is the pipeline: what is wrong before here is told without the seconds that this takes
 
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     device = torch.device(torch_device(config.device))
     path, dtype = locate(config.model), getattr(torch, config.dtype)
@@ -204,7 +204,7 @@ def sample(
     pipe: "FollowYourPosePipeline", config: GenerateConfig, prompt: str, skeleton: np.ndarray, seed: int
 ) -> np.ndarray:
     """One video, (f, H, W, 3) uint8 RGB, of a prompt and a skeleton (f, H, W, 3) uint8 RGB of the same size."""
-    from followyourpose.denoising import StreamState
+    from followyourpose.pipeline.denoise import StreamState
 
     config = dataclasses.replace(config, num_frames=len(skeleton))
     shot = Shot(prompt, lambda numbers: skeleton[list(numbers)], skeleton.shape[1:3], seed)

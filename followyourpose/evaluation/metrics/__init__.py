@@ -14,7 +14,7 @@
 Every number gets its interval over videos from `bootstrap_interval`.
 """
 
-from followyourpose.evaluation.embedding_metrics import (
+from followyourpose.evaluation.metrics.embeddings import (
     FC_PAIRS,
     background_consistency,
     clip_score,
@@ -22,9 +22,9 @@ from followyourpose.evaluation.embedding_metrics import (
     frechet_distance,
     top1,
 )
-from followyourpose.evaluation.frame_metrics import body_mask, border_change, flicker, psnr, ssim, temporal_flickering
-from followyourpose.evaluation.intervals import bootstrap_interval
-from followyourpose.evaluation.pose_metrics import (
+from followyourpose.evaluation.metrics.frames import body_mask, border_change, flicker, psnr, ssim, temporal_flickering
+from followyourpose.evaluation.metrics.intervals import bootstrap_interval
+from followyourpose.evaluation.metrics.poses import (
     OKS_THRESHOLDS,
     Matches,
     average_precision,

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from followyourpose.common.files import new_folder
 from followyourpose.config import ConfigError, StudyConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.data.video_readers import VIDEO_SUFFIXES, VideoInfo
-from followyourpose.folders import new_folder
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
 
-PAGE = Path(__file__).resolve().parents[1] / "assets" / "study.html"
+PAGE = Path(__file__).with_name("page.html")
 KEY = "key.json"
 QUESTIONS = {
     "quality": "Which video has the best quality?",

@@ -21,17 +21,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from followyourpose.checks import check_at_least, check_choice
-from followyourpose.denoising import StreamState, denoise
-from followyourpose.long_video import LongVideo
+from followyourpose.common.checks import check_at_least, check_choice
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet, text_count
-from followyourpose.pipeline_condition import Condition
-from followyourpose.pipeline_inputs import Noise, PoseGuidance, SkeletonFrames
-from followyourpose.pipeline_job import CALLBACK_TENSORS, Callback, Job, prepare
-from followyourpose.pipeline_loading import load_image_model
-from followyourpose.pipeline_lora import check_lora
+from followyourpose.pipeline.call import CALLBACK_TENSORS, Callback, Job, prepare
+from followyourpose.pipeline.condition import Condition
+from followyourpose.pipeline.denoise import StreamState, denoise
+from followyourpose.pipeline.image_model import load_image_model
+from followyourpose.pipeline.inputs import Noise, PoseGuidance, SkeletonFrames
+from followyourpose.pipeline.lora import check_lora
+from followyourpose.pipeline.windows import LongVideo
 
 logger = logging.get_logger(__name__)
 

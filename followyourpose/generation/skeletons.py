@@ -18,7 +18,7 @@ from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.retarget import retarget
 
-SAMPLE = Path(__file__).parent / "assets" / "dance.mp4"
+SAMPLE = Path(__file__).resolve().parents[1] / "assets" / "dance.mp4"
 _CHUNK = 32  # frames of the source in memory at a time
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from followyourpose.data.video_io import read_frames
 
 if TYPE_CHECKING:
-    from followyourpose.denoising import StreamState
+    from followyourpose.pipeline.denoise import StreamState
 
 FOLDER = "unfinished"
 
@@ -41,7 +41,7 @@ class UnfinishedVideo:
         """Where to go on: at the beginning, if nothing was kept."""
         from safetensors import safe_open  # late, as is torch: what is wrong is told before the seconds that it takes
 
-        from followyourpose.denoising import StreamState
+        from followyourpose.pipeline.denoise import StreamState
 
         if not self._state.exists():
             return StreamState()

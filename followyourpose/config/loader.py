@@ -15,9 +15,9 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from followyourpose.checks import check_at_least, check_choice
+from followyourpose.common.checks import check_at_least, check_choice
 
-REPOSITORY = Path(__file__).resolve().parents[1]  # where configs/ and checkpoints/ lie in a clone
+REPOSITORY = Path(__file__).resolve().parents[2]  # where configs/ and checkpoints/ lie in a clone
 
 
 class ConfigError(ValueError):

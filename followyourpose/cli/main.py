@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _generate(options: argparse.Namespace) -> None:
     config = _config(GenerateConfig, options.arguments, default=SAMPLE_CONFIG)
-    from followyourpose.generate import generate
+    from followyourpose.generation.generate import generate
 
     generate(config)
 
@@ -86,13 +86,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _study_make(options: argparse.Namespace) -> None:
     config = _config(StudyConfig, options.arguments)
-    from followyourpose.evaluation.study import make_study
+    from followyourpose.study.make import make_study
 
     print(make_study(config))
 
 
 def _study_score(options: argparse.Namespace) -> None:
-    from followyourpose.evaluation.study_score import score_study
+    from followyourpose.study.score import score_study
 
     print(score_study(options.key, options.answers, options.output))
 
@@ -105,8 +105,8 @@ def _demo(options: argparse.Namespace) -> None:
     else:
         config = build_config(GenerateConfig, {"prompt": "an astronaut on the moon"})
     config = dataclasses.replace(config, model=options.checkpoint or config.model)
-    from followyourpose.web import serve
-    from followyourpose.web_requests import Limits
+    from followyourpose.web.app import serve
+    from followyourpose.web.requests import Limits
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder is emptied then too
     serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD) or None)
@@ -137,7 +137,7 @@ def _extract_pose(options: argparse.Namespace) -> None:
     flags = {name: getattr(options, name) for name in _pose_flags()}
     given = {name: value for name, value in flags.items() if value is not None}
     config = build_config(PoseConfig, given, name="command line")
-    from followyourpose.extract_pose import extract_pose
+    from followyourpose.generation.extract_pose import extract_pose
 
     extract_pose(options.video, options.output, config)
     print(options.output)
@@ -160,13 +160,13 @@ def _export(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     path = locate(options.path)
     if path.suffix != ".safetensors":
-        from followyourpose.inspect_data import describe_data, is_dataset
+        from followyourpose.inspection.datasets import describe_data, is_dataset
 
         if is_dataset(path):
             sheet = options.sheet or Path("outputs") / f"{path.absolute().name}-samples.png"
             print(describe_data(path, sheet, options.samples, options.seed))
             return
-    from followyourpose.inspection import describe
+    from followyourpose.inspection.weights import describe
 
     print(describe(path))
 

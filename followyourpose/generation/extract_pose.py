@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from followyourpose.checks import check_at_least, check_choice
+from followyourpose.common.checks import check_at_least, check_choice
+from followyourpose.common.files import new_folder
 from followyourpose.config import ConfigError, PoseConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
-from followyourpose.folders import new_folder
 from followyourpose.pose.estimate import WEIGHTS, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay, render_skeleton

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from followyourpose.checks import check_interval, check_scale
+from followyourpose.common.checks import check_interval, check_scale
 from followyourpose.config import ConfigError, SamplingConfig, check_choices, check_least
 
 if TYPE_CHECKING:
     import torch
     from diffusers import SchedulerMixin
 
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 # Name -> the class of diffusers, and what is set beside the model's own settings.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {

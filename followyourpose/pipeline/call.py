@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from followyourpose.checks import check_at_least, check_choice, check_interval, check_scale
-from followyourpose.long_video import LongVideo, Window
+from followyourpose.common.checks import check_at_least, check_choice, check_interval, check_scale
 from followyourpose.models.unet import TextCache
-from followyourpose.pipeline_condition import Condition
-from followyourpose.pipeline_inputs import (
+from followyourpose.pipeline.condition import Condition
+from followyourpose.pipeline.inputs import (
     Generators,
     Noise,
     PoseGuidance,
@@ -27,9 +26,10 @@ from followyourpose.pipeline_inputs import (
     freenoise,
     initial_noise,
 )
+from followyourpose.pipeline.windows import LongVideo, Window
 
 if TYPE_CHECKING:
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 Callback = Callable[["FollowYourPosePipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]

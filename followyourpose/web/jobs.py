@@ -19,17 +19,17 @@ import numpy as np
 
 from followyourpose.config import GenerateConfig
 from followyourpose.data.transforms import cover
-from followyourpose.extract_pose import extract_pose
-from followyourpose.generate import contact_sheet, generate, load_pipeline
-from followyourpose.long_video import LongVideo
-from followyourpose.sampling import scheduler
-from followyourpose.skeleton_input import open_skeleton
-from followyourpose.web_requests import Limits, check_upload
+from followyourpose.generation.extract_pose import extract_pose
+from followyourpose.generation.generate import contact_sheet, generate, load_pipeline
+from followyourpose.generation.sampling import scheduler
+from followyourpose.generation.skeletons import open_skeleton
+from followyourpose.pipeline.windows import LongVideo
+from followyourpose.web.requests import Limits, check_upload
 
 if TYPE_CHECKING:
     import torch
 
-    from followyourpose.pipeline import FollowYourPosePipeline
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 PICTURE_SIDE = 128  # pixels of a frame in the preview
 PICTURE_FRAMES = 4  # in the live preview, of the frames under way

@@ -12,8 +12,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange, repeat
 from torch import Tensor
 
-from followyourpose.checks import check_at_least
-from followyourpose.long_video import Window, freenoise_order
+from followyourpose.common.checks import check_at_least
+from followyourpose.pipeline.windows import Window, freenoise_order
 
 Noise = Literal["independent", "mixed", "shared"]
 PoseGuidance = Literal["both", "conditional"]

@@ -1,0 +1,1 @@
+"""The console command: verbs, their arguments and their manual."""

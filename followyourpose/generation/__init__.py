@@ -1,0 +1,1 @@
+"""`followyourpose generate` and `extract-pose`: settings and files -> folders of videos and of skeletons."""

@@ -1,0 +1,1 @@
+"""`followyourpose inspect`: contents of data sets and of weights."""

@@ -1,0 +1,1 @@
+"""`followyourpose study`: a page for raters, and the score of their answers."""

@@ -1,0 +1,1 @@
+"""`followyourpose demo`: the page, its requests and its jobs."""
