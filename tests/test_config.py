@@ -45,15 +45,15 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("seed=abc", "seed=abc: seed: Value 'abc'"),
-        ("num_frames=1.5", "num_frames: Value '1.5'"),
-        ("num_frames=true", "num_frames: Value 'True'"),
-        ("negative_prompt=null", "negative_prompt: Incompatible value 'None'"),
-        ("crop=5", "crop: got 5, expected a mapping with left, right, top, bottom"),
+        ("seed=abc", "seed=abc: seed: got 'abc', expected a whole number"),
+        ("num_frames=1.5", "num_frames: got '1.5', expected a whole number"),
+        ("num_frames=true", "num_frames: got 'true', expected a whole number"),
+        ("crop.left=null", "crop.left: got null, expected a whole number"),
+        ("crop=5", "crop: got '5', expected a mapping with left, right, top, bottom"),
         ("seed", "got 'seed', expected key=value"),
         ("=3", "got '=3', expected key=value"),
-        ("seed=[1", "seed=[1: while parsing"),
-        ("negative_prompt=${nothing}", "Interpolation key 'nothing' not found"),
+        ("lora=[1", "lora=[1: not a YAML file (while parsing"),
+        ("output=${nothing}", "Interpolation key 'nothing' not found"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(override: str, reason: str) -> None:
@@ -70,7 +70,8 @@ def test_a_key_without_default_must_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("- a\n- b\n", "got list at the top"), ("a: [", "not a YAML file"), ("", "got NoneType")]
+    ("content", "reason"),
+    [("- a\n- b\n", "got a list at the top"), ("a: [", "not a YAML file"), ("", "got null at the top")],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "run.yaml").write_text(content)

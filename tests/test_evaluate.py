@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from followyourpose.config import EvaluateConfig, GenerateConfig, LongVideoConfig
+from followyourpose.config import EvaluateConfig, GenerateConfig
 from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, generate, noise_of
 from followyourpose.evaluation.evaluate import compare, evaluate
 from followyourpose.evaluation.features import ClipFeatures
@@ -23,7 +23,7 @@ from followyourpose.evaluation.report import Report, contact_sheet, format_table
 from followyourpose.evaluation.samples import Collection, Sample, puppets
 from followyourpose.generation.generate import generate as generate_run
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline.windows import MODES
+from followyourpose.pipeline.windows import MODES, LongVideo
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.benchmark import write_benchmark
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions
@@ -374,7 +374,7 @@ def models(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_modes_of_long_videos_are_compared(models: dict[str, str], tmp_path: Path, capsys):
     settings = {"num_videos": 2, "batch_size": 2, "num_frames": 9, "num_inference_steps": 1, "device": "cpu"}
-    long_video, modes = LongVideoConfig(window=4), list(MODES)
+    long_video, modes = LongVideo(window=4), list(MODES)
     config = EvaluateConfig(**models, **settings, long_video=long_video, modes=modes, output=str(tmp_path / "out"))
     content = json.loads((compare_modes(config) / "metrics.json").read_text())
     assert list(content["modes"]) == [*MODES, "real"] and content["borders"] == [4, 6, 8] and content["n"] == 2

@@ -12,14 +12,7 @@ from diffusers import DDIMScheduler
 
 from followyourpose.config import ConfigError, GenerateConfig, SamplingConfig
 from followyourpose.generation.generate import load_pipeline, sample
-from followyourpose.generation.sampling import (
-    ARGUMENTS,
-    SCHEDULERS,
-    check_sampling,
-    memory_explained,
-    prepare,
-    scheduler,
-)
+from followyourpose.generation.sampling import ARGUMENTS, SCHEDULERS, memory_explained, prepare, scheduler
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
@@ -37,7 +30,6 @@ def psnr(video: np.ndarray, reference: np.ndarray) -> float:
 def draw(skeleton: np.ndarray, **settings: Any) -> np.ndarray:
     """The embedded default's video of a skeleton (f, H, W, 3) with these settings, (f, H, W, 3) uint8."""
     config = GenerateConfig(**PUPPET | {"num_inference_steps": 8} | settings)
-    check_sampling(config)
     pipe = load_pipeline(config)
     pipe.set_progress_bar_config(disable=True)
     return sample(pipe, config, config.prompt, skeleton, seed=0)
@@ -123,7 +115,7 @@ def test_models_that_a_scheduler_would_misread_are_refused() -> None:
 )
 def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_sampling(SamplingConfig(**settings))
+        SamplingConfig(**settings)
 
 
 def test_every_setting_of_a_call_is_an_argument_of_the_pipeline() -> None:

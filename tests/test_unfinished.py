@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from followyourpose.config import GenerateConfig, LongVideoConfig, save_config
+from followyourpose.config import GenerateConfig, save_config
 from followyourpose.data.video_io import VideoError, probe
 from followyourpose.generation.generate import FORMS, generate
 from followyourpose.generation.unfinished import UnfinishedVideo, unfinished_run
 from followyourpose.pipeline.denoise import StreamState
+from followyourpose.pipeline.windows import LongVideo
 from tests.tiny import write_image_model
 
 PARTS = {"paper": 5, "blend": 3}  # of a video, each of which is kept
@@ -38,7 +39,7 @@ def config(model: Path, folder: Path | None, mode: str = "paper", **changes: Any
     """Two videos of 11 frames, in windows of 4."""
     output = folder and str(folder)
     settings = {"prompt": ["a cat", "a dog"], "num_frames": 11, "num_inference_steps": 2, "enlarge": 2}
-    long_video = LongVideoConfig(mode=mode, window=4)
+    long_video = LongVideo(mode=mode, window=4)
     return GenerateConfig(**{"model": str(model), "long_video": long_video, "output": output} | settings | changes)
 
 
@@ -169,7 +170,7 @@ def test_other_settings_are_refused_and_named(model: Path, tmp_path: Path) -> No
     failing(config(model, tmp_path / "run"), 1, KeyboardInterrupt)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"unfinished run with long_video\.window: 4, got 5; seed: 0, got 1; choose"):
-        generate(config(model, tmp_path / "run", seed=1, long_video=LongVideoConfig("paper", window=5)))
+        generate(config(model, tmp_path / "run", seed=1, long_video=LongVideo("paper", window=5)))
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,28 +1,49 @@
-"""Checks of single values, for settings and for arguments alike: what was got, and what was expected."""
+"""Checks of single values, of settings and arguments alike: each error names what was got and what was expected."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Passes when `value` is one of the choices; else a ValueError names them."""
+    """Raise a ValueError that names the choices unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
 
 
-def check_at_least(name: str, value: int, least: int = 1) -> None:
-    """Passes when `value` is no less than that; else a ValueError says so."""
-    if value < least:
+def check_at_least(name: str, value: float, least: float = 1, most: float | None = None) -> None:
+    """Raise a ValueError unless least <= value, and value <= most where there is a limit."""
+    if not value >= least:
         raise ValueError(f"{name}: got {value}, expected at least {least}")
+    if most is not None and not value <= most:
+        raise ValueError(f"{name}: got {value}, expected at most {most}")
+
+
+def check_above_zero(name: str, value: float, unit: str = "a finite number") -> None:
+    """Raise a ValueError unless `value` is finite and above 0."""
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name}: got {value}, expected {unit} above 0")
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raise a ValueError unless `value` is a finite number."""
+    if not isfinite(value):
+        raise ValueError(f"{name}: got {value}, expected a finite number")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise a ValueError unless `value` lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, expected a share from 0 to 1")
 
 
 def check_scale(name: str, value: float) -> None:
-    """Passes when `value` is a factor of 0 or more; else a ValueError says so."""
+    """Raise a ValueError unless `value` is a finite factor of 0 or more."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name}: got {value}, expected a finite number, at least 0")
 
 
 def check_interval(name: str, start: float, end: float) -> None:
-    """Passes when the shares lie in [0, 1], in order; else a ValueError names `name`_start and `name`_end."""
+    """Raise a ValueError that names `name`_start and `name`_end unless 0 <= start <= end <= 1."""
     if not 0 <= start <= end <= 1:
         raise ValueError(
             f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "

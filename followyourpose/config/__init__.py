@@ -1,4 +1,29 @@
-"""What every YAML file may say, and a strict loader."""
+"""Settings of every verb: a dataclass each, with defaults, units and checks, and a strict reader."""
 
-from followyourpose.config.loader import *  # noqa: F403
-from followyourpose.config.loader import ConfigError, build_config, load_config, locate  # noqa: F401
+from followyourpose.config.evaluation import EvaluateConfig, StudyConfig
+from followyourpose.config.generation import CropConfig, GenerateConfig, LoraEntry, PoseConfig, RetargetConfig
+from followyourpose.config.loader import (
+    REPOSITORY,
+    ConfigError,
+    build_config,
+    load_config,
+    locate,
+    save_config,
+    written,
+)
+from followyourpose.config.sampling import Backend, Noise, PoseGuidance, SamplingConfig
+from followyourpose.config.training import (
+    DataConfig,
+    LoraConfig,
+    NetworkConfig,
+    OptimConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "Backend", "ConfigError", "CropConfig", "DataConfig", "EvaluateConfig", "GenerateConfig", "LoraConfig",
+    "LoraEntry", "NetworkConfig", "Noise", "OptimConfig", "PoseConfig", "PoseGuidance", "REPOSITORY",
+    "RetargetConfig", "SamplingConfig", "StudyConfig", "TrainConfig", "ValidationConfig", "build_config",
+    "load_config", "locate", "save_config", "written",
+]  # fmt: skip

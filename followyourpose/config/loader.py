@@ -1,31 +1,51 @@
-"""What every YAML file may say: one dataclass per verb, its defaults, and a strict loader.
+"""YAML files and `key=value` overrides -> the dataclasses of this folder: strict, each error one line with its key.
 
-The comment beside a key is also its line in `followyourpose VERB --help`.
+A value is read as its field's type asks, not as it looks: `seed: 010` is 10, and `style: 010` is "010". `${...}` is
+filled in by OmegaConf in text that comes from a file or the command line, for paths such as
+`output: ${oc.env:SCRATCH}/run`; never in prompts and other prose, nor in what a program passes as a dictionary.
 """
 
+import dataclasses
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from followyourpose.common.checks import check_at_least, check_choice
+from followyourpose.common.files import atomic_write, read_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]  # where configs/ and checkpoints/ lie in a clone
+PROSE = {"prose": True}  # metadata of a field whose text may say anything: `${` has no meaning there
+LARGEST = 1_000_000  # characters of a config file
+DEEPEST, MOST_VALUES = 30, 100_000  # levels and values of a config, aliases counted as often as they are used
+_NULL = ("", "~", "null", "Null", "NULL")
+_BOOLEANS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
+_MERGE = "tag:yaml.org,2002:merge"
+
+Schema = TypeVar("Schema")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; its message names the file and the key."""
 
 
+class Written(str):
+    """Text of a scalar in a YAML file or on the command line, in its source form."""
+
+
+class Plain(Written):
+    """The same without quotes: a number, a boolean or null where the field's type asks for one."""
+
+
 def locate(path: str | Path) -> Path:
-    """Where a relative path of a config leads: from the working directory, or else from the repository's root.
+    """Return a relative path of a config as seen from the working directory, or else from the repository's root.
 
     A path that exists in neither place is returned as it is.
     """
@@ -33,367 +53,276 @@ def locate(path: str | Path) -> Path:
     return path if path.exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
 
 
-def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
-    """Passes when each of these keys has one of its choices; else a ValueError names the key and them."""
-    for key, known in choices.items():
-        check_choice(key, getattr(config, key), known)
-
-
-def check_least(config: Any, least: Mapping[str, int]) -> None:
-    """Passes when each of these keys is None or no less than its number; else a ValueError names the key and it."""
-    for key, number in least.items():
-        if getattr(config, key) is not None:
-            check_at_least(key, getattr(config, key), number)
-
-
-# ---- train ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class DataConfig:
-    """What a run is trained on."""
-
-    path: str = MISSING  # a folder; of images also shards by name, local or remote: https://host/{00000..00011}.tar
-    kind: str = "images"  # images: .tar shards or a manifest, with keypoints; clips: a manifest or HD-VILA's layout
-    height: int = 64  # pixels
-    width: int = 64  # pixels
-    num_frames: int = 1  # frames per clip
-    stride: list[int] = field(default_factory=lambda: [1, 1])  # frames from one to the next: lowest and highest
-    skeleton: bool = False  # render the keypoints and condition on them
-    limit: int | None = None  # use only so many samples, from the first; None: all
-    captions: str | None = None  # HD-VILA's .csv of part_id, clip_id, caption; None: the one in the folder
-    min_keypoints: float = 0.5  # images need a person with more than this share of the joints seen; 0: any image
-    min_caption: int = 1  # images need a caption of so many characters
-    min_size: int = 0  # images need so many pixels on their smaller side
-    crop: str = "center"  # center or random: which part of a larger picture is taken; people are kept inside
-    flip: float = 0.0  # share of samples that are mirrored; not for captions that tell left from right
-    cache: str | None = None  # the folder of the encoded data set, made where it is not there; None: train on pixels
-    max_bad: float = 0.1  # stop when more than this share of the samples cannot be read (after the first 50)
-    workers: int = 0  # processes that read data, per training process
-    timeout: float = 120.0  # seconds without a batch after which the workers are started anew
-    download: str = "data/download"  # the folder for copies of remote shards
-
-
-@dataclass
-class OptimConfig:
-    """AdamW and its schedule."""
-
-    name: str = "adamw"  # adamw, or adamw8bit: its state in 8 bits (needs bitsandbytes and CUDA)
-    batch_size: int = 8  # clips per process and step
-    gradient_accumulation_steps: int = 1  # batches per optimiser step
-    learning_rate: float = 1e-4  # its highest value
-    schedule: str = "constant"  # constant, cosine or linear, after the warm-up
-    warmup_steps: int = 0  # optimiser steps
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
-    weight_decay: float = 1e-2  # of AdamW
-    max_grad_norm: float = 1.0  # gradients are scaled down to this norm
-    max_skipped: int = 20  # steps in a row without a finite gradient, which are skipped, before the run stops
-    ema_decay: float | None = None  # of the moving average of the weights; None: none is kept
-
-
-@dataclass
-class ValidationConfig:
-    """Videos that a run draws now and then, from the same noise each time, to be looked at."""
-
-    every: int = 0  # steps from one time to the next; 0: never
-    prompts: list[str] = field(default_factory=list)  # a video each
-    skeleton: str | None = None  # as for generate; None: the shipped sample; without effect where no pose is trained
-    num_frames: int = 8  # frames per video
-    num_inference_steps: int = 20  # denoising steps
-    guidance_scale: float = 7.5  # of classifier-free guidance; 1: none
-    pose_guidance: str = "both"  # both: the skeleton conditions both halves of guidance; conditional: only the one
-    noise: str = "independent"  # initial noise of the frames: independent, mixed or shared
-
-
-@dataclass
-class NetworkConfig:
-    """Settings of the video UNet, for ablations; None: as `init` has it; of an image model is made the paper's."""
-
-    clip_norm: bool | None = None  # false: the residual blocks' norms take their statistics per frame
-    cross_frame_attention: bool | None = None  # false: frames attend to themselves, not to the first and the previous
-    pose_fusion: str | None = None  # concat: pose features are put beside the hidden states, not added to them
-    temporal_rank: int | None = None  # of the temporal convolutions
-
-    def changes(self) -> dict[str, Any]:
-        """What is set, by name."""
-        return {key: value for key, value in vars(self).items() if value is not None}
-
-
-@dataclass
-class LoraConfig:
-    """Low-rank additions to the frozen UNet, to be trained in its place: `trainable: ['^unet\\..*lora']`."""
-
-    rank: int | None = None  # of the additions; None: no LoRA
-    alpha: float | None = None  # the additions count alpha / rank times; None: once
-    targets: list[str] = field(  # regular expressions on names of the UNet's linear layers and convolutions
-        default_factory=lambda: [r"attn[12]\.to_(q|k|v|out\.0)$"]
-    )
-
-
-@dataclass
-class TrainConfig:
-    """One run: what it starts from, what it trains on what data, and where it writes."""
-
-    output: str = MISSING  # the run's folder; the same command resumes what is there
-    init: str = MISSING  # a pipeline folder, an image model's folder, or the folder of another run
-    objective: str = "denoise"  # denoise, autoencode, contrast or locate
-    scratch: list[str] = field(default_factory=list)  # components that start from random weights
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    trainable: list[str] = MISSING  # regular expressions on names, e.g. ^unet\..*attn_temp
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    steps: int = MISSING  # optimiser steps
-    save_every: int = 500  # steps between checkpoints
-    keep_checkpoints: int = 2  # so many of the newest stay
-    log_every: int = 20  # steps between lines of log.jsonl
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of accelerate: tensorboard, wandb, ...
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    seed: int = 0  # of the data's order, the noise and the dropout
-    mixed_precision: str = "fp32"  # fp32, fp16 or bf16; weights and optimiser state are fp32 in all
-    gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
-    compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
-    prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
-    prefix_shuffle: float = 0.0  # share of captions read, from some word on, as if another's words stood before
-    kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal
-    noise_bias: float = 0.0  # share of timesteps drawn from the noisier half only
-    min_snr_gamma: float | None = (
-        None  # weigh timesteps by min(SNR, gamma) (arXiv 2303.09556), 5 is usual; None: evenly
-    )
-    noise_offset: float = 0.0  # share of noise that is one number per channel and clip, for darker and lighter videos
-    shared_noise: float = 0.0  # share of clips whose frames all get the same noise, as `noise: shared` generates
-    person_weight: float = 1.0  # how much more errors count where a person is; above 1 needs images with keypoints
-
-
-# ---- generate and evaluate ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class SamplingConfig:
-    """What generate and evaluate share: how strongly text and pose lead, and what a denoising step may save."""
-
-    pose_scale: float = 1.0  # multiplies the pose features; 0: no pose
-    pose_start: float = 0.0  # share of the denoising steps after which the pose begins to act
-    pose_end: float = 1.0  # share after which it ends to
-    guidance_start: float = 0.0  # share of the denoising steps after which guidance begins; steps without it cost half
-    guidance_end: float = 1.0  # share after which it ends
-    scheduler: str = "ddim"  # ddim; dpm++, unipc: fewer steps; euler; lcm: 4 to 8, with an LCM-LoRA, guidance 1 to 2
-    cache_interval: int = 1  # every how many-th step is a full one, the others skip all but the UNet's first level
-    compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
-    dtype: str = "float32"  # float32, float16 or bfloat16
-    offload: str = "none"  # none, model: on the GPU only what is at work; group: only single layers, slower
-    weights: str = "full"  # full; int8 (nearer to full), float8: the UNet's are kept in 8 bits, computed with in dtype
-    attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
-    decode_chunk_size: int = 8  # frames that the VAE decodes at a time
-    vae_tiling: bool = False  # decode large frames in overlapping tiles
-
-
-# ---- generate -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class CropConfig:
-    """Pixels of the skeleton video that are cut from its sides before it is resized to cover height x width."""
-
-    left: int = 0  # pixels
-    right: int = 0
-    top: int = 0
-    bottom: int = 0
-
-
-@dataclass
-class PoseConfig:
-    """How people are found in a video, and how their skeletons are drawn; the flags of extract-pose too."""
-
-    source: str = "skeleton"  # what `skeleton` is: skeleton, or raw: a video of people, whose poses are found first
-    backend: str = "puppet"  # who finds them: puppet (the embedded detector), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
-    weights: str | None = None  # the backend's file; None: the one that checkpoints/README.md names
-    config: str | None = None  # of mmpose, a file or a name that it ships; None: the one the weights are named after
-    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
-    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu
-    people: int | None = None  # keep so many in a frame, the largest ones; None: all
-    max_gap: int = 5  # frames for which a joint, or somebody, may be lost and is filled in between
-    smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
-    min_confidence: float = 0.3  # joints below it are not drawn
-    style: str = "coco"  # coco: MMPose's colours, as the released checkpoint knows them; or openpose
-
-
-@dataclass
-class RetargetConfig:
-    """Another body for the skeleton, which has to be keypoints (a .json, or a raw video)."""
-
-    reference: str | None = None  # a keypoints .json of whom the skeleton gets limbs, size and place; None: of nobody
-    scale: float = 1.0  # makes people so many times larger, about their feet
-    limbs: dict[str, float] = field(default_factory=dict)  # the same for single ones: trunk, thigh, shin, forearm, ...
-
-
-@dataclass
-class LongVideoConfig:
-    """How a video longer than a window is made of windows."""
-
-    mode: str = "blend"  # blend: windows averaged; freenoise: also shuffled noise; paper: in turn; full: one window
-    window: int | None = None  # frames that the network sees at a time; null: 16, or all where there are fewer
-    overlap: int | None = None  # frames that neighbouring windows share; null: half the window
-    anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention to look at
-    batch: int = 1  # windows that go through the network at a time, where they are denoised together
-
-
-@dataclass
-class GenerateConfig(SamplingConfig):
-    """A video for each prompt with each skeleton and each seed.
-
-    Relative paths are looked for in the working directory, then in the repository.
-    """
-
-    model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
-    prompt: Any = MISSING  # a string or a list of strings: one video (or num_videos_per_prompt) for each
-    negative_prompt: str = ""  # what the videos should not show
-    style: str = ""  # text that is put after each prompt, behind a comma
-    lora: Any = field(default_factory=list)  # LoRA files for the model's base: a path, {path: ..., weight: 0.8}, a list
-    skeleton: Any = None  # a video, gif, folder of frames or keypoints .json, or a list of these; None: a sample
-    pose: PoseConfig = field(default_factory=PoseConfig)
-    retarget: RetargetConfig = field(default_factory=RetargetConfig)
-    temporal_offset: int = 0  # frames of the skeleton that are skipped at its beginning
-    stride: int = 1  # frames: every how many-th of the skeleton is taken
-    num_frames: int = 16  # frames of the video
-    skeleton_end: str = "stop"  # stop, loop, pingpong or hold: what follows the skeleton's last frame
-    long_video: LongVideoConfig = field(default_factory=LongVideoConfig)
-    crop: CropConfig = field(default_factory=CropConfig)
-    height: int | None = None  # pixels; None: the size the model was trained at
-    width: int | None = None  # pixels
-    num_inference_steps: int = 50  # denoising steps
-    guidance_scale: float = 12.5  # of classifier-free guidance; 1: none
-    pose_guidance: str = "both"  # both: the skeleton conditions both halves of guidance; conditional: only the one
-    noise: str = "independent"  # initial noise of the frames: independent, mixed or shared
-    num_videos_per_prompt: int = 1
-    seed: int = 0  # of a prompt's first video; its next ones have the next seeds
-    fps: float = 8.0  # frames per second of the written files
-    enlarge: int = 1  # the written files are so many times larger than the frames
-    attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
-    device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
-    output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in the folder that it has
-
-
-# ---- evaluate -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class EvaluateConfig(SamplingConfig):
-    """Videos, or what a model draws of held-out puppets or of a manifest -> metrics.json and what report.py lists."""
-
-    videos: str | None = None  # what is judged: a run's folder or a manifest; None: what `model` draws of puppets
-    model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder
-    image_model: str | None = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated; None: without
-    clip: str = "checkpoints/puppet-eval/clip"  # a CLIPModel's folder with its tokenizer
-    backend: str = "puppet"  # who finds people: puppet (the embedded detector), rtmlib (RTMPose, RTMO), mmpose (HRNet)
-    detector: str | None = None  # the backend's file or folder; None: the one that checkpoints/README.md names
-    detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
-    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
-    benchmark: str | None = None  # puppet-bench-1: its first num_videos, or whose `videos` are; None: from seed
-    num_videos: int = 64  # held-out scenes
-    without_skeleton: bool = True  # whether the model draws all once more, without a skeleton: what chance reaches
-    flicker_videos: int = 16  # the first so many of them are drawn also with other noise, and before stage 2
-    num_frames: int = 8  # frames per video
-    batch_size: int = 8  # videos at a time
-    num_inference_steps: int = 20  # denoising steps
-    guidance_scale: float = 2.0  # of classifier-free guidance; 1 is none
-    pose_guidance: str = "conditional"  # both: the skeleton conditions both halves; conditional: only the one
-    noise: str = "shared"  # initial noise of the frames: independent, mixed or shared
-    long_video: LongVideoConfig = field(default_factory=LongVideoConfig)
-    modes: list[str] = field(default_factory=list)  # of long_video, to be compared with one another, and nothing else
-    seed: int = 1000  # of the scenes and of the noise
-    device: str | None = None  # None: cuda where there is one, else cpu
-    output: str | None = None  # None: a new folder under outputs/
-
-
-# ---- study ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class StudyConfig:
-    """A page on which raters choose among systems' videos of the same prompts."""
-
-    systems: dict[str, str] = MISSING  # 2 to 9, as systems.NAME=FOLDER: runs of generate, or videos of the same names
-    manifest: str | None = None  # .jsonl: {"video": NAME, "prompt": TEXT, "skeleton": FILE} a line; None: all videos
-    questions: list[str] = field(  # of quality, text, pose, consistency; or one's own, as "hands: Whose are best?"
-        default_factory=lambda: ["quality"]
-    )
-    fps: float | None = None  # frames per second that all are played at; None: each at its own
-    output: str | None = None  # None: a new folder under outputs/
-
-
-# ---- reading --------------------------------------------------------------------------------------------------------
-
-Schema = TypeVar("Schema")
-
-
 def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:
-    """Reads a YAML file into `schema`, with `key=value` overrides on top.
+    """Read a YAML file into `schema`, with `key=value` overrides on top.
 
     Raises:
-        ConfigError: the file is missing or no mapping; a key is unknown (its nearest neighbour is named), a value has
-            the wrong type, or a key without a default is not set.
+        ConfigError: the file is missing or no mapping; a key is unknown (its nearest neighbour is named) or there
+            twice, a value has the wrong type or is out of range, or a key without a default is not set.
     """
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+        content = _parse(read_text(Path(path), LARGEST), str(path))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: got {type(content).__name__} at the top, expected `key: value` lines")
+        raise ConfigError(f"{path}: got {_shown(content)} at the top, expected `key: value` lines")
     return build_config(schema, content, overrides, str(path))
 
 
 def build_config(
-    schema: type[Schema], content: dict[str, Any], overrides: Sequence[str] = (), name: str = "config"
+    schema: type[Schema], content: Mapping[str, Any], overrides: Sequence[str] = (), name: str = "config"
 ) -> Schema:
-    """The same from a dictionary; `name` stands for the file in messages."""
+    """Build a config from a dictionary, as `load_config` does from a file; `name` stands for the file in messages."""
+    values = _mapping(schema, content, name, "")
     for override in overrides:
-        if not override.partition("=")[0] or "=" not in override:
+        key, equals, text = override.partition("=")
+        if not (key and equals):
             raise ConfigError(f"command line: got {override!r}, expected key=value")
-    config = OmegaConf.structured(schema)
-    layers = [(name, OmegaConf.create, content)]
-    layers += [(f"command line: {override}", OmegaConf.from_dotlist, [override]) for override in overrides]
-    for source, parse, values in layers:
-        with _named(source):
-            layer = parse(values)
-            _check_keys(schema, layer, source)
-            config = OmegaConf.merge(config, layer)
-    with _named(name):
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
+        source = f"command line: {override}"
+        layer: Any = _argument(text, _kind_at(schema, key, source), source, key)
+        for part in reversed(key.split(".")):
+            layer = {part: layer}
+        values = _merged(values, _mapping(schema, layer, source, ""))
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
+        if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigError(f"{name}: no value for {', '.join(missing)}")
         return OmegaConf.to_object(config)
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Says in one line where a value that cannot be used came from."""
-    try:
-        yield
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        raise ConfigError(f"{source}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
-
-
-def _check_keys(schema: type, layer: Any, source: str, prefix: str = "") -> None:
-    known = {f.name: f for f in fields(schema)}
-    for key in layer:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{source}: unknown key {prefix}{key}; the nearest is {prefix}{near}")
-        default = known[key].default_factory
-        if is_dataclass(default):
-            if not OmegaConf.is_dict(layer[key]):
-                inner = ", ".join(f.name for f in fields(default))
-                raise ConfigError(f"{source}: {prefix}{key}: got {layer[key]!r}, expected a mapping with {inner}")
-            _check_keys(default, layer[key], source, f"{prefix}{key}.")
+        raise ConfigError(f"{name}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
+    except ValueError as error:  # of the schemas' checks, which name the key
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
 def save_config(config: Any, path: str | Path) -> None:
-    """Writes a configuration, every default included, as YAML (or JSON, where the name ends so)."""
-    content = OmegaConf.to_container(OmegaConf.structured(config))
-    text = json.dumps(content, indent=2) if str(path).endswith(".json") else yaml.safe_dump(content, sort_keys=False)
-    Path(path).write_text(text)
+    """Write a configuration, every default included, as YAML (or JSON, where the name ends so)."""
+    content = written(dataclasses.asdict(config), type(config))
+    as_json = str(path).endswith(".json")
+    text = json.dumps(content, indent=2) if as_json else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    atomic_write(Path(path), text)
+
+
+def written(settings: dict[str, Any], schema: type) -> dict[str, Any]:
+    """Return settings as a file needs them for `load_config` to give the same again: `${` of paths is escaped."""
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    return {
+        key: value if fields[key].metadata.get("prose")
+        else written(value, fields[key].default_factory) if dataclasses.is_dataclass(fields[key].default_factory)
+        else _literal(value)
+        for key, value in settings.items()
+    }  # fmt: skip
+
+
+def _literal(value: Any) -> Any:
+    """Return a value in which OmegaConf finds no interpolation."""
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+# ---- YAML -> scalars in their source form ----------------------------------------------------------------------------
+
+
+def _parse(text: str, source: str) -> Any:
+    """Return the document's dictionaries, lists and `Written` scalars; None of an empty one."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        return None if node is None else _Reader(source).read(node, 0)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not a YAML file ({' '.join(str(error).split())[:300]})") from error
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply, expected at most {DEEPEST} levels") from None
+
+
+class _Reader:
+    """Reads the nodes of one document, and counts them: an alias is read as often as it is used."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.count = source, 0
+
+    def read(self, node: yaml.Node, depth: int) -> Any:
+        self.count += 1
+        if depth > DEEPEST or self.count > MOST_VALUES:
+            limit = f"{DEEPEST} levels" if depth > DEEPEST else f"{MOST_VALUES} values"
+            raise ConfigError(f"{self.source}: line {node.start_mark.line + 1}: expected at most {limit}")
+        if isinstance(node, yaml.ScalarNode):
+            return (Written if node.style else Plain)(node.value)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, depth + 1) for item in node.value]
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{self.source}: line {key.start_mark.line + 1}: a key is no text")
+            if key.tag == _MERGE:
+                others = self.read(value, depth + 1)
+                for other in others if isinstance(others, list) else [others]:
+                    merged = (other if isinstance(other, dict) else {}) | merged
+            elif key.value in own:
+                raise ConfigError(f"{self.source}: line {key.start_mark.line + 1}: {key.value} is there twice")
+            else:
+                own[key.value] = self.read(value, depth + 1)
+        return merged | own
+
+
+def _argument(text: str, kind: Any, source: str, key: str) -> Any:
+    """Return the value of `key=text`; a list or a mapping only where the key can be one and the text begins so."""
+    kinds = _alternatives(kind)
+    opening = {"[": any(typing.get_origin(each) is list for each in kinds), "{": any(map(_is_mapping, kinds))}
+    if opening.get(text.lstrip()[:1]):
+        return _parse(text, source)
+    if str in kinds and types.NoneType not in kinds:
+        return Written(text)
+    return Plain(text)
+
+
+# ---- values as the schema asks for them ------------------------------------------------------------------------------
+
+
+def _mapping(schema: type, content: Any, source: str, prefix: str) -> dict[str, Any]:
+    """Return the entries of a dataclass, each as its field's type asks."""
+    hints = typing.get_type_hints(schema)
+    known = {field.name: field for field in dataclasses.fields(schema)}
+    if not isinstance(content, Mapping):
+        where = f"{prefix.rstrip('.')}: " if prefix else ""
+        raise ConfigError(f"{source}: {where}got {_shown(content)}, expected a mapping with {', '.join(known)}")
+    values = {}
+    for key, value in content.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{source}: unknown key {prefix}{key}; the nearest is {prefix}{near}")
+        metadata = known[key].metadata
+        found = _value(metadata.get("kind", hints[key]), value, source, f"{prefix}{key}")
+        values[str(key)] = _literal(_bare(found)) if metadata.get("prose") else _resolvable(found)
+    return values
+
+
+def _value(kind: Any, value: Any, source: str, key: str) -> Any:
+    """Return `value` as a type asks: a scalar, list[...], dict[str, ...], a dataclass, or a union of these."""
+    kinds = _alternatives(kind)
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if types.NoneType in kinds and (value is None or isinstance(value, Plain) and value in _NULL):
+        return None
+    if isinstance(value, Mapping):
+        for each in kinds:
+            if dataclasses.is_dataclass(each):
+                return _mapping(each, value, source, f"{key}.")
+            if typing.get_origin(each) is dict:
+                inner = typing.get_args(each)[1]
+                return {str(name): _value(inner, item, source, f"{key}.{name}") for name, item in value.items()}
+    elif isinstance(value, list | tuple):
+        for each in kinds:
+            if typing.get_origin(each) is list:
+                inner = typing.get_args(each)[0]
+                return [_value(inner, item, source, f"{key}[{index}]") for index, item in enumerate(value)]
+    else:
+        for each in kinds:
+            if (found := _scalar(each, value)) is not None:
+                return found
+    expected = " or ".join(dict.fromkeys(_named(each) for each in kinds))
+    raise ConfigError(f"{source}: {key}: got {_shown(value)}, expected {expected}")
+
+
+def _scalar(kind: Any, value: Any) -> Any:
+    """Return a scalar of one type; None: the value is of another."""
+    if kind is str:
+        null = isinstance(value, Plain) and value in _NULL
+        return value if isinstance(value, str) and not null else None
+    if typing.get_origin(kind) is Literal:
+        return str(value) if isinstance(value, str) and value in typing.get_args(kind) else None
+    if kind is bool:
+        return value if isinstance(value, bool) else _BOOLEANS.get(str(value).lower())
+    if isinstance(value, bool):
+        return None
+    if kind is int:
+        if isinstance(value, str):
+            return int(value) if re.fullmatch(r"[+-]?[0-9]{1,400}", value) else None
+        return int(value) if isinstance(value, int | float) and value == value // 1 else None
+    if kind is float and isinstance(value, str | int | float):
+        try:
+            return float(str(value).replace("_", "x"))
+        except ValueError:
+            return None
+    return None
+
+
+def _bare(value: Any) -> Any:
+    """Return text of files and the command line as ordinary text."""
+    if isinstance(value, dict):
+        return {key: _bare(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_bare(inner) for inner in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def _resolvable(value: Any) -> Any:
+    """Return a value in which OmegaConf interpolates what a file or the command line says, and nothing else."""
+    if isinstance(value, dict):
+        return {key: _resolvable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolvable(inner) for inner in value]
+    return str(value) if isinstance(value, Written) else _literal(value)
+
+
+def _merged(below: Any, above: dict[str, Any]) -> dict[str, Any]:
+    """Return nested dictionaries in which the values of `above` win."""
+    if not isinstance(below, dict):
+        return above
+    return below | {k: _merged(below.get(k), v) if isinstance(v, dict) else v for k, v in above.items()}
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _is_mapping(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
+
+
+def _kind_at(schema: Any, key: str, source: str) -> Any:
+    """Return the type of a dotted key, Any where the key is unknown (which reading it reports)."""
+    kind: Any = schema
+    for part in key.split("."):
+        mapping = next((each for each in _alternatives(kind) if _is_mapping(each)), None)
+        if mapping is None:
+            raise ConfigError(f"{source}: unknown key {key}; {key.rpartition('.')[0]} has no keys of its own")
+        if typing.get_origin(mapping) is dict:
+            kind = typing.get_args(mapping)[1]
+            continue
+        field = next((field for field in dataclasses.fields(mapping) if field.name == part), None)
+        if field is None:
+            return Any
+        kind = field.metadata.get("kind", typing.get_type_hints(mapping)[part])
+    return kind
+
+
+def _named(kind: Any) -> str:
+    """Return a type as messages name it."""
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
+    if dataclasses.is_dataclass(kind):
+        return f"a mapping with {', '.join(field.name for field in dataclasses.fields(kind))}"
+    names = {
+        str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null",
+        list: "a list", dict: "a mapping",
+    }  # fmt: skip
+    return names[typing.get_origin(kind) or kind]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as messages quote it."""
+    if isinstance(value, Plain) and value in _NULL or value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f"{str(value)!r:.80}" if isinstance(value, str) else f"{value!r:.80}"

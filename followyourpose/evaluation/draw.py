@@ -19,7 +19,6 @@ from followyourpose.evaluation.samples import Sample
 from followyourpose.generation.sampling import prepare, sampling_arguments
 from followyourpose.pipeline.inputs import initial_noise
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline.windows import LongVideo
 
 NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
 
@@ -96,7 +95,7 @@ def generate(
             noise=noise,
             latents=latents,
             generator=None if as_images else [torch.Generator().manual_seed(seed) for seed in seeds],
-            long_video=None if as_images else LongVideo(**vars(config.long_video)),
+            long_video=None if as_images else config.long_video,
             output_type="np",
             **sampling_arguments(config),
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from followyourpose.config import ConfigError, EvaluateConfig, check_choices, check_least, locate
+from followyourpose.config import ConfigError, EvaluateConfig, locate
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
 from followyourpose.evaluation.judges import Judges, open_judges
@@ -18,9 +18,6 @@ from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
 from followyourpose.evaluation.samples import Collection, fitted, of_benchmark, puppets
 from followyourpose.evaluation.sources import read_collection
-from followyourpose.generation.sampling import check_sampling
-from followyourpose.pipeline.windows import LongVideo
-from followyourpose.pose.estimate import WEIGHTS
 from followyourpose.puppets.benchmark import BENCHMARKS
 
 
@@ -59,16 +56,10 @@ def check(config: EvaluateConfig) -> Path:
     folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
     if (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
-    check_least(config, {"num_videos": 1, "flicker_videos": 1, "num_frames": 2, "batch_size": 1})
-    check_choices(config, {"backend": tuple(WEIGHTS)})
     if config.benchmark is not None:
-        check_choices(config, {"benchmark": tuple(BENCHMARKS)})
         for key in ("seed", "num_frames"):
             if (got := getattr(config, key)) != (fixed := getattr(BENCHMARKS[config.benchmark], key)):
                 raise ConfigError(f"{key}: got {got}, expected {fixed}, that of {config.benchmark}")
-    check_sampling(config)
-    for mode in [config.long_video.mode, *config.modes]:
-        LongVideo(**vars(config.long_video) | {"mode": mode}).windows(config.num_frames)
     return folder
 
 

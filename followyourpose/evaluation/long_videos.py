@@ -19,7 +19,6 @@ from followyourpose.evaluation.judges import Judges, open_judges
 from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
 from followyourpose.evaluation.report import write_metrics, write_samples
 from followyourpose.evaluation.samples import Sample, puppets
-from followyourpose.pipeline.windows import LongVideo
 
 BORDER_JUMP = "mean change of pixels from a frame to the next at the borders of windows, over that elsewhere"
 SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")
@@ -58,7 +57,7 @@ def window_borders(config: EvaluateConfig) -> list[int]:
     Raises:
         ValueError: there are none, since the video is one window.
     """
-    windows = LongVideo(**vars(config.long_video) | {"mode": "paper"}).windows(config.num_frames)
+    windows = replace(config.long_video, mode="paper").windows(config.num_frames)
     if len(windows) == 1:
         raise ValueError(f"num_frames: got {config.num_frames}, one window, expected more than {len(windows[0])}")
     return [window[-1] + 1 for window in windows[:-1]]

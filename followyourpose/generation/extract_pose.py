@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from followyourpose.common.checks import check_at_least, check_choice
 from followyourpose.common.files import new_folder
-from followyourpose.config import ConfigError, PoseConfig, locate
+from followyourpose.config import PoseConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.pose.estimate import WEIGHTS, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay, render_skeleton
-from followyourpose.pose.skeleton import STYLES
 from followyourpose.pose.track import fill_gaps, largest, link, per_frame, smooth
 
 FPS = 8.0  # of what is written, where the source, a folder of images, says nothing about time
@@ -37,7 +35,6 @@ def extract_pose(
     Raises:
         ValueError: the video, a setting, the backend or the folder cannot be used.
     """
-    check_pose(config)
     info = probe(video)
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
@@ -56,24 +53,6 @@ def extract_pose(
         _draw(video, frames, clip, config, folder)
     print(_summary(clip, config))
     return clip
-
-
-def check_pose(config: PoseConfig) -> None:
-    """Judges what can be judged of the settings by themselves.
-
-    Raises:
-        ValueError: names the setting, what was got and what was expected.
-    """
-    choices = {"source": ("skeleton", "raw"), "backend": tuple(WEIGHTS), "style": tuple(STYLES)}
-    for key, known in choices.items():
-        check_choice(f"pose.{key}", getattr(config, key), known)
-    if config.people is not None:
-        check_at_least("pose.people", config.people)
-    check_at_least("pose.max_gap", config.max_gap, 0)
-    if config.smooth != 0 and (config.smooth < 3 or config.smooth % 2 == 0):
-        raise ConfigError(f"pose.smooth: got {config.smooth}, expected 0, or an odd number of frames from 3")
-    if not 0 < config.min_confidence <= 1:
-        raise ConfigError(f"pose.min_confidence: got {config.min_confidence}, expected more than 0, and at most 1")
 
 
 def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[list[np.ndarray]], list[list[int]]]:

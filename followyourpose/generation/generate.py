@@ -22,15 +22,14 @@ from PIL import Image
 
 from followyourpose.common.device import torch_device
 from followyourpose.common.files import slug
-from followyourpose.config import ConfigError, GenerateConfig, check_choices, check_least, locate
+from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.data.video_io import gif_writer, growing_video, video_writer
-from followyourpose.generation.extract_pose import check_pose, extract_pose
+from followyourpose.generation.extract_pose import extract_pose
 from followyourpose.generation.loras import apply_loras, open_loras
 from followyourpose.generation.outputs import INDEX, index_page
-from followyourpose.generation.sampling import check_sampling, memory_explained, prepare, sampling_arguments
+from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
 from followyourpose.generation.unfinished import UnfinishedVideo, unfinished_run
-from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 
 if TYPE_CHECKING:
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
     from followyourpose.pipeline.denoise import StreamState
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
-CHOICES = {
-    "pose_guidance": ("both", "conditional"),
-    "noise": ("independent", "mixed", "shared"),
-}
-LEAST = {"height": 1, "width": 1, "num_inference_steps": 1, "num_videos_per_prompt": 1, "enlarge": 1, "seed": 0}
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
 FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # of a video, what its name is followed by
 SHEET_FRAMES, SHEET_COLUMNS = 16, 8
@@ -138,30 +132,15 @@ def generate(
 
 
 def check_settings(config: GenerateConfig) -> list[str]:
-    """The prompts as a list, each with the style behind it, if every setting that can be judged by itself is in order.
+    """Return the prompts as a list, each with the style behind it, after the checks of files that settings name.
 
     Raises:
         ValueError: names the setting, what was got and what was expected.
     """
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
-    if not isinstance(prompts, list) or not prompts:
-        got = "an empty list" if prompts == [] else f"{type(prompts).__name__} ({prompts!r})"
-        raise ConfigError(f"prompt: got {got}, expected a string or a list of strings")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ConfigError(f"prompt[{index}]: got {type(prompt).__name__} ({prompt!r}), expected a string")
     if style := config.style.strip(" ,"):
         prompts = [f"{prompt}, {style}" for prompt in prompts]
-    check_choices(config, CHOICES)
-    check_least(config, LEAST)
-    LongVideo(**vars(config.long_video)).windows(config.num_frames)
-    check_pose(config.pose)
-    check_sampling(config)
     open_loras(config.lora)
-    if not 0 < config.fps <= 100:
-        raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 100, the most that a gif can say")
-    if not np.isfinite(config.guidance_scale):
-        raise ConfigError(f"guidance_scale: got {config.guidance_scale}, expected a finite number")
     model = locate(config.model)
     if not model.exists():
         raise ConfigError(f"model: {model}: no such folder; checkpoints/README.md says what to put where")
@@ -229,7 +208,7 @@ def stream(
         pose_guidance=config.pose_guidance,
         noise=config.noise,
         generator=torch.Generator().manual_seed(shot.seed),  # on the CPU: the same video on every device
-        long_video=LongVideo(**vars(config.long_video)),
+        long_video=config.long_video,
         output_type="np",
         state=state,
         callback_on_step_end=shot.on_step,

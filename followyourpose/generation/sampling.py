@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from followyourpose.common.checks import check_interval, check_scale
-from followyourpose.config import ConfigError, SamplingConfig, check_choices, check_least
+from followyourpose.config import ConfigError, SamplingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -21,36 +20,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
-CHOICES = {
-    "scheduler": tuple(SCHEDULERS),
-    "dtype": ("float32", "float16", "bfloat16"),
-    "offload": ("none", "model", "group"),
-    "weights": ("full", "int8", "float8"),
-}
-LEAST = {"cache_interval": 1, "attention_chunk": 1, "decode_chunk_size": 1}
 ARGUMENTS = (
     "pose_scale", "pose_start", "pose_end", "guidance_start", "guidance_end", "cache_interval", "decode_chunk_size",
 )  # fmt: skip
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
-def check_sampling(config: SamplingConfig) -> None:
-    """Passes when every setting can be used by itself and together with the others.
-
-    Raises:
-        ValueError: names the setting, what was got and what was expected.
-    """
-    check_choices(config, CHOICES)
-    check_least(config, LEAST)
-    for name in ("pose", "guidance"):
-        check_interval(name, getattr(config, f"{name}_start"), getattr(config, f"{name}_end"))
-    check_scale("pose_scale", config.pose_scale)
-    for key, possible in (("offload", ("none",)), ("weights", ("full", "int8"))):
-        if config.compile and getattr(config, key) not in possible:
-            raise ConfigError(
-                f"compile: got true with {key}: {getattr(config, key)}, which moves weights between layers and breaks "
-                f"the one graph; expected {key}: {' or '.join(possible)}"
-            )
 
 
 def sampling_arguments(config: SamplingConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Videos longer than the network was trained for: which frames each window holds, and how windows are joined.
+"""Window plans of videos longer than the network was trained for: frames of each window, and their joining.
 
-Pure functions on frame numbers; the denoising itself is in denoising.py. A window is the tuple of its frames' numbers,
+Pure functions on frame numbers; the denoising itself is in denoise.py. A window is the tuple of its frames' numbers,
 and all windows of a video are equally long, so that a compiled network sees one shape.
 
 paper      windows one after the other; frames that a window shares with the one before are set, at every denoising
@@ -17,32 +17,31 @@ Letters: F frames of the video, T frames of a window, o frames that neighbouring
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
+from followyourpose.common.checks import check_at_least, check_choice
+
 Window = tuple[int, ...]  # the numbers of its T frames
-MODES = ("paper", "blend", "freenoise", "full")
-WINDOW = 16  # frames of a window, where nothing else is said and the video has as many
+Mode = Literal["paper", "blend", "freenoise", "full"]
+MODES = get_args(Mode)
+WINDOW = 16  # frames of a window by default, where the video has as many
 
 
 @dataclass(frozen=True)
 class LongVideo:
-    """How a video is divided into windows.
+    """Division of a long video into windows; a node of the configs too, so each comment is a line of `--help`."""
 
-    Attributes:
-        mode: one of MODES.
-        window: T; None: 16, or the whole video if it is shorter. `full` has no need of it.
-        overlap: o; None: half the window, as in the paper, the anchor included.
-        anchor: frame 0 is the first frame of every window, and the others are one fewer: cross-frame attention looks
-            at a window's first frame, and then finds in all of them what it was trained to find there.
-        batch: windows that go through the network at a time, where they are denoised together.
-    """
+    mode: Mode = "blend"  # blend: windows averaged; freenoise: also shuffled noise; paper: in turn; full: one window
+    window: int | None = None  # frames that the network sees at a time; None: 16, or all where there are fewer
+    overlap: int | None = None  # frames that neighbouring windows share; None: half the window
+    anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention to look at
+    batch: int = 1  # windows that go through the network at a time, where they are denoised together
 
-    mode: str = "blend"
-    window: int | None = None
-    overlap: int | None = None
-    anchor: bool = False
-    batch: int = 1
+    def __post_init__(self) -> None:
+        check_choice("long_video.mode", self.mode, MODES)
+        check_at_least("long_video.batch", self.batch)
 
     @property
     def together(self) -> bool:
@@ -50,18 +49,15 @@ class LongVideo:
         return self.mode in ("blend", "freenoise")
 
     def windows(self, num_frames: int) -> list[Window]:
-        """The windows of a video of F frames; see `plan_windows`.
+        """Return the windows of a video of F frames; see `plan_windows`.
 
         Raises:
             ValueError: a setting that does not fit the others or the video; the message names it.
         """
-        if self.mode not in MODES:
-            raise ValueError(f"long_video.mode: got {self.mode!r}, expected one of {', '.join(MODES)}")
-        if self.batch < 1:
-            raise ValueError(f"long_video.batch: got {self.batch}, expected at least 1")
         if self.mode == "full":
             return plan_windows(num_frames, num_frames, 0)
         window = min(WINDOW, num_frames) if self.window is None else self.window
+        # Half the window as in the paper, the anchor included.
         overlap = max(0, window // 2 - self.anchor) if self.overlap is None else self.overlap
         return plan_windows(num_frames, window, overlap, self.anchor)
 

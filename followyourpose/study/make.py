@@ -103,8 +103,6 @@ def make_study(config: StudyConfig) -> Path:
         bare = [item.name for item in items if not getattr(item, part)]
         if question in questions and bare:
             raise ConfigError(f"questions: {question} needs a {part}, and {_listed(bare)} has none; see manifest")
-    if config.fps is not None and not 0 < config.fps <= 240:
-        raise ConfigError(f"fps: got {config.fps}, expected more than 0 and at most 240")
     folder = Path(config.output or f"outputs/study-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
     names = _random_names(len(items) * (len(config.systems) + 2))
     clips: dict[str, Clip] = {}  # random name -> what is shown under it

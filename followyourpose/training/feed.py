@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from followyourpose.config import DataConfig, TrainConfig, locate
-from followyourpose.data.batch import CROPS, Batch, Clips, EndlessBatches, Source, collate
+from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
 from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import Rules
@@ -26,7 +26,6 @@ from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
 
-KINDS = ("images", "clips")
 _FAILURES = 3  # of the workers on one batch, and the run stops
 _LOOK = 5.0  # seconds between two looks whether the workers are alive
 _ENOUGH = 50  # samples, before their bad share says something
@@ -38,7 +37,6 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         ValueError: a setting is out of range, or there is nothing to train on; the message says what was dropped.
     """
-    _check(config)
     if config.kind == "clips":
         return VideoClips(locate(config.path), config.limit, config.captions and locate(config.captions))
     rules = Rules(config.min_keypoints, config.min_caption, config.min_size)
@@ -60,22 +58,6 @@ def _locate_pattern(pattern: str) -> Path:
     folder, brace, rest = pattern.partition("{")
     head, slash, name = folder.rpartition("/")
     return locate(head + slash) / (name + brace + rest)
-
-
-def _check(config: DataConfig) -> None:
-    for key, value, known in (("kind", config.kind, KINDS), ("crop", config.crop, CROPS)):
-        if value not in known:
-            raise ValueError(f"data.{key}: got {value!r}, expected one of {', '.join(known)}")
-    for key in ("flip", "min_keypoints", "max_bad"):
-        if not 0 <= getattr(config, key) <= 1:
-            raise ValueError(f"data.{key}: got {getattr(config, key)}, expected a share between 0 and 1")
-    for key, least in (("height", 1), ("width", 1), ("num_frames", 1), ("workers", 0)):
-        if getattr(config, key) < least:
-            raise ValueError(f"data.{key}: got {getattr(config, key)}, expected at least {least}")
-    if config.timeout <= 0:
-        raise ValueError(f"data.timeout: got {config.timeout}, expected seconds above 0")
-    if len(config.stride) != 2 or not 1 <= config.stride[0] <= config.stride[1]:
-        raise ValueError(f"data.stride: got {config.stride}, expected [lowest, highest] with 1 <= lowest <= highest")
 
 
 class Feed(Iterator[Batch]):

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
 from followyourpose.training.cache import cached_source, source_at_hand
-from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_settings
+from followyourpose.training.checks import PRECISIONS, SCHEDULES, check_machine
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.first_batch import draw_first_batch
@@ -49,7 +49,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             no finite gradient.
         KeyboardInterrupt: after SIGTERM or SIGINT, when the step under way is saved.
     """
-    check_settings(config, tuple(OBJECTIVES))
+    check_machine(config)
     run = RunDir(config)
     # Told so, accelerate joins the processes that torchrun started also where there is no accelerator.
     accelerator = Accelerator(

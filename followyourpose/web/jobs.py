@@ -23,7 +23,6 @@ from followyourpose.generation.extract_pose import extract_pose
 from followyourpose.generation.generate import contact_sheet, generate, load_pipeline
 from followyourpose.generation.sampling import scheduler
 from followyourpose.generation.skeletons import open_skeleton
-from followyourpose.pipeline.windows import LongVideo
 from followyourpose.web.requests import Limits, check_upload
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class _Watch:
     """The callback of a job: reports each denoising step, with a picture now and then, and ends it when cancelled."""
 
     def __init__(self, config: GenerateConfig, cancelled: threading.Event, report: Callable[[Report], None]) -> None:
-        plan = LongVideo(**vars(config.long_video))
+        plan = config.long_video
         rounds = 1 if plan.together else len(plan.windows(config.num_frames))
         self.done, self.total = 0, rounds * config.num_inference_steps
         self.cancelled, self.report = cancelled, report

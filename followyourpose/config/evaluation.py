@@ -1,0 +1,80 @@
+"""Settings of `followyourpose evaluate` and `study make`, each with its default, its unit and its check."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from omegaconf import MISSING
+
+from followyourpose.common.checks import check_at_least, check_finite
+from followyourpose.config.loader import PROSE
+from followyourpose.config.sampling import (
+    LARGEST_SEED,
+    MOST_FRAMES,
+    MOST_STEPS,
+    Backend,
+    Noise,
+    PoseGuidance,
+    SamplingConfig,
+)
+from followyourpose.pipeline.windows import LongVideo, Mode
+
+
+@dataclass
+class EvaluateConfig(SamplingConfig):
+    """Metrics of given videos, or of videos that a model draws of held-out puppets or of a manifest."""
+
+    videos: str | None = None  # a run's folder or a manifest to measure; None: held-out puppets, drawn by `model`
+    model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder
+    image_model: str | None = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated; None: skip it
+    clip: str = "checkpoints/puppet-eval/clip"  # a CLIPModel's folder with its tokenizer
+    backend: Backend = "puppet"  # pose estimator: puppet (embedded), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
+    detector: str | None = None  # the backend's file or folder; None: the one that checkpoints/README.md names
+    detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
+    benchmark: Literal["puppet-bench-1"] | None = None  # benchmark of the scenes, or of `videos`; None: scenes of seed
+    num_videos: int = 64  # held-out scenes
+    without_skeleton: bool = True  # draw all once more without a skeleton: the chance baseline
+    flicker_videos: int = 16  # number of scenes drawn also with other noise, and before stage 2
+    num_frames: int = 8  # frames per video
+    batch_size: int = 8  # videos at a time
+    num_inference_steps: int = 20  # denoising steps
+    guidance_scale: float = 2.0  # of classifier-free guidance; 1: none
+    pose_guidance: PoseGuidance = "conditional"  # halves of guidance that see the skeleton: both, or conditional only
+    noise: Noise = "shared"  # initial noise of the frames: independent, mixed or shared
+    long_video: LongVideo = field(default_factory=LongVideo)
+    modes: list[Mode] = field(default_factory=list)  # modes of long_video to compare with one another, and nothing else
+    seed: int = 1000  # of the scenes and of the noise
+    device: str | None = None  # cpu, cuda, ...; None: cuda where there is one, else cpu
+    output: str | None = None  # None: a new folder under outputs/
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least, most in (
+            ("num_videos", 1, None),
+            ("flicker_videos", 1, None),
+            ("num_frames", 2, MOST_FRAMES),
+            ("batch_size", 1, None),
+            ("num_inference_steps", 1, MOST_STEPS),
+            ("seed", 0, LARGEST_SEED),
+        ):
+            check_at_least(key, getattr(self, key), least, most)
+        check_finite("guidance_scale", self.guidance_scale)
+        for mode in (self.long_video.mode, *self.modes):
+            replace(self.long_video, mode=mode).windows(self.num_frames)
+
+
+@dataclass
+class StudyConfig:
+    """A page on which raters choose among systems' videos of the same prompts."""
+
+    systems: dict[str, str] = MISSING  # 2 to 9, as systems.NAME=FOLDER: runs of generate, or videos of the same names
+    manifest: str | None = None  # .jsonl: {"video": NAME, "prompt": TEXT, "skeleton": FILE} a line; None: all videos
+    questions: list[str] = field(  # quality, text, pose, consistency; or your own, as "hands: Whose are best?"
+        default_factory=lambda: ["quality"], metadata=PROSE
+    )
+    fps: float | None = None  # frames per second of all videos; None: each at its own
+    output: str | None = None  # None: a new folder under outputs/
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps <= 240:
+            raise ValueError(f"fps: got {self.fps}, expected more than 0 and at most 240")

@@ -1,0 +1,160 @@
+"""Settings of `followyourpose generate`, `demo` and `extract-pose`, each with its default, its unit and its check."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+from followyourpose.common.checks import check_above_zero, check_at_least, check_finite
+from followyourpose.config.loader import PROSE
+from followyourpose.config.sampling import (
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    MOST_FRAMES,
+    MOST_STEPS,
+    Backend,
+    Noise,
+    PoseGuidance,
+    SamplingConfig,
+)
+from followyourpose.pipeline.windows import LongVideo
+
+
+@dataclass
+class CropConfig:
+    """Pixels cut from the sides of the skeleton video before it is resized to cover height x width."""
+
+    left: int = 0  # pixels cut from the left
+    right: int = 0  # pixels cut from the right
+    top: int = 0  # pixels cut from the top
+    bottom: int = 0  # pixels cut from the bottom
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            check_at_least(f"crop.{key}", value, 0)
+
+
+@dataclass
+class PoseConfig:
+    """Pose estimation in a video of people, and the drawing style of skeletons; the flags of extract-pose too."""
+
+    source: Literal["skeleton", "raw"] = "skeleton"  # content of `skeleton`; raw: a video of people
+    backend: Backend = "puppet"  # puppet (the embedded detector), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
+    weights: str | None = None  # the backend's file; None: the one that checkpoints/README.md names
+    config: str | None = None  # of mmpose, a file or a name that it ships; None: the one the weights are named after
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
+    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu
+    people: int | None = None  # number of people to keep in a frame, the largest ones; None: all
+    max_gap: int = 5  # longest gap of a joint or a person, in frames, that is filled in
+    smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
+    min_confidence: float = 0.3  # joints below it are not drawn
+    style: Literal["coco", "openpose"] = "coco"  # coco: MMPose's colours, which the released checkpoint was trained on
+
+    def __post_init__(self) -> None:
+        if self.people is not None:
+            check_at_least("pose.people", self.people)
+        check_at_least("pose.max_gap", self.max_gap, 0)
+        if self.smooth != 0 and (self.smooth < 3 or self.smooth % 2 == 0):
+            raise ValueError(f"pose.smooth: got {self.smooth}, expected 0, or an odd number of frames from 3")
+        if not 0 < self.min_confidence <= 1:
+            raise ValueError(f"pose.min_confidence: got {self.min_confidence}, expected more than 0, and at most 1")
+
+
+@dataclass
+class RetargetConfig:
+    """Another body for the skeleton, which has to be keypoints (a .json, or a raw video)."""
+
+    reference: str | None = None  # keypoints file with the target body's limb lengths, scale and position; None: none
+    scale: float = 1.0  # enlarges people, about their feet
+    limbs: dict[str, float] = field(default_factory=dict)  # the same for single limbs: trunk, thigh, shin, forearm, ...
+
+    def __post_init__(self) -> None:
+        check_above_zero("retarget.scale", self.scale)
+        for limb, scale in self.limbs.items():
+            check_above_zero(f"retarget.limbs.{limb}", scale)
+
+
+@dataclass
+class LoraEntry:
+    """One LoRA of a run."""
+
+    path: str = MISSING  # the LoRA's file or folder
+    weight: float = 1.0  # factor of the LoRA's additions
+
+    def __post_init__(self) -> None:
+        check_finite("lora weight", self.weight)
+
+
+PROMPTS = PROSE | {"kind": str | list[str]}
+LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
+SKELETONS = {"kind": str | list[str | list[str]] | None}
+
+
+@dataclass
+class GenerateConfig(SamplingConfig):
+    """One video for each prompt, skeleton and seed.
+
+    Relative paths are looked for in the working directory, then in the repository.
+    """
+
+    model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
+    prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, or a list: one video or more for each
+    negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
+    style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
+    lora: Any = field(default=None, metadata=LORAS)  # LoRA files: a path, {path: ..., weight: 0.8}, or a list
+    skeleton: Any = field(  # a video, gif, folder of frames or keypoints .json, or a list; None: the shipped sample
+        default=None, metadata=SKELETONS
+    )
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    retarget: RetargetConfig = field(default_factory=RetargetConfig)
+    temporal_offset: int = 0  # frames of the skeleton to skip at its beginning
+    stride: int = 1  # frames of the skeleton per frame of the video
+    num_frames: int = 16  # frames of the video
+    skeleton_end: Literal["stop", "loop", "pingpong", "hold"] = "stop"  # continuation after the skeleton's last frame
+    long_video: LongVideo = field(default_factory=LongVideo)
+    crop: CropConfig = field(default_factory=CropConfig)
+    height: int | None = None  # pixels; None: the size the model was trained at
+    width: int | None = None  # pixels
+    num_inference_steps: int = 50  # denoising steps
+    guidance_scale: float = 12.5  # of classifier-free guidance; 1: none
+    pose_guidance: PoseGuidance = "both"  # halves of guidance that see the skeleton: both, or conditional only
+    noise: Noise = "independent"  # initial noise of the frames: independent, mixed or shared
+    num_videos_per_prompt: int = 1  # videos per prompt and skeleton
+    seed: int = 0  # of a prompt's first video; its next ones have the next seeds
+    fps: float = 8.0  # frames per second of the written files
+    enlarge: int = 1  # factor by which the written files are larger than the frames
+    attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
+    device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
+    output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in its own folder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt != MISSING:
+            _check_prompts(self.prompt)
+        for key, least, most in (
+            ("temporal_offset", 0, None),
+            ("stride", 1, None),
+            ("num_frames", 1, MOST_FRAMES),
+            ("num_inference_steps", 1, MOST_STEPS),
+            ("num_videos_per_prompt", 1, 100_000),
+            ("seed", 0, LARGEST_SEED),
+            ("enlarge", 1, 16),
+            ("height", 1, LARGEST_SIDE),
+            ("width", 1, LARGEST_SIDE),
+        ):
+            if getattr(self, key) is not None:
+                check_at_least(key, getattr(self, key), least, most)
+        check_finite("guidance_scale", self.guidance_scale)
+        if not 0.1 <= self.fps <= 100:
+            raise ValueError(f"fps: got {self.fps}, expected at least 0.1, and at most 100, the limit of a gif")
+        self.long_video.windows(self.num_frames)
+
+
+def _check_prompts(prompt: Any) -> None:
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list) or not prompts:
+        got = "an empty list" if prompts == [] else f"{type(prompts).__name__} ({prompts!r})"
+        raise ValueError(f"prompt: got {got}, expected a string or a list of strings")
+    for index, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise ValueError(f"prompt[{index}]: got {type(text).__name__} ({text!r}), expected a string")

@@ -1,0 +1,50 @@
+"""Settings that generate and evaluate share: guidance, pose strength, and savings of time and memory."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from followyourpose.common.checks import check_at_least, check_interval, check_scale
+
+PoseGuidance = Literal["both", "conditional"]
+Noise = Literal["independent", "mixed", "shared"]
+Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
+Backend = Literal["puppet", "rtmlib", "mmpose"]
+LARGEST_SEED = 2**63 - 1
+LARGEST_SIDE = 8192  # pixels
+MOST_FRAMES = 1_000_000
+MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timesteps
+
+
+@dataclass
+class SamplingConfig:
+    """Strength of text and pose, and savings of a denoising step."""
+
+    pose_scale: float = 1.0  # multiplies the pose features; 0: no pose
+    pose_start: float = 0.0  # fraction of the denoising steps after which the pose begins to act
+    pose_end: float = 1.0  # fraction of the denoising steps after which the pose stops acting
+    guidance_start: float = 0.0  # fraction of the denoising steps after which guidance begins; unguided steps cost half
+    guidance_end: float = 1.0  # fraction of the denoising steps after which guidance ends
+    scheduler: Scheduler = "ddim"  # dpm++, unipc: fewer steps; euler; lcm: 4 to 8, with an LCM-LoRA, guidance 1 to 2
+    cache_interval: int = 1  # DeepCache interval: a full UNet step every N steps, only the first level in between
+    compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the networks
+    offload: Literal["none", "model", "group"] = "none"  # on the GPU: model, one network; group, single layers
+    weights: Literal["full", "int8", "float8"] = "full"  # storage of the UNet's weights; int8 is nearer to full
+    attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
+    decode_chunk_size: int = 8  # frames that the VAE decodes at a time
+    vae_tiling: bool = False  # decode large frames in overlapping tiles
+
+    def __post_init__(self) -> None:
+        for key in ("cache_interval", "decode_chunk_size"):
+            check_at_least(key, getattr(self, key))
+        if self.attention_chunk is not None:
+            check_at_least("attention_chunk", self.attention_chunk)
+        check_interval("pose", self.pose_start, self.pose_end)
+        check_interval("guidance", self.guidance_start, self.guidance_end)
+        check_scale("pose_scale", self.pose_scale)
+        for key, possible in (("offload", ("none",)), ("weights", ("full", "int8"))):
+            if self.compile and getattr(self, key) not in possible:
+                raise ValueError(
+                    f"compile: got true with {key}: {getattr(self, key)}, which moves weights between layers and "
+                    f"breaks the one graph; expected {key}: {' or '.join(possible)}"
+                )
