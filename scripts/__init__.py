@@ -1,0 +1,1 @@
+"""Programs started from the repository's root as `python -m scripts.NAME`: benchmarks, baselines, reproduction."""
