@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from followyourpose.cli.main import main
-from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, StudyConfig, TrainConfig
+from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, PoseConfig, StudyConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
@@ -54,11 +55,14 @@ def test_every_verb_shows_help_with_two_examples(capsys: pytest.CaptureFixture, 
     [
         ("generate", GenerateConfig),
         ("train", TrainConfig),
+        ("cache", TrainConfig),
         ("evaluate", EvaluateConfig),
         ("study make", StudyConfig),
     ],
 )
-def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture, verb: str, schema: type) -> None:
+def test_help_lists_every_key_with_its_default_and_a_text(
+    capsys: pytest.CaptureFixture, verb: str, schema: type
+) -> None:
     lines = output_of(capsys, *verb.split(), "--help")[0].splitlines()
 
     def check(schema: type, prefix: str = "") -> None:
@@ -69,8 +73,24 @@ def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture, ve
             line = next(line for line in lines if line.startswith(f"  {prefix}{field.name} "))
             if isinstance(field.default, int | float) and not isinstance(field.default, bool):
                 assert line.split()[1] == str(field.default)
+            assert len(line) > 62 and line[62] != " ", f"{schema.__name__}.{field.name} has no help text"
 
     check(schema)
+
+
+def test_every_flag_of_extract_pose_has_a_text(capsys: pytest.CaptureFixture) -> None:
+    out = " ".join(output_of(capsys, "extract-pose", "--help")[0].split())
+    for field in dataclasses.fields(PoseConfig):
+        if field.name != "source":
+            assert re.search(rf"--{field.name.replace('_', '-')} X \w.*?\(default: ", out), field.name
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
+    command = f"{sys.executable} -m followyourpose inspect checkpoints/puppet-eval/detector/*.safetensors | head -1"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stderr == "" and result.stdout.count("\n") == 1
 
 
 def test_help_and_version_need_no_torch() -> None:
@@ -103,7 +123,10 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["evaluate", "num_video=3"], "unknown key num_video; the nearest is num_videos"),
         (["extract-pose", "a.mp4"], "required: -o/--output"),
         (["extract-pose", "a.mp4", "-o", "out"], "a.mp4: no such file or folder, expected a video"),
-        (["extract-pose", "a.mp4", "-o", "out", "--people", "some"], "command line: people: got 'some', expected a whole number or null"),
+        (
+            ["extract-pose", "a.mp4", "-o", "out", "--people", "some"],
+            "people: got 'some', expected a whole number or null",
+        ),
         (["extract-pose", "a.mp4", "-o", "out", "--smooth", "4"], "pose.smooth: got 4, expected 0, or an odd number"),
         (["puppets"], "required: OUT"),
         (["puppets", "out", "--images", "many"], "--images: invalid int value: 'many'"),

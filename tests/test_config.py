@@ -105,9 +105,117 @@ def test_prompts_on_the_command_line_need_no_quotes_of_their_own(text: str, prom
     assert build_config(GenerateConfig, {}, [f"prompt={text}"]).prompt == prompt
 
 
+TEXTS = (
+    "001",
+    "010",
+    "no",
+    "true",
+    "1e3",
+    "1.10",
+    "12:30",
+    "a #1",
+    "a: b",
+    "'a'",
+    '"a',
+    "*a",
+    "&a",
+    "!!int 3",
+    "@",
+    "${x}",
+    "-",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_settings_on_the_command_line_are_taken_as_they_are_given(text: str) -> None:
+    keys = ("prompt", "negative_prompt", "style", *(() if "$" in text else ("output", "skeleton", "model", "lora")))
+    for key in keys:
+        assert getattr(build_config(GenerateConfig, {"prompt": "x"}, [f"{key}={text}"]), key) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["001", "010", "no", "1e3", "1.10", "12:30", "'no'", "${x}", "2026-11-30", "0x1F", "on"]
+)
+def test_text_settings_in_a_file_keep_their_source_form(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"prompt: {text}\nnegative_prompt: {text}\nstyle: {text}\n")
+    config = load_config(GenerateConfig, tmp_path / "a.yaml")
+    assert {config.prompt, config.negative_prompt, config.style} == {text.strip("'")}
+    (tmp_path / "b.yaml").write_text(f"prompt: \n- {text}\n- '{text.strip(chr(39))}'\n")
+    assert load_config(GenerateConfig, tmp_path / "b.yaml").prompt == [text.strip("'")] * 2
+
+
+def test_numbers_and_switches_are_read_by_their_fields_types(tmp_path: Path) -> None:
+    lines = "seed: 010\nguidance_scale: 1e1\ncompile: yes\nheight: ~\nlora: [{path: 007, weight: 5e-1}]\nfps: '12'\n"
+    (tmp_path / "a.yaml").write_text("prompt: x\n" + lines)
+    config = load_config(GenerateConfig, tmp_path / "a.yaml")
+    assert (config.seed, config.guidance_scale, config.compile, config.height, config.fps) == (
+        10,
+        10.0,
+        True,
+        None,
+        12.0,
+    )
+    assert config.lora == [{"path": "007", "weight": 0.5}]
+
+
+def test_interpolation_is_for_paths_of_files_and_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", "there")
+    config = build_config(GenerateConfig, {"prompt": "x"}, ["output=${oc.env:SCRATCH}/a", "prompt=${a}"])
+    assert (config.output, config.prompt) == ("there/a", "${a}")
+    literal = {"prompt": ["${a}"], "output": "${oc.env:SCRATCH}", "skeleton": r"\\${a}", "lora": {"path": "${b}"}}
+    config = build_config(GenerateConfig, literal)  # a program's values, such as a run's record, are what they are
+    assert (config.prompt, config.output) == (["${a}"], "${oc.env:SCRATCH}")
+    assert (config.skeleton, config.lora["path"]) == (r"\\${a}", "${b}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed: 1\nseed: 2\n", "line 3: seed is there twice"),
+        ("pose: {people: 1}\nfps: 3\npose: {smooth: 3}\n", "line 4: pose is there twice"),
+        ("retarget: {limbs: {thigh: 1, thigh: 2}}\n", "line 2: thigh is there twice"),
+        ("scheduler: [ddim]\n", "scheduler: got a list, expected one of ddim"),
+        ("retarget: {limbs: [2, 2]}\n", "retarget.limbs: got a list, expected a mapping"),
+        ("retarget: [2]\n", "retarget: got a list, expected a mapping with reference, scale, limbs"),
+        ("negative_prompt: {a: b}\n", "negative_prompt: got a mapping, expected text"),
+        ("negative_prompt: null\n", "negative_prompt: got null, expected text"),
+        ("lora: {path: a, weight: much}\n", "lora.weight: got 'much', expected a number"),
+        ("lora: [{file: a}]\n", "unknown key lora[0].file; the nearest is lora[0].weight"),
+        ("seed: [0, 1]\n", "seed: got a list, expected a whole number; num_videos_per_prompt draws several seeds"),
+        ("? [a]\n: b\n", "line 2: a key is no text"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(f"c{i}: &c{i} [{'*b, ' * 400}]\n" for i in range(400)), "at most"),
+        ("seed: &a [*a]\n", "expected at most 30 levels"),
+        ("seed: " + "[" * 5000, "nested too deeply"),
+        ("seed: " + "{a: " * 50 + "}" * 50, "expected at most 30 levels"),
+        ("seed: !!python/object:os.system x\n", "seed: got 'x', expected a whole number"),
+        ("x: '" + "x" * 1_100_000 + "'\n", "larger than 1,000,000 bytes"),
+        ("\x00", "not a YAML file"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_one_line_within_a_second(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "run.yaml").write_text("prompt: x\n" + text)
+    with pytest.raises(ConfigError) as error:
+        load_config(GenerateConfig, tmp_path / "run.yaml")
+    assert reason in str(error.value) and "run.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_without_end_and_one_with_a_byte_order_mark(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: cannot be read"):
+        load_config(GenerateConfig, "/dev/zero")
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfprompt: x\r\nseed: 3\r\n")
+    assert load_config(GenerateConfig, tmp_path / "bom.yaml").seed == 3
+
+
+def test_aliases_and_merge_keys_of_yaml_serve(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("prompt: &p [a]\ncrop: &c {left: 1}\npose: {<<: {people: 2}, smooth: 3}\n")
+    config = load_config(GenerateConfig, tmp_path / "a.yaml")
+    assert (config.pose.people, config.pose.smooth, config.prompt) == (2, 3, ["a"])
+
+
 @pytest.mark.parametrize("name", ["saved.yaml", "saved.json"])
 def test_a_saved_config_loads_as_the_same(tmp_path: Path, name: str) -> None:
-    config = build_config(GenerateConfig, {"prompt": ["a", "b"], "seed": 7}, ["crop.left=3"])
+    odd = {"skeleton": "${a}", "output": r"\\${b} #1", "negative_prompt": "no: ${c}", "style": "010", "lora": ["1e3"]}
+    config = build_config(GenerateConfig, {"prompt": ["a", "${b}"], "seed": 7} | odd, ["crop.left=3"])
     save_config(config, tmp_path / name)
     assert asdict(load_config(GenerateConfig, tmp_path / name)) == asdict(config)
 

@@ -195,12 +195,12 @@ def _mapping(schema: type, content: Any, source: str, prefix: str) -> dict[str, 
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{source}: unknown key {prefix}{key}; the nearest is {prefix}{near}")
         metadata = known[key].metadata
-        found = _value(metadata.get("kind", hints[key]), value, source, f"{prefix}{key}")
-        values[str(key)] = _literal(_bare(found)) if metadata.get("prose") else _resolvable(found)
+        kind, prose = metadata.get("kind", hints[key]), metadata.get("prose", False)
+        values[str(key)] = _value(kind, value, source, f"{prefix}{key}", prose)
     return values
 
 
-def _value(kind: Any, value: Any, source: str, key: str) -> Any:
+def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
     """Return `value` as a type asks: a scalar, list[...], dict[str, ...], a dataclass, or a union of these."""
     kinds = _alternatives(kind)
     if dataclasses.is_dataclass(value):
@@ -213,17 +213,19 @@ def _value(kind: Any, value: Any, source: str, key: str) -> Any:
                 return _mapping(each, value, source, f"{key}.")
             if typing.get_origin(each) is dict:
                 inner = typing.get_args(each)[1]
-                return {str(name): _value(inner, item, source, f"{key}.{name}") for name, item in value.items()}
+                return {str(name): _value(inner, item, source, f"{key}.{name}", prose) for name, item in value.items()}
     elif isinstance(value, list | tuple):
         for each in kinds:
             if typing.get_origin(each) is list:
                 inner = typing.get_args(each)[0]
-                return [_value(inner, item, source, f"{key}[{index}]") for index, item in enumerate(value)]
+                return [_value(inner, item, source, f"{key}[{index}]", prose) for index, item in enumerate(value)]
     else:
         for each in kinds:
             if (found := _scalar(each, value)) is not None:
-                return found
+                # OmegaConf interpolates text of files and of the command line that is no prose, and nothing else.
+                return str(found) if isinstance(found, Written) and not prose else _literal(found)
     expected = " or ".join(dict.fromkeys(_named(each) for each in kinds))
+    expected += "; num_videos_per_prompt draws several seeds" if key == "seed" else ""
     raise ConfigError(f"{source}: {key}: got {_shown(value)}, expected {expected}")
 
 
@@ -248,24 +250,6 @@ def _scalar(kind: Any, value: Any) -> Any:
         except ValueError:
             return None
     return None
-
-
-def _bare(value: Any) -> Any:
-    """Return text of files and the command line as ordinary text."""
-    if isinstance(value, dict):
-        return {key: _bare(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_bare(inner) for inner in value]
-    return str(value) if isinstance(value, str) else value
-
-
-def _resolvable(value: Any) -> Any:
-    """Return a value in which OmegaConf interpolates what a file or the command line says, and nothing else."""
-    if isinstance(value, dict):
-        return {key: _resolvable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_resolvable(inner) for inner in value]
-    return str(value) if isinstance(value, Written) else _literal(value)
 
 
 def _merged(below: Any, above: dict[str, Any]) -> dict[str, Any]:

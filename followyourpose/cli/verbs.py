@@ -1,0 +1,162 @@
+"""One function per verb: its parsed options -> a config -> one call, imported late so that `--help` is instant."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from followyourpose.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PoseConfig,
+    StudyConfig,
+    TrainConfig,
+    build_config,
+    load_config,
+    locate,
+)
+
+SAMPLE_CONFIG = "configs/puppet/generate.yaml"
+DEMO_CONFIG = "configs/puppet/demo.yaml"
+PASSWORD = "FOLLOWYOURPOSE_PASSWORD"  # in the environment: on the command line every user of the machine could read it
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Videos from prompts and skeletons."""
+    config = _config(GenerateConfig, options.arguments, default=SAMPLE_CONFIG)
+    from followyourpose.generation.generate import generate
+
+    generate(config)
+
+
+def train(options: argparse.Namespace) -> None:
+    """A training run, or its plan."""
+    config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.loop import train
+
+    train(config, dry_run=options.dry_run)
+    print(config.output)
+
+
+def cache(options: argparse.Namespace) -> None:
+    """Encoded data of a run."""
+    config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.cache import make_cache
+
+    print(make_cache(config))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Metrics of videos, or of the modes of long videos."""
+    config = _config(EvaluateConfig, options.arguments)
+    if config.modes:
+        from followyourpose.evaluation.long_videos import compare_modes as evaluate
+    else:
+        from followyourpose.evaluation.evaluate import evaluate
+
+    print(evaluate(config))
+
+
+def study_make(options: argparse.Namespace) -> None:
+    """The page of a user study."""
+    config = _config(StudyConfig, options.arguments)
+    from followyourpose.study.make import make_study
+
+    print(make_study(config))
+
+
+def study_score(options: argparse.Namespace) -> None:
+    """Percentages of raters' answers."""
+    from followyourpose.study.score import score_study
+
+    print(score_study(options.key, options.answers, options.output))
+
+
+def demo(options: argparse.Namespace) -> None:
+    """The web page."""
+    import signal
+
+    if options.arguments or options.checkpoint is None:
+        config = _config(GenerateConfig, options.arguments, default=DEMO_CONFIG)
+    else:
+        config = build_config(GenerateConfig, {"prompt": "an astronaut on the moon"})
+    config = dataclasses.replace(config, model=options.checkpoint or config.model)
+    from followyourpose.web.app import serve
+    from followyourpose.web.requests import Limits
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder is removed then too
+    serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD) or None)
+
+
+def puppets(options: argparse.Namespace) -> None:
+    """Data sets and benchmarks of the puppet world."""
+    if options.benchmark:
+        from followyourpose.puppets.benchmark import write_benchmark
+
+        print(write_benchmark(options.out, options.benchmark, options.clips or None, options.size))
+        return
+    from followyourpose.puppets.dataset import write_dataset
+
+    write_dataset(
+        options.out,
+        images=options.images,
+        clips=options.clips,
+        seed=options.seed,
+        size=options.size,
+        clip_frames=options.clip_frames,
+        split=options.split,
+        style=options.style,
+    )
+    print(options.out)
+
+
+def extract_pose(options: argparse.Namespace) -> None:
+    """Skeletons of a video of people."""
+    flags = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(PoseConfig)}
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = build_config(PoseConfig, given, name="command line")
+    from followyourpose.generation.extract_pose import extract_pose
+
+    extract_pose(options.video, options.output, config)
+    print(options.output)
+
+
+def convert_weights(options: argparse.Namespace) -> None:
+    """Weights from and to the released layout."""
+    from followyourpose.models.weights import convert_weights
+
+    convert_weights(options.source, options.target, pose_encoder=options.pose_encoder, to=options.to)
+    print(options.target)
+
+
+def export(options: argparse.Namespace) -> None:
+    """A pipeline's folder of a training run."""
+    from followyourpose.training.components import export
+
+    export(options.run, options.out)
+    print(options.out)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Contents of a data set or of weights."""
+    path = locate(options.path)
+    if path.suffix != ".safetensors":
+        from followyourpose.inspection.datasets import describe_data, is_dataset
+
+        if is_dataset(path):
+            sheet = options.sheet or Path("outputs") / f"{path.absolute().name}-samples.png"
+            print(describe_data(path, sheet, options.samples, options.seed))
+            return
+    from followyourpose.inspection.weights import describe
+
+    print(describe(path))
+
+
+def _config(schema: type, arguments: list[str], default: str | None = None) -> Any:
+    """Return the config of a verb: its file, or `default`, or the schema's defaults; then the key=value overrides."""
+    file, overrides = (None, arguments) if not arguments or "=" in arguments[0] else (arguments[0], arguments[1:])
+    file = file or default
+    if file is None:
+        return build_config(schema, {}, overrides, "no CONFIG file was given")
+    return load_config(schema, locate(file), overrides)
