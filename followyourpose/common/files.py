@@ -1,15 +1,47 @@
 """Files and folders that are written whole or not at all, their names, and text that is read within limits."""
 
+import glob
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"  # in a folder in which a command is writing
 LARGEST_JSON = 200_000_000  # bytes
+_PARTIAL = re.compile(r"\..+\.\d+\.partial(\.\w+)?")  # of a file or folder that a process is writing
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder, made where it is missing, and remove what killed ones left half written.
+
+    The lock, the file `.lock` in the folder, ends with the process, however that ends. The folder stays only where
+    something was written into it.
+
+    Raises:
+        ValueError: another command holds the lock, or the folder cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        with _held(folder / LOCK, folder):
+            for path in folder.rglob(".*.partial*"):
+                if _PARTIAL.fullmatch(path.name):
+                    _remove(path)
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()  # an empty one only
 
 
 @contextmanager
@@ -17,22 +49,59 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a folder to fill; it takes the target's name when all went well, and is removed when not.
 
     Raises:
-        ValueError: the target is a file, has something in it, or cannot be made. Raised before anything is done.
+        ValueError: the target is a file, has something in it, cannot be made, or another command is making it. Raised
+            before anything is done.
     """
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ValueError(f"{target}: is there already, expected a new or an empty folder; nothing is overwritten")
-        partial.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
+    with _held(target.with_name(f".{target.name}.lock"), target):
+        try:
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise ValueError(
+                    f"{target}: is there already, expected a new or an empty folder; nothing is overwritten"
+                )
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+                _remove(left)
+            partial.mkdir()
+        except OSError as error:
+            raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
+        try:
+            yield partial
+            if target.exists():
+                target.rmdir()  # it is empty; were it filled meanwhile, this would stop
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _held(file: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock file without waiting for it; its name goes with the lock, but stays where a process is killed."""
+    lock = FileLock(file, blocking=False)
     try:
-        yield partial
-        if target.exists():
-            target.rmdir()  # it is empty; were it filled meanwhile, this would stop
-        partial.rename(target)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another command is writing there; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # Windows removes no open file; there filelock does it
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
