@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -159,14 +159,27 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: as `read_text`, or the text is not JSON or nested too deeply; the message names the file.
+        ValueError: as `read_text` and `parse_json`; the message names the file.
+    """
+    return parse_json(read_text(path, most), str(path))
+
+
+def parse_json(text: str | bytes, name: str, convert: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return the content of JSON text.
+
+    Args:
+        name: what messages call the text.
+        convert: applied to each mapping as soon as it is read, so that a large file becomes arrays on the way.
+
+    Raises:
+        ValueError: the text is not JSON, has a number of thousands of digits or is nested too deeply.
     """
     try:
-        return json.loads(read_text(path, most))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+        return json.loads(text, object_hook=convert)
+    except ValueError as error:
+        raise ValueError(f"{name}: not a JSON file ({error})") from error
     except RecursionError:
-        raise ValueError(f"{path}: not a JSON file that can be read (nested too deeply)") from None
+        raise ValueError(f"{name}: not a JSON file that can be read (nested too deeply)") from None
 
 
 def slug(text: str) -> str:
