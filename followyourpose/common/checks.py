@@ -49,3 +49,8 @@ def check_interval(name: str, start: float, end: float) -> None:
             f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
             "0 <= start <= end <= 1"
         )
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun in agreement: "1 frame", "2 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
