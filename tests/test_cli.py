@@ -168,6 +168,24 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["generate", "prompt=x"])
 
 
+@pytest.mark.parametrize(("torch", "code"), [("2.13.0+cpu", 2), ("2.14.1", None)])
+def test_a_torchvision_of_another_torch_is_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, torch: str, code: int | None
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("followyourpose.generation.generate.generate", fail)
+    versions = {"torch": torch, "torchvision": "0.29.1"}
+    monkeypatch.setattr("followyourpose.common.device.version", versions.__getitem__)
+    monkeypatch.setattr("followyourpose.common.device.requires", lambda _: ["numpy", "torch==2.14.1"])
+    if code is None:
+        with pytest.raises(RuntimeError, match="nms"):
+            main(["generate", "prompt=x"])
+    else:
+        assert "torchvision 0.29.1 was built for torch 2.14.1, but torch 2.13.0+cpu" in refusal(capsys, "generate")
+
+
 def test_an_interrupt_exits_130(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -35,6 +35,7 @@ from followyourpose.training.trainable import select_trainable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "followyourpose"
+ROOMS = ("followyourpose", "scripts", "data_prep", "tests")
 MODULES = {
     ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(PACKAGE.rglob("*.py"))
@@ -213,6 +214,16 @@ SHAPE = re.compile(rf"\({SIZE}(, {SIZE})+\)|\(\w,?\)")  # (b, c, f, h, w), (n, 1
 def test_every_module_opens_with_what_it_is(module: str) -> None:
     docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
     assert docstring and docstring.splitlines()[0].strip()
+
+
+@pytest.mark.parametrize(
+    "file", sorted(file for room in ROOMS for file in (REPOSITORY / room).rglob("*.py")), ids=lambda file: file.stem
+)
+def test_docstrings_open_with_a_noun_or_an_imperative(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = (ast.get_docstring(node) or "x").split()[0]
+            assert first not in ("What", "Who", "Whose", "Whom", "That", "Those"), f"{file}: {ast.get_docstring(node)}"
 
 
 def test_the_public_names_resolve() -> None:

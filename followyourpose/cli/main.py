@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from followyourpose.cli import verbs
 from followyourpose.cli.manual import help_texts, manual, shown_default
+from followyourpose.common.device import torchvision_mismatch
 from followyourpose.config import EvaluateConfig, GenerateConfig, PoseConfig, StudyConfig, TrainConfig
 
 EXPECTED_ERRORS = (ValueError, OSError)  # raised by bad input; anything else is a bug and keeps its traceback
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"followyourpose: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except (ImportError, RuntimeError) as error:
+        if options.debug or (fault := torchvision_mismatch()) is None:
+            raise
+        print(f"followyourpose: error: {fault} ({_one_line(error)[:200]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"followyourpose: interrupted {stop}".rstrip(), file=sys.stderr)
