@@ -21,7 +21,7 @@ def torch_device(device: str | None) -> str:
 
 
 def torchvision_mismatch() -> str | None:
-    """Return a line on a torchvision that was built for another torch, which diffusers cannot import; None: no fault."""
+    """Return a line on a torchvision built for another torch, which diffusers cannot import; None: no fault."""
     try:
         needs, torchvision, torch = requires("torchvision") or [], version("torchvision"), version("torch")
     except PackageNotFoundError:
