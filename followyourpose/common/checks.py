@@ -1,6 +1,7 @@
 """Checks of single values, of settings and arguments alike: each error names what was got and what was expected."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import isfinite
 
 
@@ -8,6 +9,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError that names the choices unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_installed(name: str, extra: str, *packages: str) -> None:
+    """Raise a ValueError with the command that installs an extra of this package unless all packages are there.
+
+    None of them is imported, so that this takes no time.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ValueError(f'{name}: {", ".join(missing)} is not installed; pip install -e ".[{extra}]"')
 
 
 def check_at_least(name: str, value: float, least: float = 1, most: float | None = None) -> None:
