@@ -1,6 +1,6 @@
-"""Draws the README's pictures of the page: opens it in Chromium, generates with the embedded default, and looks at it.
+"""Pictures of the page for the README: Chromium opens it and generates a video with the embedded default.
 
-python scripts/draw_page.py followyourpose/assets    writes page.png and page-phone.png (needs [demo] and playwright)
+python -m scripts.draw_page .github/pictures    writes page.png and page-phone.png (needs [demo] and playwright)
 """
 
 import shutil
@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
 from followyourpose.web.app import running_page
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
 DESKTOP, PHONE = (1280, 900), (390, 844)  # width and height in pixels
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (  # no sandbox: it has none to work with as root; the rest keeps the browser's own traffic away
+QUIET = (  # no sandbox: Chromium has none as root; the rest turns off the browser's own traffic
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
@@ -45,7 +42,7 @@ def main(folder: Path) -> None:
 
 
 def executable() -> str | None:
-    """Where a Chromium is; None: nowhere."""
+    """Return the path of a Chromium; None: none is installed."""
     from playwright.sync_api import sync_playwright
 
     found = next(filter(None, map(shutil.which, NAMES)), None)
@@ -58,7 +55,7 @@ def executable() -> str | None:
 
 @contextmanager
 def opened(profile: Path, width: int, height: int) -> Iterator["Page"]:
-    """Gives an empty page of so many pixels, in a browser that keeps its profile in that folder."""
+    """Yield an empty page of this size in pixels, in a browser whose profile is kept in a folder."""
     from playwright.sync_api import sync_playwright
 
     path, size = executable(), {"width": width, "height": height}

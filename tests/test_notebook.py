@@ -16,7 +16,7 @@ def test_the_quickstart_runs_and_shows_a_video(tmp_path: Path, monkeypatch: pyte
     path = shutil.copy(REPOSITORY / "scripts" / "quickstart.ipynb", tmp_path)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # none are stored
+    assert not any(cell.get("outputs") for cell in notebook.cells)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

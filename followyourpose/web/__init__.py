@@ -1,1 +1,1 @@
-"""`followyourpose demo`: the page, its requests and its jobs."""
+"""`followyourpose demo`: the server, the page, its requests and its jobs."""

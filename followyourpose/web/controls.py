@@ -1,6 +1,6 @@
-"""The controls of the page, each called after the key of a config that it sets, and the config that they make together.
+"""Controls of the page, each named after the config's key that it sets, and the config that their values make.
 
-A nested key has `_` in place of the dot: crop_left. These names are those of the HTTP API's parameters too.
+A nested key has `_` in place of the dot: crop_left. The parameters of the HTTP API have the same names.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 SAMPLES = {"dance": None, "left": SAMPLE.with_name("left.json"), "right": SAMPLE.with_name("right.json")}
 NO_LORA = "none"
-SEEDS = 2**31  # those that are drawn are below it
+SEEDS = 2**31  # random seeds are below
 
 
 def driving_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Component"]:
-    """Lays out what says which frames drive the video: name -> control. `upload`, which may be empty, is the last."""
+    """Lay out the controls of the driving frames: name -> control. The last is `upload`, which may be empty."""
     import gradio as gr
 
     def whole(low: int, high: int, value: int, label: str) -> gr.Slider:
@@ -44,13 +44,13 @@ def driving_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Compo
     }  # fmt: skip
     with gr.Accordion("Crop", open=False):
         for edge in ("left", "right", "top", "bottom"):
-            value = getattr(config.crop, edge)
-            controls[f"crop_{edge}"] = whole(0, limits.upload_side - 1, value, f"Crop {edge}, pixels")
+            most = limits.upload_side - 1
+            controls[f"crop_{edge}"] = whole(0, most, getattr(config.crop, edge), f"Crop {edge}, pixels")
     return controls | {"upload": upload}
 
 
 def drawing_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Component"]:
-    """Lays out what says what is drawn, and how: name -> control."""
+    """Lay out the controls of prompt and sampling: name -> control."""
     import gradio as gr
 
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
@@ -71,7 +71,7 @@ def drawing_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Compo
             "pose_scale": gr.Slider(0, 2, config.pose_scale, step=0.05, label="Pose strength"),
             "scheduler": gr.Dropdown(list(SCHEDULERS), value=config.scheduler, label="Sampler"),
             "long_video_mode": gr.Dropdown(
-                list(MODES), value=config.long_video.mode, label="Long videos", info="how its windows are joined"
+                list(MODES), value=config.long_video.mode, label="Long videos", info="how their windows are joined"
             ),
             "lora": gr.Dropdown([NO_LORA, *_loras(config)], value=NO_LORA, label="LoRA"),
             "lora_weight": gr.Slider(0, 2, 1, step=0.05, label="LoRA weight"),
@@ -79,12 +79,12 @@ def drawing_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Compo
 
 
 def driving_video(sample: str, upload: str | None) -> Path | None:
-    """What was uploaded, or else the sample; None: the one that `generate` takes where none is named."""
+    """Return the upload, or else the sample; None: the sample that `generate` takes by default."""
     return Path(upload) if upload else SAMPLES[sample]
 
 
-def asked(base: GenerateConfig, limits: Limits, values: Mapping[str, Any]) -> GenerateConfig:
-    """The config that values of the controls make of `base`, by name; those that are missing stay as they are there.
+def requested_config(base: GenerateConfig, limits: Limits, values: Mapping[str, Any]) -> GenerateConfig:
+    """Return `base` with the values of controls, by name, in place of its own.
 
     Raises:
         ValueError: as `configure`.
@@ -92,12 +92,12 @@ def asked(base: GenerateConfig, limits: Limits, values: Mapping[str, Any]) -> Ge
     values = dict(values)
     path = driving_video(values.pop("sample"), values.pop("upload"))
     lora, weight = values.pop("lora", NO_LORA), values.pop("lora_weight", 1.0)
-    loras = [] if lora == NO_LORA else [{"path": _loras(base)[lora], "weight": weight}]
+    loras = None if lora == NO_LORA else [{"path": _loras(base)[lora], "weight": weight}]
     return configure(base, limits, skeleton=None if path is None else str(path), lora=loras, **values)
 
 
 def _loras(config: GenerateConfig) -> dict[str, str]:
-    """The LoRAs to choose from: the name that clients see -> the path, as the config has it."""
+    """Return the LoRAs to choose from: name for clients -> path, as in the config."""
     entries = config.lora if isinstance(config.lora, list) else [config.lora]
     given = [entry["path"] if isinstance(entry, dict) else entry for entry in entries if entry is not None]
     files = [lora.path for lora in open_loras(given)]

@@ -1,7 +1,7 @@
-"""The jobs behind the page: a config -> `generate`, on one loaded model, with reports on the way.
+"""Jobs of the page: a config -> `generate`, on one loaded model, with progress reports.
 
-Jobs take turns. Each runs in a thread of its own, so that it can be watched and cancelled. Frames are (f, H, W, 3)
-uint8 RGB: f frames, H W pixels.
+Jobs take turns. Each runs in its own thread, so that it can be watched and cancelled. Frames are (f, H, W, 3) uint8
+RGB: f frames, H W pixels.
 """
 
 import queue
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from followyourpose.common.pictures import contact_sheet, evenly, to_uint8
 from followyourpose.config import GenerateConfig
 from followyourpose.data.transforms import cover
 from followyourpose.generation.extract_pose import extract_pose
-from followyourpose.generation.generate import contact_sheet, generate, load_pipeline
+from followyourpose.generation.generate import generate, load_pipeline
 from followyourpose.generation.sampling import scheduler
 from followyourpose.generation.skeletons import open_skeleton
-from followyourpose.web.requests import Limits, check_upload
+from followyourpose.web.requests import Limits, check_upload, without_folder
 
 if TYPE_CHECKING:
     import torch
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 PICTURE_SIDE = 128  # pixels of a frame in the preview
-PICTURE_FRAMES = 4  # in the live preview, of the frames under way
-LAST_STEP = 30  # seconds that a job may take to end when it is cancelled or the page is closed
-PICTURE_SHARE = 0.1  # of the time that the live preview may take
+PICTURE_FRAMES = 4  # frames in the live preview
+PICTURE_SHARE = 0.1  # fraction of the time that the live preview may take
+LAST_STEP = 30  # seconds that a cancelled job may take to end
 
 
 class Cancelled(Exception):
-    """A client has cancelled its job, or is gone."""
+    """A job was cancelled by its client, or the client is gone."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a job stands: steps done, steps in all, seconds left (None: not known yet).
+    """Progress of a job: steps done, steps in all, seconds left (None: unknown as yet).
 
-    picture: the frames under way, decoded, as a contact sheet (H, W, 3) uint8 RGB; None: no new one.
+    picture: decoded frames under way, as a contact sheet (H, W, 3) uint8 RGB; None: no new one.
     """
 
     done: int
@@ -54,12 +55,12 @@ class Report:
 
 
 class Studio:
-    """One loaded model for all clients, and the jobs that they have on it.
+    """One loaded model for all clients, and their jobs.
 
     Args:
-        config: the model, how it runs, and the values that a client does not set.
+        config: the model, how it runs, and the values that no client sets.
         limits: of a client's requests.
-        folder: for what jobs write; who makes it empties it.
+        folder: for the files of jobs; the caller empties it.
 
     Raises:
         ValueError: as `load_pipeline`.
@@ -68,22 +69,22 @@ class Studio:
     def __init__(self, config: GenerateConfig, limits: Limits, folder: Path) -> None:
         self.config, self.limits, self.folder = config, limits, folder
         self._turn = threading.Lock()
-        self._running: dict[threading.Event, str] = {}  # what cancels a job -> whose it is
+        self._running: dict[threading.Event, str] = {}  # event that cancels a job -> its owner
         self._pipe: FollowYourPosePipeline | None = None
-        self._lora: Any = None  # what the pipeline has in its weights
-        pipe = self._loaded(replace(config, lora=[]))
+        self._lora: Any = None  # merged into the weights
+        pipe = self._loaded(replace(config, lora=None))
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         self.height, self.width = config.height or size, config.width or size
 
     def preview(self, config: GenerateConfig) -> tuple[np.ndarray, list[int]]:
-        """The frames that the model gets, small, on one picture (H, W, 3) uint8 RGB, and their numbers in the source.
+        """Return the driving frames, small, on one picture (H, W, 3) uint8 RGB, and their numbers in the source.
 
-        Of a raw video they are the frames in which people will be looked for.
+        A raw video is shown as it is: people are looked for when the job runs.
 
         Raises:
             ValueError: as `open_skeleton`; the message has no folder.
         """
-        with _without_folder(config.skeleton):
+        with without_folder(config.skeleton):
             source = open_skeleton(config)
             frames = source.frames(self.height, self.width)
         scale = min(1, PICTURE_SIDE / max(self.height, self.width))
@@ -91,9 +92,9 @@ class Studio:
         return contact_sheet(cover(frames.shape[1:3], small).of_frames(frames), len(frames)), source.indices
 
     def generate(self, owner: str, config: GenerateConfig) -> Iterator[Report | Path]:
-        """Reports, and at the end the folder that `generate` wrote, which is removed when the iterator is closed.
+        """Yield reports and, last, the folder that `generate` wrote, which is removed when the iterator is closed.
 
-        An iterator that is closed before its end cancels the job, as `cancel` does.
+        Closing the iterator before its end cancels the job, as `cancel` does.
 
         Raises:
             ValueError: as `generate`; the message has no folder. Cancelled: by its owner.
@@ -115,52 +116,52 @@ class Studio:
                 shutil.rmtree(latest, ignore_errors=True)
 
     def cancel(self, owner: str, wait: float = 0) -> None:
-        """Ends the jobs of an owner, at their next denoising step, and waits up to so many seconds until they have."""
-        theirs = [cancelled for cancelled, whose in list(self._running.items()) if whose == owner]
-        for cancelled in theirs:
+        """End the jobs of an owner at their next denoising step, and wait up to `wait` seconds for them."""
+        jobs = [cancelled for cancelled, client in list(self._running.items()) if client == owner]
+        for cancelled in jobs:
             cancelled.set()
         end = time.monotonic() + wait
-        while time.monotonic() < end and any(cancelled in self._running for cancelled in theirs):
+        while time.monotonic() < end and any(cancelled in self._running for cancelled in jobs):
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Ends all jobs, and waits for the one under way, so that nothing is written any more."""
+        """End all jobs, and wait for the one under way to write its last file."""
         for cancelled in list(self._running):
             cancelled.set()
         self._turn.acquire(timeout=LAST_STEP)
 
     @contextmanager
     def extracted(self, video: Path) -> Iterator[Path]:
-        """Gives, while entered, the folder that extract-pose wrote of a video that was uploaded.
+        """Yield the folder that extract-pose writes of an uploaded video; it exists while entered.
 
         Raises:
             ValueError: as `extract_pose`, or the video is beyond the limits; the message has no folder.
         """
         check_upload(video, self.limits)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            with _without_folder(video):
+            with without_folder(video):
                 extract_pose(video, folder, self.config.pose)
             yield Path(folder)
 
     def _work(self, config: GenerateConfig, cancelled: threading.Event, report: Callable[[Any], None]) -> None:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
-            with self._turn, _without_folder(config.skeleton):
-                watch = _Watch(config, cancelled, report)
+            with self._turn, without_folder(config.skeleton):
+                progress = _Progress(config, cancelled, report)
                 pipe = self._loaded(config)
-                generate(replace(config, output=str(folder)), pipe, watch)
+                generate(replace(config, output=str(folder)), pipe, progress)
             if cancelled.is_set():
                 raise Cancelled
-        except Exception as error:  # of whatever kind: it is raised where the job is waited for
+        except Exception as error:  # of any kind: raised in the waiting thread
             shutil.rmtree(folder, ignore_errors=True)
             report(error)
         else:
             report(folder)
 
     def _loaded(self, config: GenerateConfig) -> "FollowYourPosePipeline":
-        """The model with the sampler and the LoRAs of a job. Only other LoRAs, which are merged, load it anew."""
+        """Return the model with sampler and LoRAs of a job. Only a change of LoRAs, which are merged, reloads it."""
         if self._pipe is None or self._lora != config.lora:
-            self._pipe = None  # two would not fit where one does
+            self._pipe = None  # two may not fit into memory
             self._pipe = load_pipeline(config)
             self._pipe.set_progress_bar_config(disable=True)
             self._lora = config.lora
@@ -169,8 +170,8 @@ class Studio:
         return self._pipe
 
 
-class _Watch:
-    """The callback of a job: reports each denoising step, with a picture now and then, and ends it when cancelled."""
+class _Progress:
+    """Callback of a job: reports each denoising step, now and then with a picture, and ends a cancelled job."""
 
     def __init__(self, config: GenerateConfig, cancelled: threading.Event, report: Callable[[Report], None]) -> None:
         plan = config.long_video
@@ -189,9 +190,8 @@ class _Watch:
         now, picture = time.monotonic(), None
         if now >= self.next_picture:
             latents = tensors["latents"]
-            chosen = np.linspace(0, latents.shape[2] - 1, min(PICTURE_FRAMES, latents.shape[2])).round().astype(int)
-            frames = pipe.decode(latents[:1, :, chosen.tolist()])[0]
-            picture = contact_sheet((frames * 255).round().astype(np.uint8))
+            chosen = evenly(latents.shape[2], PICTURE_FRAMES).tolist()
+            picture = contact_sheet(to_uint8(pipe.decode(latents[:1, :, chosen])[0]))
             self.next_picture = time.monotonic() + (time.monotonic() - now) / PICTURE_SHARE
         left = (now - self.start) / self.done * (self.total - self.done)
         self.report(Report(self.done, self.total, left, picture))
@@ -199,14 +199,3 @@ class _Watch:
     def _check(self) -> None:
         if self.cancelled.is_set():
             raise Cancelled
-
-
-@contextmanager
-def _without_folder(path: str | Path | None) -> Iterator[None]:
-    """Messages of errors inside name a file, and not the folder in which it lies here."""
-    try:
-        yield
-    except ValueError as error:
-        if path is None or str(path) not in str(error):
-            raise
-        raise ValueError(str(error).replace(str(path), Path(path).name)) from error

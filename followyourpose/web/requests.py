@@ -1,19 +1,22 @@
-"""What a client of the page may ask for: uploads and settings within limits -> a config, and the YAML of that."""
+"""Requests of clients: uploads and settings within limits -> a config, and the YAML file of that config."""
 
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from followyourpose.config import ConfigError, GenerateConfig
+from followyourpose.common.checks import check_at_least
+from followyourpose.config import ConfigError, GenerateConfig, written
 from followyourpose.data.video_io import probe, stream_frames
-from followyourpose.data.video_readers import VideoError, VideoInfo
+from followyourpose.data.video_readers import VideoInfo
 from followyourpose.pose.keypoints_file import read_keypoints
 
-# What may be uploaded -> how such a file begins: at which byte, with which of these. A suffix alone decides nothing:
-# a playlist that is called .mp4 would have its reader open whatever the playlist names.
+# Suffix of an upload -> its signature: at which byte, one of which. A suffix alone decides nothing: of a playlist that
+# is called .mp4, the reader would open whatever the playlist names.
 _MOVIE = (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"))
 _MATROSKA = (0, (b"\x1a\x45\xdf\xa3",))
 SIGNATURES = {
@@ -24,7 +27,7 @@ SIGNATURES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for: the page states it, and every request is held to it."""
+    """Limits of one client's requests; the page states them."""
 
     upload_megabytes: int = 50
     upload_seconds: int = 120  # length of an uploaded video
@@ -34,10 +37,10 @@ class Limits:
     num_inference_steps: int = 100
     prompt_characters: int = 1000
     waiting: int = 16  # jobs in the queue, of all clients
-    kept_minutes: int = 60  # from when uploads and results are removed
+    kept_minutes: int = 60  # age at which uploads and results are removed
 
-    def stated(self) -> str:
-        """The limits in a sentence or two, for the page."""
+    def summary(self) -> str:
+        """Return the limits in a few sentences, for the page."""
         return (
             f"Uploads: {', '.join(SIGNATURES)}, up to {self.upload_megabytes} MB, {self.upload_seconds} seconds, "
             f"{self.upload_frames} frames and {self.upload_side} pixels a side. Results: up to {self.num_frames} "
@@ -46,99 +49,94 @@ class Limits:
         )
 
 
-def configure(base: GenerateConfig, limits: Limits, **asked: Any) -> GenerateConfig:
-    """`base` with what a client asks for.
+def configure(base: GenerateConfig, limits: Limits, **settings: Any) -> GenerateConfig:
+    """Return `base` with the settings of a client.
 
     Args:
-        asked: keys of a config; those of nested ones with `_` in place of the dot (crop_left), and `lora` as there.
+        settings: keys of a config; nested ones with `_` in place of the dot (crop_left).
 
     Raises:
-        ValueError: something is beyond the limits, or the skeleton is not what it should be.
+        ValueError: a setting is out of range or beyond the limits, or the skeleton cannot be used.
     """
     for key in ("prompt", "negative_prompt"):
-        if len(text := asked.get(key, "")) > limits.prompt_characters:
-            most = limits.prompt_characters
+        if len(text := settings.get(key, "")) > (most := limits.prompt_characters):
             raise ConfigError(f"{key}: got {len(text)} characters, expected at most {most}")
     for key in ("num_frames", "num_inference_steps"):
-        if (value := asked.get(key, 1)) > (most := getattr(limits, key)):
-            raise ConfigError(f"{key}: got {value}, expected at most {most}")
-    if asked.get("skeleton") is not None:
-        check_upload(Path(asked["skeleton"]), limits)
-    known = {field.name for field in fields(base)}
+        check_at_least(key, settings.get(key, 1), 1, getattr(limits, key))
+    if settings.get("skeleton") is not None:
+        check_upload(Path(settings["skeleton"]), limits)
+    nodes = [name for name, value in vars(base).items() if is_dataclass(value)]
     changes: dict[str, Any] = {}
-    for key, value in asked.items():
-        if key in known:
+    for key, value in settings.items():
+        if hasattr(base, key):
             changes[key] = value
-            continue
-        name = next(name for name in known if key.startswith(f"{name}_") and is_dataclass(getattr(base, name)))
-        before = changes.get(name, getattr(base, name))
-        changes[name] = replace(before, **{key.removeprefix(f"{name}_"): value})
+        else:
+            node = next(name for name in nodes if key.startswith(f"{name}_"))
+            before = changes.get(node, getattr(base, node))
+            changes[node] = replace(before, **{key.removeprefix(f"{node}_"): value})
     return replace(base, num_videos_per_prompt=1, **changes)
 
 
 @lru_cache(maxsize=256)
 def check_upload(path: Path, limits: Limits) -> VideoInfo:
-    """Decodes a file from its first frame to its last, and tells what it holds.
+    """Decode a file from its first frame to its last, and return its size.
 
     Raises:
-        VideoError: it is of another kind than its name says, cannot be decoded, or is beyond the limits. The message
-            has the file's name and no folder.
+        ValueError: its content is not of the kind that its name claims, cannot be decoded, or is beyond the limits. The
+            message has the file's name and no folder.
     """
-    start, beginnings = SIGNATURES.get(path.suffix.lower(), (0, ()))
+    suffix = path.suffix.lower()
+    start, signatures = SIGNATURES.get(suffix, (0, ()))
     with path.open("rb") as file:
-        head = file.read(16).lstrip() if path.suffix.lower() == ".json" else file.read(16)
-    if not head[start:].startswith(beginnings):
-        raise VideoError(
-            f"{path.name}: is empty, damaged, or none of the kinds that can be read: {', '.join(SIGNATURES)}"
-        )
-    try:
-        if path.suffix.lower() == ".json":
+        head = file.read(16).removeprefix(b"\xef\xbb\xbf").lstrip() if suffix == ".json" else file.read(16)
+    if not head[start:].startswith(signatures):
+        raise ValueError(f"{path.name}: is empty, damaged, or not one of {', '.join(SIGNATURES)}")
+    with without_folder(path):
+        if suffix == ".json":
             keypoints = read_keypoints(path)
             info = VideoInfo(len(keypoints.frames), keypoints.fps, keypoints.height, keypoints.width)
         else:
             info = probe(path)
-        found = {
-            "upload_megabytes": path.stat().st_size / 1e6,
-            "upload_seconds": info.num_frames / (info.fps or 1),
-            "upload_frames": info.num_frames,
-            "upload_side": max(info.height, info.width),
-        }
-        for name, value in found.items():
-            if value > (most := getattr(limits, name)):
-                what = name.removeprefix("upload_").replace("side", "pixels on its longer side")
-                raise VideoError(f"{path.name}: got {value:.10g} {what}, expected at most {most}")
-        if path.suffix.lower() != ".json":
+        for got, unit, most in (
+            (path.stat().st_size / 1e6, "megabytes", limits.upload_megabytes),
+            (info.num_frames / (info.fps or 1), "seconds", limits.upload_seconds),
+            (info.num_frames, "frames", limits.upload_frames),
+            (max(info.height, info.width), "pixels on its longer side", limits.upload_side),
+        ):
+            if got > most:
+                raise ValueError(f"{path}: got {got:.10g} {unit}, expected at most {most}")
+        if suffix != ".json":
             for _ in stream_frames(path):
                 pass
-    except ValueError as error:
-        raise VideoError(str(error).replace(str(path), path.name)) from error
     return info
 
 
+@contextmanager
+def without_folder(path: str | Path | None) -> Iterator[None]:
+    """Replace a path in error messages by the file's name: the server's folders are not for clients."""
+    try:
+        yield
+    except ValueError as error:
+        if path is None or str(path) not in str(error):
+            raise
+        raise ValueError(str(error).replace(str(path), Path(path).name)) from error
+
+
 def recipe(config: GenerateConfig, skeleton: str | None) -> str:
-    """The YAML file that makes the same video by `followyourpose generate`: all that is not a default.
+    """Return the YAML file that makes the same video by `followyourpose generate`: prompt and changed settings.
 
     Args:
         skeleton: its name on the client's side; None: the sample's.
     """
-    defaults = asdict(GenerateConfig(prompt=None))
-    settings = asdict(replace(config, skeleton=skeleton, output=None))
-    return yaml.safe_dump(_escaped(_changed(settings, defaults)), sort_keys=False, allow_unicode=True)
+    defaults = asdict(GenerateConfig(prompt="")) | {"prompt": None}
+    settings = written(asdict(replace(config, skeleton=skeleton, output=None)), GenerateConfig)
+    return yaml.safe_dump(_changed(settings, defaults), sort_keys=False, allow_unicode=True)
 
 
 def _changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    changed = {}
-    for key, value in settings.items():
-        if value != defaults[key]:
-            nested = isinstance(value, dict) and isinstance(defaults[key], dict) and defaults[key]
-            changed[key] = _changed(value, defaults[key]) if nested else value
-    return changed
-
-
-def _escaped(value: Any) -> Any:
-    """Texts as the loader of configs has to find them: to it, ${ begins an interpolation."""
-    if isinstance(value, dict):
-        return {key: _escaped(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    """Return the settings that differ from the defaults, those of nested nodes too."""
+    return {
+        key: _changed(value, defaults[key]) if isinstance(value, dict) and defaults[key] else value
+        for key, value in settings.items()
+        if value != defaults[key]
+    }
