@@ -1,10 +1,10 @@
-"""Poses that several test files share: a person who stands, and clips in which people move."""
+"""Poses for several test files: a standing person, and clips of walking people."""
 
 import numpy as np
 
 from followyourpose.pose.skeleton import JOINT
 
-# Of a person 1 tall who stands at x = 0 with its feet at y = 0 and its arms a little away from the body.
+# A person 1 tall at x = 0, feet at y = 0, arms a little away from the body.
 _RIGHT = {
     "eye": (-0.02, -0.95), "ear": (-0.05, -0.94), "shoulder": (-0.1, -0.82), "elbow": (-0.16, -0.65),
     "wrist": (-0.2, -0.48), "hip": (-0.07, -0.5), "knee": (-0.08, -0.27), "ankle": (-0.09, -0.03),
@@ -12,7 +12,7 @@ _RIGHT = {
 
 
 def person(x: float = 50.0, feet: float = 95.0, height: float = 80.0, confidence: float = 0.9) -> np.ndarray:
-    """A pose (17, 3) of somebody who stands at x with the soles at y = `feet`, in pixels."""
+    """Pose (17, 3) of a person at x with the soles at y = `feet`, in pixels."""
     pose = np.zeros((17, 3), np.float32)
     pose[JOINT["nose"], :2] = (0.0, -0.92)
     for part, (dx, dy) in _RIGHT.items():
@@ -23,7 +23,7 @@ def person(x: float = 50.0, feet: float = 95.0, height: float = 80.0, confidence
 
 
 def walking(frames: int, x: float = 50.0, speed: float = 1.5, height: float = 80.0) -> np.ndarray:
-    """Poses (n, 17, 3) of somebody who walks to the right by `speed` pixels per frame and swings arms and legs."""
+    """Poses (n, 17, 3) of a person walking to the right by `speed` pixels per frame with swinging arms and legs."""
     poses = np.stack([person(x + speed * i, height=height) for i in range(frames)])
     swing = 0.06 * height * np.sin(2 * np.pi * np.arange(frames) / 12)
     for name, sign in (("left_wrist", 1), ("right_wrist", -1), ("left_ankle", -1), ("right_ankle", 1)):

@@ -1,4 +1,4 @@
-"""Pose estimators behind one interface: the puppet detector, and what is promised of every backend."""
+"""Pose estimators behind one interface: the puppet detector, and the contract of every backend."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from followyourpose.config import locate
-from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, open_estimator
+from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.puppets.world import render_scene, sample_scene
 from tests.poses import person
 
@@ -15,7 +15,7 @@ DETECTOR = locate(WEIGHTS["puppet"])
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 
 
-def test_what_a_backend_finds_becomes_people() -> None:
+def test_poses_of_a_backend_become_people() -> None:
     """Confidences in [0, 1], float32, and nobody where hardly a joint is seen: empty boxes have such poses."""
     ghost = person(confidence=0.1)
     ghost[:2, 2] = 0.9
@@ -46,15 +46,15 @@ def test_the_embedded_detector_finds_a_puppet_and_nobody_on_black() -> None:
     ("arguments", "reason"),
     [
         (("hrnet", DETECTOR), "backend: got 'hrnet', expected one of puppet, rtmlib, mmpose"),
-        (("rtmlib", "none.onnx"), "weights: none.onnx: no such file or folder; checkpoints/README.md says"),
+        (("rtmlib", "none.onnx"), "weights: none.onnx: no such file or folder; checkpoints/README.md lists"),
         (("puppet", Path(__file__).parent), "has no config.json, expected a puppet detector's folder"),
         (("puppet", DETECTOR, None, "none.onnx"), "boxes: none.onnx: no such file"),
-        (("puppet", DETECTOR, None, __file__), "the puppet detector sees whole frames"),
+        (("puppet", DETECTOR, None, __file__), "the puppet detector takes whole frames"),
         (("puppet", DETECTOR, "hrnet.py"), "only the backend mmpose has configs"),
         (("puppet", DETECTOR, None, None, "gpu"), "device: got 'gpu'"),
     ],
 )
-def test_what_cannot_be_opened_is_named(arguments: tuple, reason: str) -> None:
+def test_unusable_arguments_are_named(arguments: tuple, reason: str) -> None:
     with pytest.raises(ValueError) as error:
         open_estimator(*arguments)
     assert reason in str(error.value)
@@ -63,16 +63,15 @@ def test_what_cannot_be_opened_is_named(arguments: tuple, reason: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "package", "install"),
     [
-        ("rtmlib", "rtmlib", 'pip install "followyourpose[pose]"'),
-        ("mmpose", "mmengine", 'pip install "followyourpose[mmpose]" && pip install --no-deps mmpose==1.3.2'),
+        ("rtmlib", "rtmlib", 'pip install -e ".[pose]"'),
+        ("mmpose", "mmengine", 'pip install -e ".[mmpose]" && pip install --no-deps mmpose==1.3.2'),
     ],
 )
-def test_a_backend_that_is_not_installed_says_how_to(
+def test_the_error_for_a_missing_backend_has_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, backend: str, package: str, install: str
 ) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in (package, "mmpose")]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError) as error:
-        open_estimator(backend, __file__)
-    assert f"backend: {backend} is not installed" in str(error.value) and install in str(error.value)
+    for check in (check_estimator, open_estimator):
+        with pytest.raises(ValueError) as error:
+            check(backend, __file__)
+        assert str(error.value).startswith(f"backend {backend}: {package}") and str(error.value).endswith(install)

@@ -1,6 +1,6 @@
 """The mmpose backend, run for real: MMPose's own HRNet and RTMO, tiny and with random weights."""
 
-import subprocess
+import importlib
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from followyourpose.pose.estimate import PoseEstimator, open_estimator
+from followyourpose.pose.estimate_mmpose import _Finder, _StandIn, find_config, import_mmpose
 
 INSTALL = 'MMPose is not installed: pip install -e ".[mmpose]" && pip install --no-deps mmpose==1.3.2'
 pytest.importorskip("mmengine", reason=INSTALL)
@@ -45,7 +46,7 @@ train_dataloader = test_dataloader = dict(dataset=dataset)
 
 
 def hrnet(folder: Path, joints: int = 17, dataset: str = "CocoDataset") -> Path:
-    """A config's file."""
+    """Write a config."""
     path = folder / "hrnet-tiny.py"
     path.write_text(CONFIG.replace("JOINTS", str(joints)).replace("DATASET", dataset))
     return path
@@ -53,9 +54,7 @@ def hrnet(folder: Path, joints: int = 17, dataset: str = "CocoDataset") -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The network itself, with random weights whose joints are all sure enough to be people."""
-    from followyourpose.pose.estimate_mmpose import import_mmpose
-
+    """Network with random weights whose joints are all confident enough for a person."""
     import_mmpose()
     from mmpose.apis import init_model
 
@@ -81,7 +80,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 def test_hrnet_finds_what_mmpose_itself_finds(find: PoseEstimator, model: Any) -> None:
-    """In many frames at a time, as MMPose does in one."""
+    """In a batch of many frames, MMPose itself in one at a time."""
     from mmpose.apis import inference_topdown
 
     frames = pictures(20)
@@ -93,7 +92,7 @@ def test_hrnet_finds_what_mmpose_itself_finds(find: PoseEstimator, model: Any) -
 
 
 def test_a_detector_of_boxes_that_finds_nobody_gives_nobody(find: PoseEstimator) -> None:
-    """MMPose takes an empty list of boxes for the whole picture, and finds somebody in it."""
+    """MMPose itself takes an empty list of boxes for one box, the whole picture."""
     network = find._find
     places = iter([np.zeros((0, 4)), np.array([[0, 0, 30, 80], [30, 0, 60, 80]], np.float32)])
     network.boxes = lambda frame: next(places)
@@ -104,7 +103,7 @@ def test_a_detector_of_boxes_that_finds_nobody_gives_nobody(find: PoseEstimator)
 
 @pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
 def test_checkpoints_with_arrays_are_read(model: Any, tmp_path: Path, core: str) -> None:
-    """Released ones have arrays, of numpy 1, beside the weights, which PyTorch by itself refuses."""
+    """Released checkpoints hold arrays of numpy 1 beside the weights; PyTorch by itself refuses them."""
     meta = dict(model.dataset_meta, best=np.float64(0.7), more=np.arange(3))
     written = save(tmp_path / "log.pth", model, dataset_meta=meta)
     weights = tmp_path / "w.pth"
@@ -119,7 +118,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(model: Any, tmp_path: Path)
     from mmengine.logging import HistoryBuffer
 
     weights = save(tmp_path / "w.pth", model, loss=HistoryBuffer())
-    with pytest.raises(ValueError, match="more in it than weights and arrays.*publish_model.py"):
+    with pytest.raises(ValueError, match="more than weights and arrays.*publish_model.py"):
         open_estimator("mmpose", weights, hrnet(tmp_path), device="cpu")
 
 
@@ -139,9 +138,7 @@ def test_wholebody_is_not_mistaken_for_other_joints(model: Any, tmp_path: Path) 
 
 
 def test_rtmo_finds_people_in_whole_frames(tmp_path: Path) -> None:
-    """The config that MMPose ships, found by the weights' name; nobody is sure to be found by random weights."""
-    from followyourpose.pose.estimate_mmpose import find_config, import_mmpose
-
+    """With the config that MMPose ships, found by the weights' name; random weights find anybody or nobody."""
     import_mmpose()
     from mmpose.apis import init_model
 
@@ -149,8 +146,8 @@ def test_rtmo_finds_people_in_whole_frames(tmp_path: Path) -> None:
     config = find_config(weights, None)
     assert config.stem == "rtmo-s_8xb32-600e_coco-640x640"
     save(weights, init_model(config, device="cpu"))
-    people = open_estimator("mmpose", weights, device="cpu")(pictures(2))
-    assert len(people) == 2 and all(person.shape == (17, 3) for each in people for person in each)
+    (people,) = open_estimator("mmpose", weights, device="cpu")(pictures(1))
+    assert all(person.shape == (17, 3) for person in people)
 
 
 def test_what_does_not_fit_is_named(model: Any, tmp_path: Path) -> None:
@@ -160,7 +157,7 @@ def test_what_does_not_fit_is_named(model: Any, tmp_path: Path) -> None:
     state = {name: value for name, value in model.state_dict().items() if "final_layer" not in name}
     torch.save({"state_dict": state}, tmp_path / "part.pth")
     for arguments, reason in (
-        ((weights, None), "none of those that MMPose ships belongs to mine.pth by its name"),
+        ((weights, None), "none that MMPose ships fits mine.pth by its name"),
         ((weights, "no-config"), "config: no-config: no such file, and none that MMPose ships has that name"),
         ((weights, tmp_path / "other.py"), "other.py: not a config of MMPose"),
         ((tmp_path / "text.pth", config), "text.pth: not the weights of hrnet-tiny"),
@@ -172,13 +169,8 @@ def test_what_does_not_fit_is_named(model: Any, tmp_path: Path) -> None:
 
 
 def test_no_stand_in_is_left_behind() -> None:
-    """Others ask what is installed, transformers for one."""
-    code = (
-        "import sys; from followyourpose.pose.estimate_mmpose import _Finder, _StandIn, import_mmpose\n"
-        "import_mmpose()\n"
-        "left = [each for each in sys.meta_path if isinstance(each, _Finder)]\n"
-        "left += [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]\n"
-        "assert not left, left\n"
-        "import mmpose.apis"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    """Other packages, transformers for one, look which packages are installed."""
+    import_mmpose()
+    assert not [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
+    assert not [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]
+    importlib.import_module("mmpose.apis")

@@ -1,4 +1,4 @@
-"""The rtmlib backend, run for real on small .onnx files: networks whose joints are where a picture is brightest."""
+"""The rtmlib backend, run for real on small .onnx files: networks whose joints are at the brightest pixels."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ onnx = pytest.importorskip("onnx", reason='onnx is not installed: pip install -e
 pytest.importorskip("onnxruntime", reason='ONNX Runtime is not installed: pip install -e ".[pose]"')
 pytest.importorskip("rtmlib", reason='rtmlib is not installed: pip install -e ".[pose]"')
 
-HEIGHT, WIDTH = 64, 48  # of what the networks see
+HEIGHT, WIDTH = 64, 48  # of the networks' input
 
 
 def write(path: Path, nodes: list, constants: dict[str, np.ndarray], outputs: dict[str, list], batch: object) -> Path:
-    """An .onnx file of a graph from `image`, (batch, 3, HEIGHT, WIDTH), to outputs of the given shapes."""
+    """Write an .onnx file of a graph from `image`, (batch, 3, HEIGHT, WIDTH), to outputs of the given shapes."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
@@ -32,7 +32,7 @@ def write(path: Path, nodes: list, constants: dict[str, np.ndarray], outputs: di
 
 
 def rtmpose(path: Path, batch: object = "batch", joints: int = 17) -> Path:
-    """SimCC: for every joint how bright each column and each row is, in [0, 1], in two cells per pixel."""
+    """SimCC: for every joint the brightness of each column and each row, in [0, 1], in two cells per pixel."""
     from onnx import helper
 
     nodes, constants, outputs = [], {}, {}
@@ -51,15 +51,15 @@ def rtmpose(path: Path, batch: object = "batch", joints: int = 17) -> Path:
 
 
 def detector(path: Path, people: int = 2) -> Path:
-    """Two boxes in a picture with something red in it, the second unsure; none in one without, or `people` 0.
+    """Two boxes in a picture with something red in it, the second unsure; none in one without, or with `people` 0.
 
-    rtmlib fills a picture up with gray, 114; RTMDet sees it, and red, normalised by the mean and deviation of ImageNet.
+    rtmlib pads a picture with gray, 114; RTMDet's input is normalised by the mean and deviation of ImageNet.
     """
     from onnx import helper
 
     gray, red = (0.1825, 2.249) if "rtmdet" in path.name else (114, 255)
     boxes = np.array([[0, 0, 24, 64, 1.0], [24, 0, 48, 64, 0.1]], np.float32)[None, :people]
-    gain = np.array([[[1, 1, 1, 1, 0]]], np.float32)  # what of a box does not depend on the picture
+    gain = np.array([[[1, 1, 1, 1, 0]]], np.float32)  # the part of a box that depends on the picture is its score
     nodes = [
         helper.make_node("ReduceMax", ["image"], ["brightest"], keepdims=1, axes=[1, 2, 3]),
         helper.make_node("Sub", ["brightest", "gray"], ["above"]),
@@ -76,7 +76,7 @@ def detector(path: Path, people: int = 2) -> Path:
 
 
 def rtmo(path: Path, people: int = 2) -> Path:
-    """Two people in the boxes of `detector`, whose joints stand in a row."""
+    """Two people in the boxes of `detector`, with their joints in a row."""
     from onnx import helper, numpy_helper
 
     detector(path, people)
@@ -98,7 +98,7 @@ def dots(*places: tuple[int, int], height: int = 80, width: int = 100) -> np.nda
 
 @pytest.mark.parametrize("batch", ["batch", 1])
 def test_rtmpose_finds_joints_in_pixels_of_the_frame(tmp_path: Path, batch: object) -> None:
-    """Also in several frames at a time, where the file takes a batch of any size, as where it does not."""
+    """Also in several frames at a time, whether the file takes a batch of any size or of one."""
     find = open_estimator("rtmlib", rtmpose(tmp_path / "rtmpose.onnx", batch), device="cpu")
     places = [(20, 30), (70, 10), (50, 60)]
     for (person,), place in zip(find(dots(*places)), places, strict=True):

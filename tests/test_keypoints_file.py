@@ -1,4 +1,4 @@
-"""The keypoints file: what is written is read back, and what is wrong is named with its place."""
+"""The keypoints file: written clips are read back, faults are named with their place."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def written(folder: Path, value: Any) -> Path:
     return folder / "keypoints.json"
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    people = [np.random.default_rng(i).uniform(0, 1, (17, 3)).astype(np.float32) for i in range(2)]
+def test_a_written_clip_is_read_back(tmp_path: Path) -> None:
+    people = [np.random.default_rng(i).uniform(0, (48, 48, 1), (17, 3)).astype(np.float32) for i in range(2)]
     write_keypoints(tmp_path / "k.json", ClipKeypoints(64, 48, 12.5, [people, [], people[:1]]))
     clip = read_keypoints(tmp_path / "k.json")
     assert (clip.width, clip.height, clip.fps) == (64, 48, 12.5)
@@ -30,7 +30,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["k.json"]
 
 
-def test_who_is_who_is_read_back(tmp_path: Path) -> None:
+def test_identities_are_read_back(tmp_path: Path) -> None:
     person = np.zeros((17, 3), np.float32)
     write_keypoints(tmp_path / "k.json", ClipKeypoints(64, 48, 8, [[person], [], [person] * 2], [[3], [], [7, 3]]))
     assert read_keypoints(tmp_path / "k.json").ids == [[3], [], [7, 3]]
@@ -74,7 +74,7 @@ def person(joints: Any) -> dict[str, Any]:
         (person([[0, 0, 2]] * 17), "frames[1][0].keypoints: got a confidence outside of [0, 1]"),
     ],
 )
-def test_what_is_wrong_is_named_with_file_and_place(tmp_path: Path, value: Any, place: str) -> None:
+def test_a_fault_is_named_with_file_and_place(tmp_path: Path, value: Any, place: str) -> None:
     path = written(tmp_path, value)
     with pytest.raises(ValueError) as error:
         read_keypoints(path)

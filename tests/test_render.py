@@ -1,4 +1,4 @@
-"""Drawn skeletons: MMPose's and OpenPose's colours, the same at every size, and every time."""
+"""Drawn skeletons: MMPose's and OpenPose's colours, the same at every size and every time."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tracking: people keep their identity, gaps are filled, jitter goes and motion stays, the largest are kept."""
+"""Tracks: people keep their identity, gaps are filled, jitter goes and motion stays, the largest are kept."""
 
 import sys
 
@@ -7,12 +7,12 @@ import pytest
 
 from followyourpose.pose.similarity import box_overlap
 from followyourpose.pose.skeleton import JOINT
-from followyourpose.pose.track import Track, fill_gaps, largest, link, per_frame, smooth
+from followyourpose.pose.track import Track, check_smoothing, fill_gaps, largest, link, per_frame, smooth
 from tests.poses import person, walking
 
 
 def frames_of(*people: np.ndarray) -> list[list[np.ndarray]]:
-    """Poses (n, 17, 3) of several people -> the people per frame, in an order that changes from frame to frame."""
+    """Poses (n, 17, 3) of several people -> the people per frame, in a random order."""
     rng = np.random.default_rng(0)
     return [[poses[i] for poses in rng.permutation(np.array(people))] for i in range(len(people[0]))]
 
@@ -29,7 +29,7 @@ def test_people_keep_their_identity_whatever_order_they_come_in() -> None:
 
 
 def test_people_who_pass_each_other_keep_their_identity() -> None:
-    """One near and one far: where they cross, their sizes tell them apart."""
+    """One near and one far: where they cross, their sizes differ."""
     near, far = walking(40, 20, 2.0, height=90), walking(40, 100, -2.0, height=45)
     tracks = link(frames_of(near, far))
     assert len(tracks) == 2
@@ -88,7 +88,7 @@ def test_short_gaps_are_filled_on_a_line_and_long_ones_stay() -> None:
     np.testing.assert_array_equal(np.delete(filled, [elbow], 1), np.delete(holed, [elbow], 1))
 
 
-def test_nothing_is_made_up_before_the_first_and_after_the_last_time_a_joint_is_seen() -> None:
+def test_nothing_is_filled_in_before_the_first_and_after_the_last_time_a_joint_is_seen() -> None:
     poses = walking(10)
     poses[:3, 0] = poses[8:, 0] = 0
     np.testing.assert_array_equal(fill_gaps(Track(0, poses), max_gap=5).poses, poses)
@@ -144,15 +144,13 @@ def test_tracks_shorter_than_the_window_are_smoothed_with_a_shorter_one(length: 
     assert smooth(Track(0, poses), 9).poses.shape == poses.shape
 
 
-def test_a_window_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_smoothing_needs_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     track = Track(0, walking(9))
+    monkeypatch.setitem(sys.modules, "scipy", None)
     assert smooth(track, 0) is track
-    for window in (-1, 1, 4):
-        with pytest.raises(ValueError, match=f"smooth: got {window}, expected 0, or an odd number"):
-            smooth(track, window)
-    monkeypatch.setitem(sys.modules, "scipy.signal", None)
-    with pytest.raises(ValueError, match="SciPy is not installed; pip install"):
-        smooth(track, 5)
+    for needs_scipy in (lambda: smooth(track, 5), lambda: check_smoothing(5)):
+        with pytest.raises(ValueError, match=r'smooth: scipy is not installed; pip install -e "\.\[pose\]"'):
+            needs_scipy()
 
 
 # ---- the largest -----------------------------------------------------------------------------------------------------
@@ -177,7 +175,7 @@ def test_somebody_lost_for_long_and_found_again_stays_the_largest() -> None:
 # ---- back to frames --------------------------------------------------------------------------------------------------
 
 
-def test_frames_have_who_is_seen_in_them() -> None:
+def test_frames_hold_the_people_seen_in_them() -> None:
     first, second = Track(0, walking(3)), Track(2, walking(2, 120))
     first.poses[1, :, 2] = 0.1
     people, ids = per_frame([first, second], 5)

@@ -11,14 +11,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
 
 
-def check_installed(name: str, extra: str, *packages: str) -> None:
+def check_installed(name: str, extra: str, *packages: str, then: str = "") -> None:
     """Raise a ValueError with the command that installs an extra of this package unless all packages are there.
 
-    None of them is imported, so that this takes no time.
+    None of them is imported, so that this takes no time. `then` is appended to the command.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ValueError(f'{name}: {", ".join(missing)} is not installed; pip install -e ".[{extra}]"')
+        raise ValueError(f'{name}: {", ".join(missing)} is not installed; pip install -e ".[{extra}]"{then}')
 
 
 def check_at_least(name: str, value: float, least: float = 1, most: float | None = None) -> None:
@@ -27,6 +27,14 @@ def check_at_least(name: str, value: float, least: float = 1, most: float | None
         raise ValueError(f"{name}: got {value}, expected at least {least}")
     if most is not None and not value <= most:
         raise ValueError(f"{name}: got {value}, expected at most {most}")
+
+
+def check_multiple(name: str, value: int, divisor: int, unit: str) -> None:
+    """Raise a ValueError that names the nearest multiples unless `value` is a multiple of `divisor`, above 0."""
+    if value < 1 or value % divisor:
+        below = value // divisor * divisor
+        near = f"{below} or {below + divisor}" if below > 0 else str(divisor)
+        raise ValueError(f"{name}: got {value} {unit}, expected a multiple of {divisor}; the nearest: {near}")
 
 
 def check_above_zero(name: str, value: float, unit: str = "a finite number") -> None:
@@ -63,5 +71,5 @@ def check_interval(name: str, start: float, end: float) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun in agreement: "1 frame", "2 frames"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    """Return a count with its noun in agreement: "1 frame", "2,000 frames"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

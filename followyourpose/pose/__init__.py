@@ -1,1 +1,1 @@
-"""Human pose: what a skeleton is, how it is drawn, and how it is found in frames."""
+"""Human pose: the skeleton, its drawing, its detection in frames, and keypoints over time."""

@@ -1,4 +1,4 @@
-"""A small heatmap detector: frame -> 17 keypoints. It measures what the puppet model drew, and reads poses from videos.
+"""Puppet detector: frame -> 17 keypoints, by heatmaps. It measures the puppet model and reads poses from videos.
 
 Heatmaps as targets follow Tompson et al. (2014, arXiv 1406.2984); the net is a U-Net of four scales.
 Letters: n frames, p people, H W pixels. Images are in [-1, 1]; keypoints are x, y in pixels and a confidence.
@@ -20,10 +20,10 @@ _MULTIPLE = 16  # the coarsest scale is H/16 x W/16
 
 
 class PuppetDetector(ModelMixin, ConfigMixin):
-    """Locates the joints of a person; of several people it takes, joint by joint, the one it is surest of.
+    """Locations of a person's joints; of several people, joint by joint the most confident one.
 
     Args:
-        size: longer side in pixels of what the network sees; `detect` resizes frames to it.
+        size: longer side in pixels of the network's input; `detect` resizes frames to it.
         channels: of the four scales, H/2 to H/16. The defaults make 1.1 M parameters.
         sigma: width of the target gaussians in pixels.
     """
@@ -39,13 +39,13 @@ class PuppetDetector(ModelMixin, ConfigMixin):
         self.widen = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(channels[:-1], channels[1:], strict=True))
         self.up = nn.ModuleList(_Residual(c) for c in channels[:-1])
         self.head = nn.Conv2d(channels[0], NUM_JOINTS, 1)
-        nn.init.constant_(self.head.bias, -4.0)  # almost every cell is empty: start from that prior
+        nn.init.constant_(self.head.bias, -4.0)  # prior: almost every cell is empty
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (n, 3, H, W) in [-1, 1] -> heatmap logits (n, 17, ceil(H/2), ceil(W/2))."""
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE), mode="replicate")
-        # A far limb is a share darker than a near one: in the logarithm that is the same step for every colour.
+        # A far limb is darker than a near one by a factor: in the logarithm, the same step for every colour.
         h, skips = self.stem(torch.cat([images, (images / 2 + 0.55).clamp(min=0.05).log()], 1)), []
         for index, block in enumerate(self.down):
             h = block(h)
@@ -57,7 +57,7 @@ class PuppetDetector(ModelMixin, ConfigMixin):
         return self.head(h)[..., : math.ceil(height / STRIDE), : math.ceil(width / STRIDE)]
 
     def loss(self, images: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
-        """`keypoint_loss` of images (n, 3, H, W) in [-1, 1] with people (n, p, 17, 3); a scalar."""
+        """Scalar `keypoint_loss` of images (n, 3, H, W) in [-1, 1] with people (n, p, 17, 3)."""
         return keypoint_loss(self(images), people, images.shape[-2:], self.config.sigma)
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class PuppetDetector(ModelMixin, ConfigMixin):
                 images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
             found = decode_heatmaps(self(images.to(self.dtype)).float())
             keypoints[start : start + batch_size] = found.cpu().numpy()
-        # Half a pixel on either side of the scaling, since a pixel's centre is at its integer coordinates.
+        # A pixel's centre is at its integer coordinates, hence half a pixel on either side of the scaling.
         scale = np.array([width / size[1], height / size[0]], np.float32)
         keypoints[..., :2] = (keypoints[..., :2] + 0.5) * scale - 0.5
         return keypoints
@@ -93,13 +93,13 @@ def keypoint_loss(
 
     Args:
         logits: (n, 17, h, w), h = ceil(H/2), w = ceil(W/2).
-        keypoints: (n, p, 17, 3), x, y in pixels; a joint with confidence 0 is absent: its cells are to be empty. Pad
-            frames that show fewer people with zeros.
-        size: height and width in pixels of the frames that the keypoints refer to.
+        keypoints: (n, p, 17, 3), x, y in pixels; a joint with confidence 0 is absent: its heatmap is empty. Frames
+            with fewer people are padded with zeros.
+        size: height and width in pixels of the frames.
         sigma: of the target gaussians, in pixels.
 
     Raises:
-        ValueError: the keypoints are not (n, p, 17, 3), or the logits do not belong to frames of that size.
+        ValueError: the keypoints are not (n, p, 17, 3), or the logits are not of frames of that size.
     """
     n, expected = len(logits), tuple(math.ceil(side / STRIDE) for side in size)
     if tuple(logits.shape[1:]) != (NUM_JOINTS, *expected):
@@ -118,14 +118,13 @@ def target_heatmaps(keypoints: torch.Tensor, size: tuple[int, int], sigma: float
     dy = (y - keypoints[..., 1, None]).square()[..., :, None]  # (n, p, 17, h, 1)
     seen = (keypoints[..., 2] > 0)[..., None, None]
     heat = torch.where(seen, torch.exp(-(dx + dy) / (2 * sigma**2)), 0.0)
-    # A frame without people has nothing to take a maximum over.
-    return heat.amax(1) if keypoints.shape[1] else heat.sum(1)
+    return heat.amax(1) if keypoints.shape[1] else heat.sum(1)  # nobody has no maximum
 
 
 def decode_heatmaps(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (n, 17, h, w) -> keypoints (n, 17, 3): the peak, refined below a cell, and its probability as confidence.
+    """Logits (n, 17, h, w) -> keypoints (n, 17, 3): the refined peak, and its probability as confidence.
 
-    The refinement is a soft-argmax: the mean of the cells at most 2 away from the peak, weighted by their probability.
+    The refinement is a soft-argmax: the mean of the cells at most 2 from the peak, weighted by their probability.
     """
     width = logits.shape[-1]
     heat = logits.sigmoid()
@@ -141,7 +140,7 @@ def decode_heatmaps(logits: torch.Tensor) -> torch.Tensor:
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions with group normalisation, added to what came in: (n, c, h, w) -> the same shape."""
+    """Residual block of two 3x3 convolutions with group normalisation: (n, c, h, w) -> the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

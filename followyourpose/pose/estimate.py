@@ -1,4 +1,4 @@
-"""Frames -> people with their keypoints, by whichever network finds them: one interface, three backends.
+"""Pose estimation: frames -> people with their keypoints, one interface for three backends.
 
 Letters: n frames, p people, H W pixels. A person is (17, 3): COCO-17, x, y in pixels of the frame, confidence.
 """
@@ -8,23 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
+from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.device import torch_device
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
-# Backend -> the weights it takes where none are named, relative to the repository. Downloads keep their own names.
+# Backend -> its documented weights, relative to the repository. Downloads keep their own names.
 WEIGHTS = {
     "puppet": "checkpoints/puppet-eval/detector",
     "rtmlib": "checkpoints/rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.onnx",
     "mmpose": "checkpoints/td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth",
 }
-_PERSON = 3  # joints: with fewer that are seen, what was found is nobody
+_FEWEST = 3  # seen joints of a person
 
 
 class PoseEstimator:
-    """Finds people in frames; made by `open_estimator`.
+    """People in frames; made by `open_estimator`.
 
-    Networks that look at a box without asking whether somebody is in it find a person everywhere: one of whom hardly a
-    joint is seen is left out, whatever the backend.
+    Top-down networks find a person in every box, empty or not, so a person with hardly a joint seen is left out,
+    whatever the backend.
 
     Args:
         find: frames (n, H, W, 3) uint8 RGB -> per frame the poses (p, 17, 3) that a backend found.
@@ -44,7 +45,32 @@ class PoseEstimator:
         found = [np.asarray(poses, np.float32).reshape(-1, NUM_JOINTS, 3).copy() for poses in self._find(frames)]
         for poses in found:
             poses[..., 2] = poses[..., 2].clip(0, 1)  # the peak of a heatmap may be a little outside
-        return [[pose for pose in poses if (pose[:, 2] >= SEEN).sum() >= _PERSON] for poses in found]
+        return [[pose for pose in poses if (pose[:, 2] >= SEEN).sum() >= _FEWEST] for poses in found]
+
+
+def check_estimator(
+    backend: str, weights: str | Path, config: str | Path | None = None, boxes: str | Path | None = None
+) -> None:
+    """Check the arguments of `open_estimator` without importing or loading a network.
+
+    Raises:
+        ValueError: the backend is unknown or not installed, or a file is missing or of no use to it.
+    """
+    check_choice("backend", backend, tuple(WEIGHTS))
+    for key, path in (("weights", weights), ("boxes", boxes)):
+        if path is not None and not Path(path).exists():
+            hint = f"checkpoints/README.md lists the downloads for {backend} and their places"
+            raise ValueError(f"{key}: {path}: no such file or folder; {hint}")
+    if config is not None and backend != "mmpose":
+        raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
+    if boxes is not None and backend == "puppet":
+        raise ValueError(f"boxes: got {boxes}, expected none: the puppet detector takes whole frames")
+    if backend == "mmpose":
+        from followyourpose.pose.estimate_mmpose import check_mmpose
+
+        check_mmpose()
+    if backend == "rtmlib" or boxes is not None:
+        check_installed(f"backend {backend}", "pose", "rtmlib", "onnxruntime")
 
 
 def open_estimator(
@@ -54,29 +80,21 @@ def open_estimator(
     boxes: str | Path | None = None,
     device: str | None = None,
 ) -> PoseEstimator:
-    """Loads the networks of a backend, which then find people in any number of frames.
+    """Load the networks of a backend.
 
     Args:
         backend: "puppet" (the embedded detector; one person), "rtmlib" (RTMPose or RTMO, an .onnx file) or "mmpose"
-            (HRNet and what else it has, a .pth file).
-        weights: the backend's file, or the puppet detector's folder; `WEIGHTS` has those it is documented with.
+            (HRNet and its other networks, a .pth file).
+        weights: the backend's file, or the puppet detector's folder; `WEIGHTS` lists the documented ones.
         config: of mmpose only: a file, or the name of one that it ships; None: the one the weights are named after.
         boxes: a YOLOX or RTMDet .onnx that finds people for the top-down networks of rtmlib and mmpose; None: each
             frame is one person's box.
         device: cpu, cuda, ...; None: cuda where the backend can use one, else cpu.
 
     Raises:
-        ValueError: there is no such backend, it is not installed, or a file is missing, unreadable or of another kind;
-            the message says what to install, or to put where.
+        ValueError: as `check_estimator`, or a file is unreadable or of another kind.
     """
-    if backend not in WEIGHTS:
-        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(WEIGHTS)}")
-    for key, path in (("weights", weights), ("boxes", boxes)):
-        if path is not None and not Path(path).exists():
-            what = f"checkpoints/README.md says what to download for {backend}, and where to put it"
-            raise ValueError(f"{key}: {path}: no such file or folder; {what}")
-    if config is not None and backend != "mmpose":
-        raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
+    check_estimator(backend, weights, config, boxes)
     if backend == "rtmlib":
         from followyourpose.pose.estimate_rtmlib import Rtmlib
 
@@ -85,8 +103,6 @@ def open_estimator(
         from followyourpose.pose.estimate_mmpose import MMPose
 
         return PoseEstimator(MMPose(Path(weights), config, boxes, device))
-    if boxes is not None:
-        raise ValueError(f"boxes: got {boxes}, expected none: the puppet detector sees whole frames")
     return PoseEstimator(_puppet(Path(weights), device))
 
 

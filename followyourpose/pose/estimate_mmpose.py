@@ -1,7 +1,7 @@
 """MMPose (the paper's keypoints: HRNet, arXiv 1902.09212): a config and weights -> people in frames.
 
-MMPose 1.3.2 imports packages that have no builds for today's PyTorch and numpy, for networks and metrics that nobody
-here runs. While it is imported, stand-ins take the place of those that are not installed.
+MMPose 1.3.2 imports packages without builds for today's PyTorch and numpy, for networks and metrics that are not used
+here. Stand-ins replace the missing ones while it is imported.
 Letters: n frames, p people, k joints, H W pixels.
 """
 
@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.checks import check_installed
 from followyourpose.common.device import torch_device
-from followyourpose.pose.estimate_rtmlib import open_boxes
+from followyourpose.pose.estimate_rtmlib import by_frame, open_boxes, to_bgr, to_poses
 from followyourpose.pose.skeleton import JOINTS, NUM_JOINTS
 
 _BATCH = 16  # crops, or frames, at a time
-INSTALL = 'pip install "followyourpose[mmpose]" && pip install --no-deps mmpose==1.3.2'
+INSTALL = " && pip install --no-deps mmpose==1.3.2"  # behind the extra: some of its dependencies have no builds
 _PUBLISH = "a checkpoint of your own training first has to go through MMPose's tools/misc/publish_model.py"
-# What MMPose imports -> what has to be importable for it; where that is missing, it gets a stand-in.
+# Module that MMPose imports -> module that it needs; where that is missing, a stand-in takes its place.
 _STAND_INS = {
     "mmcv.ops": "mmcv._ext",  # compiled operators, which mmcv-lite leaves out
     "mmdet": "mmdet",
@@ -35,13 +36,13 @@ _STAND_INS = {
 
 
 class MMPose:
-    """Frames -> the poses that a top-down network finds in boxes, or a bottom-up one in whole frames.
+    """Poses by a top-down network in boxes, or by a bottom-up one in whole frames.
 
     Args:
         weights: a .pth file; config: see `open_estimator`; boxes: the .onnx file of a detector, None: whole frames.
 
     Raises:
-        ValueError: MMPose is not installed, or the config and the weights are not of one network of COCO's joints.
+        ValueError: MMPose cannot be imported, or the config and the weights are not of one network of COCO's joints.
     """
 
     def __init__(self, weights: Path, config: str | Path | None, boxes: str | Path | None, device: str | None) -> None:
@@ -66,27 +67,26 @@ class MMPose:
         import torch
         from mmengine.dataset import pseudo_collate
 
-        frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]  # it reads BGR
-        inputs = [(index, box) for index, frame in enumerate(frames) for box in self._places(frame)]
-        found = [np.zeros((0, NUM_JOINTS, 3), np.float32)] * len(frames)
+        frames = to_bgr(frames)
+        inputs, found = [(index, box) for index, frame in enumerate(frames) for box in self._places(frame)], []
         for start in range(0, len(inputs), _BATCH):
             chunk = inputs[start : start + _BATCH]
             samples = [self.pipeline({"img": frames[i], **box, **self.model.dataset_meta}) for i, box in chunk]
             with torch.no_grad():
                 results = self.model.test_step(pseudo_collate(samples))
-            for (index, _), result in zip(chunk, results, strict=True):
-                found[index] = np.concatenate([found[index], _poses(result.pred_instances)])
-        return found
+            poses = [(result.pred_instances.keypoints, result.pred_instances.keypoint_scores) for result in results]
+            found += [(index, to_poses(*map(np.asarray, each))) for (index, _), each in zip(chunk, poses, strict=True)]
+        return by_frame(found, len(frames))
 
     def _places(self, frame: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """What a pipeline wants to know of each place to look at: a box, or, bottom-up, nothing."""
+        """Pipeline inputs for each place in a frame (H, W, 3): a box; for a bottom-up network none."""
         if not self.top_down:
             return [{}]
         return [{"bbox": box[None], "bbox_score": np.ones(1, np.float32)} for box in self.boxes(frame)]
 
 
 def find_config(weights: Path, config: str | Path | None) -> Path:
-    """The config of a network: a file, or one that MMPose ships, by its name or by the start of the weights' name.
+    """Find the config of a network: a file, or one that MMPose ships, by its name or the start of the weights' name.
 
     Raises:
         ValueError: there is none.
@@ -102,20 +102,20 @@ def find_config(weights: Path, config: str | Path | None) -> Path:
         raise ValueError(f"config: {config}: no such file, and none that MMPose ships has that name")
     names = [name for name in shipped if weights.name.startswith(name)]
     if not names:
-        raise ValueError(f"config: none of those that MMPose ships belongs to {weights.name} by its name; give one")
+        raise ValueError(f"config: none that MMPose ships fits {weights.name} by its name; give one")
     return shipped[max(names, key=len)]
 
 
 def _load(weights: Path, config: Path, device: str) -> Any:
-    """The network with its weights, strictly: MMPose itself only warns of a weight that is missing."""
+    """Load a network and its weights, strictly: MMPose itself only warns of a missing weight."""
     import torch
     from mmpose.apis import init_model
 
     try:
-        model = init_model(config, device=device)  # without the backbone's own weights, which it would download
+        model = init_model(config, device=device)  # without the backbone's own weights, a download
     except (KeyError, AttributeError, TypeError, SyntaxError, OSError) as error:
         raise ValueError(f"config: {config}: not a config of MMPose ({type(error).__name__}: {error})") from error
-    # What is told of the joints is in numpy's arrays, mostly of numpy 1, in its own names.
+    # The joints' names are in numpy arrays, mostly of numpy 1, under its module names.
     arrays = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)
     old = [(each, f"numpy.core.multiarray.{each.__name__}") for each in arrays]
     kinds = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
@@ -123,10 +123,10 @@ def _load(weights: Path, config: Path, device: str) -> Any:
         with torch.serialization.safe_globals([*arrays, *old, np.ndarray, np.dtype, *kinds]):
             checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
         model.load_state_dict(checkpoint["state_dict"])
-    except Exception as error:  # no checkpoint, or names or shapes that differ: each has its own
+    except Exception as error:  # no checkpoint, or other names or shapes: each has a class of its own
         reason = " ".join(str(error).split())[:200]
-        if isinstance(error, pickle.UnpicklingError):  # PyTorch has a page on how to load it all the same
-            reason = f"there is more in it than weights and arrays, or less; {_PUBLISH}"
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's message is a page
+            reason = f"it holds more than weights and arrays, or less; {_PUBLISH}"
         raise ValueError(f"weights: {weights}: not the weights of {config.stem} ({reason})") from error
     meta = checkpoint.get("meta", {}).get("dataset_meta")
     if meta is not None:
@@ -134,20 +134,19 @@ def _load(weights: Path, config: Path, device: str) -> Any:
     return model
 
 
-def _poses(found: Any) -> np.ndarray:
-    """What MMPose found at one place -> (p, 17, 3)."""
-    keypoints, scores = np.asarray(found.keypoints), np.asarray(found.keypoint_scores)
-    return np.concatenate([keypoints, scores[..., None]], -1)[:, :NUM_JOINTS].astype(np.float32)
+# ---- import ---------------------------------------------------------------------------------------------------------
 
 
-# ---- importing it ---------------------------------------------------------------------------------------------------
+def check_mmpose() -> None:
+    """Raise a ValueError with the command that installs MMPose unless it is there; nothing is imported."""
+    check_installed("backend mmpose", "mmpose", "mmengine", "mmcv", "mmpose", then=INSTALL)
 
 
 def import_mmpose() -> None:
-    """Imports `mmpose.apis`, which takes seconds.
+    """Import `mmpose.apis`, which takes seconds.
 
     Raises:
-        ValueError: it is not installed; the message says how to.
+        ValueError: it cannot be imported; the message has the command that installs it.
     """
     if "mmpose.apis" in sys.modules:
         return
@@ -155,12 +154,13 @@ def import_mmpose() -> None:
         with _stand_ins():
             importlib.import_module("mmpose.apis")
     except (ImportError, AssertionError) as error:  # its own check of versions is an assertion
-        raise ValueError(f"backend: mmpose is not installed ({error}); {INSTALL}") from error
+        message = f'backend mmpose: cannot be imported ({error}); pip install -e ".[mmpose]"{INSTALL}'
+        raise ValueError(message) from error
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Lets what is missing of `_STAND_INS` be imported, empty, and forgets it afterwards."""
+    """Make the missing modules of `_STAND_INS` importable, as empty ones, and remove them afterwards."""
     finder = _Finder(tuple(name for name, needs in _STAND_INS.items() if not _can_import(needs)))
     sys.meta_path.insert(0, finder)
     try:
@@ -174,13 +174,13 @@ def _stand_ins() -> Iterator[None]:
 def _can_import(name: str) -> bool:
     try:
         importlib.import_module(name)
-    except Exception:  # one that is there and fails, as torchvision of another PyTorch does, helps as little
+    except Exception:  # one that fails, as torchvision of another PyTorch does, is as good as missing
         return False
     return True
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds stand-ins for packages, and for all that is inside of them."""
+    """Finder and loader of stand-ins for packages and their submodules."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
@@ -199,7 +199,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 class _StandIn(ModuleType):
-    """A module in which every name is an empty class: it can be imported and inherited from, but does nothing."""
+    """Module in which every name is an empty class, to be imported and inherited from."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

@@ -1,7 +1,7 @@
 """RTMPose and RTMO (arXiv 2303.07399, 2312.07526) on ONNX Runtime through rtmlib, and boxes by YOLOX or RTMDet.
 
-What a file is, it says itself: its outputs tell RTMPose, RTMO and a detector of boxes apart, its input how large it
-sees. Letters: n frames or crops, p people, k joints, H W pixels, h w pixels of the network's input.
+The outputs of an .onnx file distinguish RTMPose, RTMO and detectors of boxes; its input holds the image size.
+Letters: n frames or crops, p people, k joints, H W pixels, h w pixels of the network's input.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import numpy as np
 
 from followyourpose.pose.skeleton import NUM_JOINTS
 
-_BATCH = 32  # crops at a time, where the file takes any number
+_BATCH = 32  # crops at a time, for files with a free batch size
 _JOINTS = (17, 26, 133)  # COCO, Halpe and COCO-WholeBody: the first 17 of each are COCO's
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 
@@ -22,43 +22,44 @@ Boxes = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR -> box
 
 
 class Rtmlib:
-    """Frames -> the poses that RTMPose finds in boxes, or RTMO in whole frames.
+    """Poses by RTMPose in boxes, or by RTMO in whole frames.
 
     Args:
         weights: the .onnx file of either; boxes: the .onnx file of a detector for RTMPose, None: whole frames.
 
     Raises:
-        ValueError: rtmlib is not installed, the device is not there, or a file is none of these networks.
+        ValueError: the device is not there, or a file is none of these networks.
     """
 
     def __init__(self, weights: Path, boxes: str | Path | None, device: str | None) -> None:
-        rtmlib, device = _rtmlib(), onnx_device(device)
-        file = _inspect(weights)
+        import rtmlib
+
+        device, file = onnx_device(device), _inspect(weights)
         self.one_stage = file.ranks == (3, 4)  # RTMO: boxes (n, p, 5), people (n, p, k, 3)
         if not self.one_stage and file.ranks != (3, 3):  # RTMPose: where along x (n, k, 2 w), and along y (n, k, 2 h)
             raise ValueError(f"weights: {weights}: got outputs of {file.ranks} dimensions, expected RTMPose or RTMO")
         if self.one_stage and boxes is not None:
             raise ValueError(f"boxes: got {boxes}, expected none: {weights.name} is RTMO, which finds people itself")
-        size = (file.height, file.width) if self.one_stage else (file.width, file.height)  # as each class wants it
+        size = (file.height, file.width) if self.one_stage else (file.width, file.height)  # each class has its order
         self.network = _load(rtmlib.RTMO if self.one_stage else rtmlib.RTMPose, weights, size, device)
         self.batch = _BATCH if file.any_batch else 1
         self.boxes = open_boxes(boxes, device)
 
     def __call__(self, frames: np.ndarray) -> list[np.ndarray]:
         """Frames (n, H, W, 3) uint8 RGB -> for each the poses (p, 17, 3) found in it."""
-        frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
+        frames = to_bgr(frames)
         return [self._people(frame) for frame in frames] if self.one_stage else self._in_boxes(frames)
 
     def _people(self, frame: np.ndarray) -> np.ndarray:
         image, ratio = self.network.preprocess(frame)
         outputs = self.network.inference(image)
-        if outputs[0].shape[1] == 0:  # rtmlib would look for the first of nobody
+        if outputs[0].shape[1] == 0:  # rtmlib fails on an empty list of people
             return np.zeros((0, NUM_JOINTS, 3), np.float32)
-        return _joined(*self.network.postprocess(outputs, ratio, self.network.nms_thr, self.network.score_thr))
+        return _checked(*self.network.postprocess(outputs, ratio, self.network.nms_thr, self.network.score_thr))
 
     def _in_boxes(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         crops = [(index, box) for index, frame in enumerate(frames) for box in self.boxes(frame)]
-        session, found = self.network.session, [np.zeros((0, NUM_JOINTS, 3), np.float32)] * len(frames)
+        session, found = self.network.session, []
         for start in range(0, len(crops), self.batch):
             chunk = crops[start : start + self.batch]
             images, centers, scales = zip(*(self.network.preprocess(frames[i], box) for i, box in chunk), strict=True)
@@ -66,13 +67,30 @@ class Rtmlib:
             outputs = session.run(None, {session.get_inputs()[0].name: batch})
             for number, (index, _) in enumerate(chunk):
                 one = [output[number : number + 1] for output in outputs]
-                pose = _joined(*self.network.postprocess(one, centers[number], scales[number]))
-                found[index] = np.concatenate([found[index], pose])
-        return found
+                found.append((index, _checked(*self.network.postprocess(one, centers[number], scales[number]))))
+        return by_frame(found, len(frames))
+
+
+def to_bgr(frames: np.ndarray) -> list[np.ndarray]:
+    """Frames (n, H, W, 3) RGB -> a list of contiguous (H, W, 3) BGR, the colours of OpenCV and of both libraries."""
+    return [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
+
+
+def to_poses(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Keypoints (p, k, 2) and scores (p, k) of COCO's joints and perhaps others behind them -> poses (p, 17, 3)."""
+    return np.concatenate([keypoints, scores[..., None]], -1)[:, :NUM_JOINTS].astype(np.float32)
+
+
+def by_frame(found: list[tuple[int, np.ndarray]], total: int) -> list[np.ndarray]:
+    """Collect poses (p, 17, 3), each with the index of its frame, as one (p, 17, 3) for each of `total` frames."""
+    frames = [[np.zeros((0, NUM_JOINTS, 3), np.float32)] for _ in range(total)]
+    for index, poses in found:
+        frames[index].append(poses)
+    return [np.concatenate(each) for each in frames]
 
 
 def open_boxes(path: str | Path | None, device: str | None) -> Boxes:
-    """Gives the function that finds people's boxes in a frame (H, W, 3) uint8 BGR, as (p, 4); None: all of the frame.
+    """Load a detector of people's boxes (p, 4) in a frame (H, W, 3) uint8 BGR; None: one box, the whole frame.
 
     A file with "rtmdet" in its name is an RTMDet, any other a YOLOX: they differ only in the colours that they expect.
 
@@ -81,8 +99,9 @@ def open_boxes(path: str | Path | None, device: str | None) -> Boxes:
     """
     if path is None:
         return lambda frame: np.array([[0, 0, frame.shape[1], frame.shape[0]]], np.float32)
-    path, rtmlib = Path(path), _rtmlib()
-    file = _inspect(path)
+    import rtmlib
+
+    file, path = _inspect(Path(path)), Path(path)
     if file.ranks[0] != 3 or file.ranks == (3, 3) or file.ranks == (3, 4):
         raise ValueError(f"boxes: {path}: got outputs of {file.ranks} dimensions, expected a detector: YOLOX or RTMDet")
     network = rtmlib.RTMDet if "rtmdet" in path.name.lower() else rtmlib.YOLOX
@@ -90,10 +109,10 @@ def open_boxes(path: str | Path | None, device: str | None) -> Boxes:
 
 
 def onnx_device(device: str | None) -> str:
-    """cpu, cuda, cuda:1, ... or mps, if ONNX Runtime has it; None: cuda where it has it, else cpu.
+    """Return cpu, cuda, cuda:1, ... or mps, checked against ONNX Runtime; None: cuda where it is there, else cpu.
 
     Raises:
-        ValueError: it has not.
+        ValueError: ONNX Runtime has no such device here.
     """
     import onnxruntime
 
@@ -107,7 +126,7 @@ def onnx_device(device: str | None) -> str:
 
 
 class _File(NamedTuple):
-    """What an .onnx file says of itself: size of its input, whether it takes any number of images, ranks of outputs."""
+    """Facts of an .onnx file: size of its input, whether the batch size is free, ranks of its outputs."""
 
     height: int
     width: int
@@ -120,7 +139,7 @@ def _inspect(path: Path) -> _File:
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no class in common but this
+    except Exception as error:  # its errors share no other class
         raise ValueError(f"{path}: cannot be read as an .onnx file ({' '.join(str(error).split())[:120]})") from error
     batch, _, height, width = (*session.get_inputs()[0].shape, None, None, None, None)[:4]
     if not isinstance(height, int) or not isinstance(width, int):
@@ -129,23 +148,12 @@ def _inspect(path: Path) -> _File:
     return _File(height, width, not isinstance(batch, int), ranks)
 
 
-def _load(network: Any, path: Path, size: tuple[int, int], device: str) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
-        return network(str(path), model_input_size=size, backend="onnxruntime", device=device)
-
-
-def _joined(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Keypoints (p, k, 2) and scores (p, k) -> poses (p, 17, 3)."""
+def _checked(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
     if keypoints.shape[1] not in _JOINTS:
         raise ValueError(f"weights: got a network of {keypoints.shape[1]} joints, expected one of {_JOINTS}")
-    return np.concatenate([keypoints, scores[..., None]], -1)[:, :NUM_JOINTS].astype(np.float32)
+    return to_poses(keypoints, scores)
 
 
-def _rtmlib() -> Any:
-    try:
-        import onnxruntime  # noqa: F401
-        import rtmlib
-    except ImportError as error:
-        message = f'backend: rtmlib is not installed ({error}); pip install "followyourpose[pose]"'
-        raise ValueError(message) from error
-    return rtmlib
+def _load(network: Any, path: Path, size: tuple[int, int], device: str) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the file's name
+        return network(str(path), model_input_size=size, backend="onnxruntime", device=device)

@@ -1,21 +1,26 @@
-"""Keypoints of a clip as JSON: who stands where in every frame.
+"""Keypoints of a clip as JSON: the people in every frame.
 
     {"width": W, "height": H, "fps": fps,
      "frames": [[{"keypoints": [[x, y, confidence], ... 17], "id": 0}, ... people], ... frames]}
 
-x and y are in pixels of a W x H frame, confidence in [0, 1], joints in the order of `skeleton.JOINTS`. Who has the same
-id is the same person; a file may leave all ids out.
+x and y are in pixels of a W x H frame, confidence in [0, 1], joints in the order of `skeleton.JOINTS`. People with the
+same id are one person; ids may be left out.
 """
 
 import json
-import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from followyourpose.common.files import atomic_write, parse_json, read_text
 from followyourpose.pose.skeleton import NUM_JOINTS
+
+_MOST_LISTS = 10_000_000  # of a file: its lists and mappings stay below a gigabyte in memory
+_MOST_FRAMES = 1_000_000
+_MOST_PIXELS = 100_000
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class ClipKeypoints:
 
     Attributes:
         width, height: of the frames, in pixels; fps: frames per second.
-        frames: per frame one array (17, 3) per person: x, y in pixels, confidence in [0, 1]. A frame may have nobody.
-        ids: per frame one number per person, the same from frame to frame; None: nobody said who is who.
+        frames: per frame one array (17, 3) per person: x, y in pixels, confidence in [0, 1]. A frame may be empty.
+        ids: per frame one number per person, the same from frame to frame; None: identities are unknown.
     """
 
     width: int
@@ -36,10 +41,10 @@ class ClipKeypoints:
 
 
 def write_keypoints(path: str | Path, clip: ClipKeypoints) -> None:
-    """Writes the JSON file; coordinates keep three decimals. It appears only when complete.
+    """Write the JSON file, whole or not at all; coordinates keep three decimals.
 
     Raises:
-        ValueError: the clip would not be read back; the message names the place.
+        ValueError: the clip could not be read back; the message names the place.
     """
     frames = [
         [{"keypoints": np.asarray(person, float).round(3).tolist()} for person in people] for people in clip.frames
@@ -50,40 +55,46 @@ def write_keypoints(path: str | Path, clip: ClipKeypoints) -> None:
                 person["id"] = number
     content = {"width": clip.width, "height": clip.height, "fps": clip.fps, "frames": frames}
     _parse(content, str(path))
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    atomic_write(Path(path), json.dumps(content))
 
 
 def read_keypoints(path: str | Path) -> ClipKeypoints:
-    """Reads the JSON file.
+    """Read the JSON file.
 
     Raises:
-        ValueError: it is missing, no JSON, or not of the form above; the message names the file and the place in it.
+        ValueError: the file is missing, no JSON, too large or not of the form above; the message names the file and the
+            place in it.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-    return _parse(content, str(path))
+    text = read_text(Path(path))
+    lists = text.count("[") + text.count("{")
+    if lists > _MOST_LISTS:
+        raise ValueError(f"{path}: got {lists:,} lists and mappings, expected at most {_MOST_LISTS:,}")
+    return _parse(parse_json(text, str(path), _compact), str(path))
+
+
+def _compact(content: dict[str, Any]) -> dict[str, Any]:
+    """Replace the lists of a person's keypoints by an array, a tenth of their size; `_person` checks it."""
+    if "keypoints" in content:
+        with suppress(ValueError, TypeError, OverflowError):
+            content["keypoints"] = np.array(content["keypoints"], np.float32)
+    return content
 
 
 def _parse(content: Any, place: str) -> ClipKeypoints:
     _keys(content, ("width", "height", "fps", "frames"), place)
-    for key, kinds in (("width", int), ("height", int), ("fps", (int, float))):
+    for key, kinds, most in (("width", int, _MOST_PIXELS), ("height", int, _MOST_PIXELS), ("fps", (int, float), 1000)):
         value = content[key]
-        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise ValueError(f"{place}: {key}: got {value!r}, expected a number above 0")
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= most:
+            raise ValueError(f"{place}: {key}: got {_shown(value)}, expected a number above 0, and at most {most:,}")
+    total = len(_list(content["frames"], f"{place}: frames"))
+    if not 0 < total <= _MOST_FRAMES:
+        raise ValueError(f"{place}: frames: got {total or 'none'}, expected at least one, at most {_MOST_FRAMES:,}")
     frames, ids = [], []
-    for f, people in enumerate(_list(content["frames"], f"{place}: frames")):
+    for f, people in enumerate(content["frames"]):
         at = f"{place}: frames[{f}]"
         frames.append([_person(person, f"{at}[{p}]") for p, person in enumerate(_list(people, at))])
         ids.append([person.get("id") for person in people])
-    if not frames:
-        raise ValueError(f"{place}: frames: got none, expected at least one")
+    _check_pixels(frames, content["width"], content["height"], place)
     known = all(number is not None for people in ids for number in people)
     return ClipKeypoints(content["width"], content["height"], float(content["fps"]), frames, ids if known else None)
 
@@ -92,10 +103,10 @@ def _person(person: Any, place: str) -> np.ndarray:
     named = isinstance(person, dict) and "id" in person
     _keys(person, ("keypoints", "id") if named else ("keypoints",), place)
     if named and (not isinstance(person["id"], int) or isinstance(person["id"], bool)):
-        raise ValueError(f"{place}.id: got {person['id']!r}, expected a whole number")
+        raise ValueError(f"{place}.id: got {_shown(person['id'])}, expected a whole number")
     try:
         joints = np.array(person["keypoints"], np.float32)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{place}.keypoints: got no table of numbers, expected {NUM_JOINTS} x [x, y, conf]") from error
     if joints.shape != (NUM_JOINTS, 3):
         raise ValueError(f"{place}.keypoints: got shape {joints.shape}, expected ({NUM_JOINTS}, 3)")
@@ -106,9 +117,21 @@ def _person(person: Any, place: str) -> np.ndarray:
     return joints
 
 
+def _check_pixels(frames: list[list[np.ndarray]], width: int, height: int, place: str) -> None:
+    """Refuse coordinates as shares of the frame: all people of a clip within two pixels of its corner."""
+    seen = [person[person[:, 2] > 0, :2] for people in frames for person in people]
+    seen = [joints for joints in seen if len(joints)]
+    if seen and min(width, height) > 8 and all(-1 <= joints.min() and joints.max() <= 2 for joints in seen):
+        raise ValueError(
+            f"{place}: frames: got x and y from {min(joints.min() for joints in seen):g} to "
+            f"{max(joints.max() for joints in seen):g}, expected pixels of a {width} x {height} frame; normalised "
+            "coordinates have to be multiplied by its width and height"
+        )
+
+
 def _keys(content: Any, expected: tuple[str, ...], place: str) -> None:
-    got = sorted(content) if isinstance(content, dict) else type(content).__name__
-    if not isinstance(content, dict) or set(got) != set(expected):
+    if not isinstance(content, dict) or content.keys() != set(expected):
+        got = _shown(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{place}: got {got}, expected a mapping with {', '.join(expected)}")
 
 
@@ -116,3 +139,8 @@ def _list(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{place}: got {type(value).__name__}, expected a list")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

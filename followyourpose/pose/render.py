@@ -1,14 +1,15 @@
-"""Keypoints -> skeleton frames: coloured limbs on black, the form in which the network sees a pose."""
+"""Keypoints -> skeleton frames: coloured limbs on black, the pose input of the network."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from followyourpose.common.checks import check_choice
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN, STYLES
 
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates: 1/16 pixel
-_CANVAS = 256  # smaller frames are drawn at about this size and reduced: a limb may be thinner than a pixel
+_CANVAS = 256  # pixels; smaller frames are drawn at about this size and reduced: limbs may be thinner than a pixel
 
 
 def render_skeleton(
@@ -19,22 +20,20 @@ def render_skeleton(
     thickness: float | None = None,
     style: str = "coco",
 ) -> np.ndarray:
-    """Draws people's skeletons as (H, W, 3) uint8 RGB on black.
+    """Draw people's skeletons as (H, W, 3) uint8 RGB on black.
 
     Args:
-        people: one array (17, 3) per person: x, y in pixels of the frame to draw, and confidence in [0, 1]. An empty
-            sequence gives a black frame.
+        people: one array (17, 3) per person: x, y in pixels of the frame, confidence in [0, 1]. None give black.
         height, width: size of the frame in pixels.
         min_confidence: joints below it, and the limbs that end in them, are left out.
-        thickness: of the limbs, in pixels; None takes the style's share of the longer side: 1/50, OpenPose's 1/64.
-        style: "coco", MMPose's colours, with which the released checkpoint was trained; or "openpose", OpenPose's 18
+        thickness: of the limbs, in pixels; None: 1/50 of the longer side, OpenPose's 1/64.
+        style: "coco", MMPose's colours, on which the released checkpoint was trained; or "openpose", OpenPose's 18
             joints: COCO's and a neck between the shoulders.
 
     Raises:
         ValueError: a person's array is not (17, 3), or there is no such style.
     """
-    if style not in STYLES:
-        raise ValueError(f"style: got {style!r}, expected one of {', '.join(STYLES)}")
+    check_choice("style", style, tuple(STYLES))
     look = STYLES[style]
     scale = max(1, round(_CANVAS / max(height, width)))
     frame = np.zeros((height * scale, width * scale, 3), np.uint8)
@@ -45,7 +44,7 @@ def render_skeleton(
             raise ValueError(f"a person's keypoints have shape {person.shape}, expected ({NUM_JOINTS}, 3)")
         ends = person[look.between]  # (j, 2, 3)
         seen = ends[..., 2].min(1) >= min_confidence
-        # Far outside the frame OpenCV's fixed-point numbers would overflow; the drawn part does not change.
+        # Far outside the frame OpenCV's fixed-point numbers overflow; the visible part does not change.
         xy = (np.clip(ends[..., :2].mean(1), -1e4, 1e4) + 0.5) * scale - 0.5
         xy = np.round(xy * 2**_SHIFT).astype(int)
         for start, end, color in look.limbs:
@@ -58,6 +57,6 @@ def render_skeleton(
 
 
 def overlay(frame: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
-    """Lays a skeleton over the frame it was found in, both (H, W, 3) uint8: as opaque as it is bright."""
+    """Lay a skeleton over the frame it was found in, both (H, W, 3) uint8: as opaque as it is bright."""
     transparency = cv2.merge([255 - skeleton.max(-1)] * 3)
     return cv2.add(cv2.multiply(frame, transparency, scale=1 / 255), skeleton)

@@ -1,8 +1,8 @@
-"""Fits a moving skeleton to another body: its proportions, its size, its place. Plain geometry on keypoints.
+"""Fit a moving skeleton to another body: proportions, size, place. Plain geometry on keypoints.
 
-A limb keeps its direction in the picture and changes its length; whatever hangs on it moves along. Directions are the
-motion, lengths the body. A picture foreshortens limbs, so a body is measured where its limbs are longest.
-Letters: n frames in which a person is seen. Poses are (17, 3): x, y in pixels and a confidence.
+A limb keeps its direction in the picture and changes its length; the limbs behind it move along. Directions are the
+motion, lengths the body. Pictures foreshorten limbs, so a body is measured where its limbs are longest.
+Letters: n frames that show a person. Poses are (17, 3): x, y in pixels and a confidence.
 """
 
 import difflib
@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from followyourpose.common.checks import check_above_zero
 from followyourpose.pose.keypoints_file import ClipKeypoints
 from followyourpose.pose.skeleton import JOINT, NUM_JOINTS, SEEN
 from followyourpose.pose.track import Track, link, per_frame, prominence
 
-_CHEST, _PELVIS = NUM_JOINTS, NUM_JOINTS + 1  # between the shoulders, and between the hips: where a body hangs together
+_CHEST, _PELVIS = NUM_JOINTS, NUM_JOINTS + 1  # midway between the shoulders, and between the hips
 _SIDES = ("left", "right")
-# (joint, the one it hangs on, limb); what others hang on comes first.
+# (joint, parent, limb); parents come first.
 _BONES = (
     (_CHEST, _PELVIS, "trunk"),
     *((JOINT[f"{side}_shoulder"], _CHEST, "shoulders") for side in _SIDES),
@@ -30,7 +31,7 @@ _BONES = (
     *((JOINT[f"{side}_{part}"], JOINT["nose"], "head") for part in ("eye", "ear") for side in _SIDES),
 )
 LIMBS = tuple(dict.fromkeys(limb for *_, limb in _BONES))
-_LONGEST = 0.9  # the quantile that stands for a limb's length: its longest but for outliers
+_LONGEST = 0.9  # quantile of a limb's lengths that counts as its length: the longest but for outliers
 
 
 def retarget(
@@ -39,14 +40,14 @@ def retarget(
     scale: float = 1.0,
     limbs: Mapping[str, float] | None = None,
 ) -> ClipKeypoints:
-    """The people of a clip with another body.
+    """Give the people of a clip another body.
 
     Args:
-        reference: its largest person has the body to take: each limb gets that length, as a share of the frame's
-            height, and the clip's largest person stands, in its first frame, where that one does; the others keep their
-            places beside it. A limb that cannot be measured takes the median change of the others. None: the people
-            keep their bodies, and stand where they stood.
-        scale: makes everybody so many times larger, about the feet.
+        reference: keypoints whose largest person has the target body: each limb gets that length, as a share of the
+            frame's height, and the clip's largest person starts where that one stands; the others keep their places
+            beside it. A limb that cannot be measured takes the median change of the others. None: the people keep
+            their bodies and places.
+        scale: enlarges everybody, about the feet.
         limbs: the same for single limbs, by name (`LIMBS`).
 
     Raises:
@@ -65,7 +66,7 @@ def retarget(
 
 
 def limb_lengths(poses: np.ndarray) -> dict[str, float]:
-    """Poses (n, 17, 3) of a person -> the length in pixels of each limb that is seen in any of them."""
+    """Measure a person's poses (n, 17, 3): the length in pixels of each limb that any of them shows."""
     points, seen = _points(poses)
     found: dict[str, list[np.ndarray]] = {}
     for joint, parent, limb in _BONES:
@@ -77,7 +78,7 @@ def limb_lengths(poses: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Body:
-    """A body to take, in pixels of the clip that takes it: its limbs, and a pose (17, 3) of it where it stands."""
+    """Target body in pixels of the clip that takes it: limb lengths, and a pose (17, 3) at its place."""
 
     lengths: dict[str, float]
     standing: np.ndarray
@@ -86,7 +87,7 @@ class _Body:
     def of(reference: ClipKeypoints, clip: ClipKeypoints) -> "_Body":
         people, _ = _people(reference)
         if not people:
-            raise ValueError("retarget.reference: shows nobody, expected a person whose body to take")
+            raise ValueError("retarget.reference: shows nobody, expected a person with the target body")
         person = people[_largest(people)]
         tall, wide = clip.height / reference.height, clip.width / reference.width
         lengths = {limb: length * tall for limb, length in limb_lengths(person).items()}
@@ -94,7 +95,7 @@ class _Body:
 
 
 def _with_body(poses: np.ndarray, factors: Mapping[str, float], scale: float, body: _Body | None) -> np.ndarray:
-    """Poses (n, 17, 3) with their limbs made longer or shorter, and their way with them, standing where they stood."""
+    """Scale the limbs of poses (n, 17, 3), and their path with them, about their first place."""
     if body is not None:
         own = limb_lengths(poses)
         ratios = {limb: body.lengths[limb] / own[limb] for limb in own if own[limb] > 0 and limb in body.lengths}
@@ -103,7 +104,7 @@ def _with_body(poses: np.ndarray, factors: Mapping[str, float], scale: float, bo
         scale = scale * usual
     points, seen = _points(poses)
     root = _root(points, seen)  # (n, 2)
-    # For what hangs on it, a joint that is not seen is where the one is that it hangs on itself.
+    # An unseen joint takes the place of its parent, for the joints behind it.
     old, new, moved = points.copy(), points.copy(), poses.astype(np.float32)
     old[:, _PELVIS] = root
     new[:, _PELVIS] = root + (scale - 1) * (root - root[0])  # a larger body takes larger steps
@@ -118,7 +119,7 @@ def _with_body(poses: np.ndarray, factors: Mapping[str, float], scale: float, bo
 
 
 def _points(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Poses (n, 17, 3) -> x, y of the joints, the chest and the pelvis (n, 19, 2), and which are seen (n, 19)."""
+    """Poses (n, 17, 3) -> x, y of the joints, the chest and the pelvis (n, 19, 2), and whether each is seen (n, 19)."""
     pairs = [[JOINT[f"{side}_{part}"] for side in _SIDES] for part in ("shoulder", "hip")]
     xy, seen = poses[..., :2].astype(np.float64), poses[..., 2] >= SEEN
     points = np.concatenate([xy, *(xy[:, pair].mean(1, keepdims=True) for pair in pairs)], 1)
@@ -126,10 +127,9 @@ def _points(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _root(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Points (n, 19, 2) -> (n, 2) what all hangs on: the pelvis; if that is never seen, the chest; or else the middle.
+    """Root (n, 2) of points (n, 19, 2): the pelvis; if that is never seen, the chest; or else the mean of the seen.
 
-    Where it is not seen for some frames, it is on the line between where it was and will be: to take something else
-    for these frames would make the body jump.
+    It is interpolated over frames that do not show it: with another root for these frames the body would jump.
     """
     for joint in (_PELVIS, _CHEST):
         known = np.flatnonzero(seen[:, joint])
@@ -140,7 +140,7 @@ def _root(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _way(pose: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2,) from where a pose (17, 3) stands to where the target stands: by the ankles, or what both show instead."""
+    """Vector (2,) from the place of a pose (17, 3) to the target's, by the ankles or the lowest pair that both show."""
     both = (pose[:, 2] >= SEEN) & (target[:, 2] >= SEEN)
     for part in ("ankle", "knee", "hip", "shoulder"):
         pair = [JOINT[f"{side}_{part}"] for side in _SIDES]
@@ -151,10 +151,8 @@ def _way(pose: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _people(clip: ClipKeypoints) -> tuple[dict[int, np.ndarray], list[list[int]]]:
-    """Each person's poses (n, 17, 3), in the order of the frames, and who is in which frame.
-
-    Who is who is what the clip says, or else what the poses show.
-    """
+    """Poses (n, 17, 3) of each person in the order of the frames, and the people's numbers per frame: the clip's ids,
+    or else the tracks of its poses."""
     frames, ids = clip.frames, clip.ids
     if ids is None:
         frames, ids = per_frame(link(frames), len(frames))
@@ -166,15 +164,14 @@ def _people(clip: ClipKeypoints) -> tuple[dict[int, np.ndarray], list[list[int]]
 
 
 def _largest(people: Mapping[int, np.ndarray]) -> int:
-    """The most prominent of people with poses (n, 17, 3) each."""
+    """Number of the most prominent person, by poses (n, 17, 3)."""
     return max(people, key=lambda number: prominence(Track(0, people[number])))
 
 
 def _factors(scale: float, limbs: Mapping[str, float]) -> dict[str, float]:
-    for name, factor in {"scale": scale, **{f"limbs.{limb}": factor for limb, factor in limbs.items()}}.items():
-        if not 0 < factor < np.inf:
-            raise ValueError(f"retarget.{name}: got {factor}, expected a factor above 0")
-    for limb in limbs:
+    check_above_zero("retarget.scale", scale)
+    for limb, factor in limbs.items():
+        check_above_zero(f"retarget.limbs.{limb}", factor)
         if limb not in LIMBS:
             near = difflib.get_close_matches(limb, LIMBS, n=1, cutoff=0.0)[0]
             raise ValueError(f"retarget.limbs: got {limb!r}, expected one of {', '.join(LIMBS)}; the nearest is {near}")

@@ -1,11 +1,11 @@
-"""How alike two poses are: COCO's object keypoint similarity, and the overlap of their boxes.
+"""Similarity of two poses: COCO's object keypoint similarity, and the overlap of their boxes.
 
 Keypoints are (17, 3): x, y in pixels and a confidence.
 """
 
 import numpy as np
 
-# How far annotators of COCO disagree, per joint, as a share of the person's scale (COCO's keypoint evaluation).
+# Deviation of COCO's annotators per joint, as a share of the person's scale (COCO's keypoint evaluation).
 OKS_SIGMAS = np.array([
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062,
     0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
@@ -15,9 +15,9 @@ OKS_SIGMAS = np.array([
 def object_keypoint_similarity(predicted: np.ndarray, target: np.ndarray) -> float:
     """OKS of two poses (17, 3), in [0, 1]: the mean over the target's joints of exp(-distance^2 / (2 s^2 (2 sigma)^2)).
 
-    s^2 stands for the person's area. There is no segmentation to take it from, so it is 0.53 (the share of a person's
-    box that is person) of the box around the target's joints, whose shorter side counts as at least a third of the
-    longer, or a body seen from the side would have almost none.
+    s^2 is the person's area. Without a segmentation it is taken as 0.53 (the share of a person's box that is person)
+    of the box around the target's joints; the shorter side counts as at least a third of the longer, since a body
+    seen from the side has almost no area otherwise.
 
     Raises:
         ValueError: no target joint has a confidence above 0.
@@ -32,7 +32,7 @@ def object_keypoint_similarity(predicted: np.ndarray, target: np.ndarray) -> flo
 
 
 def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of the boxes around two sets of points (j, 2), in [0, 1]; a point is a pixel large."""
+    """Intersection over union of the boxes around two sets of points (j, 2), in [0, 1]; a point covers one pixel."""
     low, high = (np.stack([reduce(points, 0) for points in (first, second)]) for reduce in (np.min, np.max))
     area = (high - low + 1).prod(-1)
     shared = np.clip(high.min(0) - low.max(0) + 1, 0, None).prod()

@@ -1,4 +1,4 @@
-"""The COCO-17 skeleton as data: joints, limbs, how they are drawn, and what a mirror does to them.
+"""The COCO-17 skeleton as data: joints, limbs, drawing styles, mirroring.
 
 Keypoints are arrays (17, 3): x and y in pixels, x to the right and y down, and a confidence in [0, 1]. "Left" is the
 person's own left.
@@ -16,42 +16,33 @@ JOINTS = (
 )  # fmt: skip
 JOINT = {name: index for index, name in enumerate(JOINTS)}
 NUM_JOINTS = len(JOINTS)
-SEEN = 0.3  # the confidence from which a joint counts as seen, and is drawn
+SEEN = 0.3  # confidence from which a joint counts as seen, and is drawn
 
-# MMPose's colours for COCO (its coco.py), which the released checkpoint was trained with: the person's left is green,
-# the right orange, what is in the middle blue.
+# MMPose's colours for COCO (its coco.py), on which the released checkpoint was trained: the person's left is green, the
+# right orange, the middle blue.
 LEFT, RIGHT, MIDDLE = (0, 255, 0), (255, 128, 0), (51, 153, 255)  # RGB
 _BODY = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 JOINT_COLORS = tuple(
     MIDDLE if name.split("_")[-1] not in _BODY else LEFT if name.startswith("left") else RIGHT for name in JOINTS
 )
-# (from, to, RGB); drawn in this order.
+# (from, to, RGB), in drawing order.
 LIMBS = tuple(
     (JOINT[start], JOINT[end], color)
     for start, end, color in (
-        ("left_ankle", "left_knee", LEFT),
-        ("left_knee", "left_hip", LEFT),
-        ("right_ankle", "right_knee", RIGHT),
-        ("right_knee", "right_hip", RIGHT),
+        ("left_ankle", "left_knee", LEFT), ("left_knee", "left_hip", LEFT),
+        ("right_ankle", "right_knee", RIGHT), ("right_knee", "right_hip", RIGHT),
         ("left_hip", "right_hip", MIDDLE),
-        ("left_shoulder", "left_hip", MIDDLE),
-        ("right_shoulder", "right_hip", MIDDLE),
+        ("left_shoulder", "left_hip", MIDDLE), ("right_shoulder", "right_hip", MIDDLE),
         ("left_shoulder", "right_shoulder", MIDDLE),
-        ("left_shoulder", "left_elbow", LEFT),
-        ("right_shoulder", "right_elbow", RIGHT),
-        ("left_elbow", "left_wrist", LEFT),
-        ("right_elbow", "right_wrist", RIGHT),
-        ("left_eye", "right_eye", MIDDLE),
-        ("nose", "left_eye", MIDDLE),
-        ("nose", "right_eye", MIDDLE),
-        ("left_eye", "left_ear", MIDDLE),
-        ("right_eye", "right_ear", MIDDLE),
-        ("left_ear", "left_shoulder", MIDDLE),
-        ("right_ear", "right_shoulder", MIDDLE),
+        ("left_shoulder", "left_elbow", LEFT), ("right_shoulder", "right_elbow", RIGHT),
+        ("left_elbow", "left_wrist", LEFT), ("right_elbow", "right_wrist", RIGHT),
+        ("left_eye", "right_eye", MIDDLE), ("nose", "left_eye", MIDDLE), ("nose", "right_eye", MIDDLE),
+        ("left_eye", "left_ear", MIDDLE), ("right_eye", "right_ear", MIDDLE),
+        ("left_ear", "left_shoulder", MIDDLE), ("right_ear", "right_shoulder", MIDDLE),
     )
-)
+)  # fmt: skip
 
-# OpenPose's 18 joints, each as the two of COCO's that it lies between: all are one of COCO's but the neck.
+# OpenPose's 18 joints, each midway between two of COCO's: the neck between the shoulders, any other one COCO joint.
 _OPENPOSE = (
     ("nose", "nose"), ("left_shoulder", "right_shoulder"),
     *((f"{side}_{part}",) * 2 for side in ("right", "left") for part in ("shoulder", "elbow", "wrist")),
@@ -67,13 +58,13 @@ _RAINBOW = tuple(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1.0, 
 
 @dataclass(frozen=True)
 class Style:
-    """How a skeleton is drawn: limbs in their order, joints on top.
+    """Drawing style of a skeleton: limbs in their order, joints on top.
 
     Attributes:
-        between: (j, 2) the two COCO joints in whose middle each drawn joint lies; the same one twice where it is one.
-        joint_colors: (j, 3) RGB; limbs: (from, to, RGB) with numbers of drawn joints.
-        limb_widths: so many limbs, side by side, would fill the frame's longer side.
-        radius: of a joint, in widths of a limb.
+        between: (j, 2) indices of the two COCO joints that a drawn joint lies midway between; equal for a COCO joint.
+        joint_colors: (j, 3) RGB; limbs: (from, to, RGB), indices of drawn joints.
+        limb_widths: the frame's longer side, in widths of a limb.
+        radius: radius of a joint, in widths of a limb.
     """
 
     between: np.ndarray
@@ -85,7 +76,7 @@ class Style:
 
 STYLES = {
     "coco": Style(np.stack([np.arange(NUM_JOINTS)] * 2, 1), JOINT_COLORS, LIMBS, 50, 0.9),
-    # As ControlNet's OpenPose models were trained: the joints of the rainbow, the limbs at 0.6 of its brightness.
+    # The training data of ControlNet's OpenPose models: joints in rainbow colours, limbs at 0.6 of their brightness.
     "openpose": Style(
         np.array([[JOINT[name] for name in pair] for pair in _OPENPOSE]),
         _RAINBOW,
@@ -95,20 +86,20 @@ STYLES = {
     ),
 }
 
-# Index of the joint that each joint becomes in a mirror: left and right change places.
+# Index of each joint's mirror image: left and right change places.
 MIRROR = np.array(
     [JOINT[n.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")] for n in JOINTS]
 )
 
 
 def flip_keypoints(keypoints: np.ndarray, width: int) -> np.ndarray:
-    """Keypoints (..., 17, 3) of the mirrored image: x is reflected in `width` pixels, left and right joints swap."""
+    """Mirror keypoints (..., 17, 3) of an image `width` pixels wide: x is reflected, left and right joints swap."""
     flipped = keypoints[..., MIRROR, :].copy()
     flipped[..., 0] = width - 1 - flipped[..., 0]
     return flipped
 
 
 def body_height(keypoints: np.ndarray) -> float:
-    """Height in pixels of the box around the joints (17, 3) that have a confidence above 0; 0.0 when none has."""
+    """Height in pixels of the box around the joints (17, 3) with a confidence above 0; 0.0 without any."""
     y = keypoints[keypoints[:, 2] > 0, 1]
     return float(y.max() - y.min()) if len(y) else 0.0
