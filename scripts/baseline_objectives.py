@@ -1,6 +1,6 @@
-"""How the networks of other systems are trained on the puppets: by the same loop and data, each diffusers' own.
+"""Objectives of other systems' networks, each diffusers' own, for the loop and the data of the stages.
 
-Every one of them stands on the frozen base model. Letters: b clips, c latent channels, f frames, h w latent size.
+Each network stands on the frozen base model. Letters: b clips, c latent channels, f frames, h w latent size.
 """
 
 import math
@@ -19,19 +19,19 @@ from followyourpose.training.run_dir import trained_weights
 
 
 def new_controlnet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> ControlNetModel:
-    """A ControlNet for a base model, before training; it sees skeletons at the size of the frames."""
+    """Return an untrained ControlNet for a base model; its skeletons have the size of the frames."""
     return ControlNetModel.from_unet(
         unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: int(math.log2(vae_scale_factor(vae))) + 1]
     )
 
 
 def new_adapter(unet: UNet2DConditionModel, vae: AutoencoderKL) -> T2IAdapter:
-    """A T2I-Adapter for a base model, before training."""
+    """Return an untrained T2I-Adapter for a base model."""
     return T2IAdapter(channels=list(unet.config.block_out_channels), downscale_factor=vae_scale_factor(vae))
 
 
 def new_motion(unet: UNet2DConditionModel | UNetMotionModel) -> MotionAdapter:
-    """AnimateDiff's motion modules for a base model, or of the shape that a network has them in, before training."""
+    """Return AnimateDiff's motion modules, untrained, for a base model or in the shape of a network that has them."""
     has_them = isinstance(unet, UNetMotionModel)
     return MotionAdapter(
         block_out_channels=unet.config.block_out_channels,
@@ -42,10 +42,10 @@ def new_motion(unet: UNet2DConditionModel | UNetMotionModel) -> MotionAdapter:
 
 
 class _OnImageModel(Denoise):
-    """An objective on the base model in its own class, and a network beside it.
+    """Objective on the base model in its own class, and a network beside it.
 
     Attributes:
-        beside: its name among the parts -> what makes it of the base's UNet and VAE.
+        beside: name of the network among the parts -> function of the base's UNet and VAE that makes it.
     """
 
     needs = ("vae", "text_encoder", "unet")
@@ -58,7 +58,7 @@ class _OnImageModel(Denoise):
 
     @classmethod
     def network(cls, parts: nn.ModuleDict) -> nn.Module:
-        """Of the parts, what was trained, in the class that diffusers loads it by."""
+        """Return the trained part, in the class that diffusers loads it by."""
         (name,) = cls.beside
         return parts[name]
 
@@ -102,7 +102,7 @@ class Motion(_OnImageModel):
         return motion
 
     def predict(self, noisy: Tensor, timestep: Tensor, text: Tensor, skeleton: None) -> Tensor:
-        text = text.repeat_interleave(noisy.shape[2], dim=0)  # this network takes one for each frame
+        text = text.repeat_interleave(noisy.shape[2], dim=0)  # this network takes one per frame
         return self.parts["unet"](noisy, timestep, text).sample
 
 
@@ -110,10 +110,10 @@ OBJECTIVES = {"controlnet": ControlNet, "t2i-adapter": Adapter, "animatediff": M
 
 
 def export_network(system: str, run: Path, output: Path) -> Path:
-    """Writes the network that a run trained as a folder that diffusers loads, in half precision.
+    """Write the network that a run trained as a folder that diffusers loads, in half precision.
 
     Raises:
-        ValueError: the run has not finished or is another system's, or the output is there already.
+        ValueError: the run has not finished or is another system's, or the output exists.
     """
     objective = OBJECTIVES[system]
     parts = objective.load(load_config(TrainConfig, run / "config.yaml"))

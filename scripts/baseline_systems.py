@@ -1,7 +1,7 @@
-"""How other systems draw a video, each on the same frozen base model, through its implementation in diffusers.
+"""Videos drawn by other systems, each on the same frozen base model, through its implementation in diffusers.
 
-All of them start from noise that is the same in every frame, as the embedded default does, take the same
-number of DDIM steps, and have the same guidance. Videos drawn at a time have as many frames each.
+All start from one noise for all frames of a video, as the embedded default does, and take the same number of DDIM steps
+at the same guidance. Videos of one call have as many frames each.
 
     v videos   f frames   H W pixels   c channels   h w latent size   l tokens   g halves of guidance, of each video
 """
@@ -16,36 +16,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    AnimateDiffControlNetPipeline,
-    ControlNetModel,
-    DDIMInverseScheduler,
-    MotionAdapter,
-    StableDiffusionAdapterPipeline,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
-    T2IAdapter,
-    UNetMotionModel,
-)
+from diffusers import ControlNetModel, DDIMInverseScheduler, MotionAdapter, T2IAdapter
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
-    CrossFrameAttnProcessor2_0,
-)
 from einops import rearrange, repeat
-from PIL import Image
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.common.device import torch_device
+from followyourpose.common.files import atomic_write
+from followyourpose.common.pictures import to_uint8
 from followyourpose.config import TrainConfig, build_config
+from followyourpose.pipeline.image_model import load_image_model
 from followyourpose.puppets.benchmark import write_images
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train
+from scripts.baseline_pipelines import (
+    Parts,
+    adapter_pipeline,
+    animatediff_pipeline,
+    attend_to_first_frame,
+    controlnet_pipeline,
+    to_images,
+)
 
 STEPS, GUIDANCE = 20, 2.0
-MASA_STEP = 4  # MasaCtrl's mutual attention begins after so many steps, in the decoder (section 4.1 of its paper)
-TUNING = {"steps": 40, "learning_rate": 1e-3}  # of Tune-A-Video, on each video anew
+MASA_STEP = 4  # number of steps before MasaCtrl's mutual attention, in the decoder (section 4.1 of its paper)
+TUNING = {"steps": 40, "learning_rate": 1e-3}  # of Tune-A-Video, for each video
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ class Task:
     """One video to draw.
 
     Attributes:
-        prompt: what it is to show; skeleton: in which poses, (f, H, W, 3) uint8; seed: of its noise.
-        source: a video of somebody else in these poses, (f, H, W, 3) uint8, and its caption: for systems that edit one.
+        prompt: its prompt; skeleton: its poses, (f, H, W, 3) uint8; seed: of its noise.
+        source: video of another character in these poses, (f, H, W, 3) uint8, and its caption: for systems that edit.
     """
 
     prompt: str
@@ -63,26 +60,25 @@ class Task:
     source: tuple[np.ndarray, str]
 
 
-Draw = Callable[[Sequence[Task]], list[np.ndarray]]  # -> of each task (f, H, W, 3) uint8
+Draw = Callable[[Sequence[Task]], list[np.ndarray]]  # -> for each task (f, H, W, 3) uint8
 
 
 def controlnet(base: Path, weights: Path) -> Draw:
-    """ControlNet, frame by frame (Zhang et al. 2023, arXiv 2302.05543)."""
+    """ControlNet, frame by frame."""
     return partial(_frames, _controlnet_pipeline(base, weights))
 
 
 def t2i_adapter(base: Path, weights: Path) -> Draw:
-    """T2I-Adapter, frame by frame (Mou et al. 2023, arXiv 2302.08453)."""
+    """T2I-Adapter, frame by frame."""
     return partial(_frames, _adapter_pipeline(base, weights))
 
 
 def text2video_zero(base: Path, weights: Path) -> Draw:
-    """Text2Video-Zero with ControlNet: all frames attend to the first (Khachatryan et al. 2023, arXiv 2303.13439)."""
+    """Text2Video-Zero with ControlNet."""
     pipe = _controlnet_pipeline(base, weights)
 
     def draw(tasks: Sequence[Task]) -> list[np.ndarray]:
-        for network in (pipe.unet, pipe.controlnet):
-            network.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2 * len(tasks)))
+        attend_to_first_frame(pipe, len(tasks))
         return _frames(pipe, tasks)
 
     return draw
@@ -103,25 +99,24 @@ def masactrl(base: Path, weights: Path) -> Draw:
 
 
 def animatediff(base: Path, weights: Path) -> Draw:
-    """AnimateDiff with ControlNet (Guo et al. 2023, arXiv 2307.04725)."""
-    parts = _parts(base)
-    parts["unet"] = UNetMotionModel.from_unet2d(parts["unet"], _load(MotionAdapter, weights / "animatediff"))
-    pipe = _ready(AnimateDiffControlNetPipeline(**parts, motion_adapter=None, controlnet=_controlnet(weights)))
+    """AnimateDiff with ControlNet."""
+    motion, controlnet = _load(MotionAdapter, weights / "animatediff"), _load(ControlNetModel, weights / "controlnet")
+    pipe = _ready(animatediff_pipeline(_parts(base), motion, controlnet))
 
     def draw(task: Task) -> np.ndarray:
         out = pipe(
-            task.prompt, num_frames=len(task.skeleton), conditioning_frames=_pictures(task.skeleton),
+            task.prompt, num_frames=len(task.skeleton), conditioning_frames=to_images(task.skeleton),
             latents=rearrange(_noise(pipe, task), "f c h w -> 1 c f h w"), **_settings(task),
         )  # fmt: skip
-        return _bytes(out.frames[0])
+        return to_uint8(out.frames[0])
 
     return lambda tasks: [draw(task) for task in tasks]
 
 
 def tune_a_video(base: Path, weights: Path) -> Draw:
-    """Tune-A-Video: tuned on the source, whose inverted latents it starts from (Wu et al. 2022, arXiv 2212.11565).
+    """Tune-A-Video: tuned on the source, starts from its inverted latents (Wu et al. 2022, arXiv 2212.11565).
 
-    Its network is ours without the pose encoder; it has no other way to a pose than the source.
+    Its network is ours without the pose encoder; the source is its only access to a pose.
     """
 
     def draw(task: Task) -> np.ndarray:
@@ -131,7 +126,7 @@ def tune_a_video(base: Path, weights: Path) -> Draw:
             pipe.register_modules(unet=load_component(run, "unet").eval())
         latents = _inverted(_ready(pipe), *task.source)
         out = pipe(task.prompt, None, num_frames=len(task.skeleton), latents=latents, **_settings(task))
-        return _bytes(out.videos[0])
+        return to_uint8(out.videos[0])
 
     return lambda tasks: [draw(task) for task in tasks]
 
@@ -150,7 +145,7 @@ SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
 
 
 class MutualSelfAttention(AttnProcessor2_0):
-    """From a step on every frame gathers from the first frame's keys and values: (g f) l c -> the same."""
+    """Attention of every frame to the first frame's keys and values after MASA_STEP steps: (g f) l c -> the same."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -165,33 +160,22 @@ class MutualSelfAttention(AttnProcessor2_0):
         return super().__call__(attn, hidden_states, encoder_hidden_states=first)
 
 
-def _parts(base: Path) -> dict[str, Any]:
-    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None)
-    return {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+def _parts(base: Path) -> Parts:
+    return load_image_model(base, torch.float32)
 
 
-def _controlnet(weights: Path) -> ControlNetModel:
-    return _load(ControlNetModel, weights / "controlnet")
+def _controlnet_pipeline(base: Path, weights: Path) -> Any:
+    return _ready(controlnet_pipeline(_parts(base), _load(ControlNetModel, weights / "controlnet")))
 
 
-def _controlnet_pipeline(base: Path, weights: Path) -> StableDiffusionControlNetPipeline:
-    return _ready(StableDiffusionControlNetPipeline(
-        **_parts(base), controlnet=_controlnet(weights), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    ))  # fmt: skip
-
-
-def _adapter_pipeline(base: Path, weights: Path) -> StableDiffusionAdapterPipeline:
-    return _ready(StableDiffusionAdapterPipeline(
-        **_parts(base), adapter=_load(T2IAdapter, weights / "t2i-adapter"), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ))  # fmt: skip
+def _adapter_pipeline(base: Path, weights: Path) -> Any:
+    return _ready(adapter_pipeline(_parts(base), _load(T2IAdapter, weights / "t2i-adapter")))
 
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, expected what `baselines.py export` wrote")
-    return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        raise ValueError(f"{folder}: no such folder, expected the output of `scripts.baselines export`")
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def _ready(pipe: Any) -> Any:
@@ -200,12 +184,12 @@ def _ready(pipe: Any) -> Any:
 
 
 def _frames(pipe: Any, tasks: Sequence[Task]) -> list[np.ndarray]:
-    """What a pipeline for images draws, each frame as an image of its own."""
+    """Videos of an image pipeline, every frame an image of its own."""
     prompts = [task.prompt for task in tasks for _ in task.skeleton]
-    pictures = [picture for task in tasks for picture in _pictures(task.skeleton)]
+    pictures = [picture for task in tasks for picture in to_images(task.skeleton)]
     latents = torch.cat([_noise(pipe, task) for task in tasks])
     images = pipe(prompts, image=pictures, latents=latents, **_settings(tasks[0])).images
-    return list(rearrange(_bytes(images), "(v f) H W c -> v f H W c", v=len(tasks)))
+    return list(rearrange(to_uint8(images), "(v f) H W c -> v f H W c", v=len(tasks)))
 
 
 def _noise(pipe: Any, task: Task) -> Tensor:
@@ -221,21 +205,13 @@ def _settings(task: Task) -> dict[str, Any]:
     return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np", **size}
 
 
-def _pictures(frames: np.ndarray) -> list[Image.Image]:
-    return [Image.fromarray(frame) for frame in frames]
-
-
-def _bytes(frames: np.ndarray) -> np.ndarray:
-    return np.round(np.asarray(frames) * 255).astype(np.uint8)
-
-
 # ---- Tune-A-Video ----------------------------------------------------------------------------------------------------
 
 
 def _tuning(base: Path, folder: Path, task: Task) -> TrainConfig:
     frames, caption = task.source
     write_images(folder / "source", frames)
-    (folder / "manifest.jsonl").write_text(json.dumps({"video": "source", "caption": caption}) + "\n")
+    atomic_write(folder / "manifest.jsonl", json.dumps({"video": "source", "caption": caption}) + "\n")
     height, width = frames.shape[1:3]
     content = {
         "output": str(folder / "run"), "init": str(base), "steps": TUNING["steps"], "trackers": [],
@@ -248,7 +224,7 @@ def _tuning(base: Path, folder: Path, task: Task) -> TrainConfig:
 
 @torch.no_grad()
 def _inverted(pipe: FollowYourPosePipeline, frames: np.ndarray, caption: str) -> Tensor:
-    """The noise (1, c, f, h, w) of which DDIM would have made these frames (Song et al. 2020, arXiv 2010.02502)."""
+    """The noise (1, c, f, h, w) from which DDIM makes these frames (Song et al. 2020, arXiv 2010.02502)."""
     scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(STEPS)
     pixels = torch.from_numpy(frames).to(pipe.device).movedim(-1, 1).float() / 127.5 - 1

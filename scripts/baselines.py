@@ -1,10 +1,10 @@
-"""Trains other systems on the puppets, and draws a benchmark's videos with them: a folder that `evaluate` takes.
+"""Training of other systems on the puppets, and a benchmark's videos by them as a folder that `evaluate` takes.
 
-python scripts/baselines.py draw controlnet data/puppet-bench-1 outputs/baselines/controlnet
+python -m scripts.baselines draw controlnet data/puppet-bench-1 outputs/baselines/controlnet
 followyourpose evaluate configs/puppet/benchmark.yaml videos=outputs/baselines/controlnet
 
-python scripts/baselines.py train controlnet
-python scripts/baselines.py export controlnet outputs/puppet/baselines/controlnet weights/controlnet
+python -m scripts.baselines train controlnet
+python -m scripts.baselines export controlnet outputs/puppet/baselines/controlnet weights/controlnet
 """
 
 import argparse
@@ -18,14 +18,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
-
 import numpy as np
 from tqdm import tqdm
 
 from followyourpose.common.checks import check_at_least
-from followyourpose.common.files import new_folder
+from followyourpose.common.files import atomic_write, new_folder, read_text
 from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate
 from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.render import render_skeleton
@@ -37,7 +34,7 @@ from scripts.baseline_objectives import OBJECTIVES, export_network
 from scripts.baseline_systems import SYSTEMS, Draw, Task
 
 CONFIGS = REPOSITORY / "configs" / "puppet" / "baselines"
-Row = dict[str, Any]  # of a benchmark's manifest
+Row = dict[str, Any]  # of a benchmark's manifest.jsonl
 
 
 def train_system(options: argparse.Namespace) -> None:
@@ -50,14 +47,14 @@ def export_system(options: argparse.Namespace) -> None:
 
 
 def draw_benchmark(options: argparse.Namespace) -> None:
-    """Writes OUT: the benchmark's manifest.jsonl with a video, as a folder of .png, put to each line."""
+    """Write OUT: the benchmark's manifest.jsonl with a video, a folder of .png, in each row."""
     for flag, got in (("--count", options.count), ("--jobs", options.jobs), ("--batch-size", options.batch_size)):
         if got is not None:
             check_at_least(flag, got)
     manifest = options.benchmark / "manifest.jsonl"
     if not manifest.is_file():
-        raise ValueError(f"{manifest}: no such file, expected what `followyourpose puppets --benchmark` wrote")
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()][: options.count]
+        raise ValueError(f"{manifest}: no such file, expected the output of `followyourpose puppets --benchmark`")
+    rows = [json.loads(line) for line in read_text(manifest).split("\n") if line][: options.count]
     videos = list(enumerate(zip(rows, benchmark_scenes(options.name, len(rows)), strict=True)))
     batches = [videos[start : start + options.batch_size] for start in range(0, len(videos), options.batch_size)]
     with new_folder(options.out) as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
@@ -69,7 +66,7 @@ def draw_benchmark(options: argparse.Namespace) -> None:
         for number, row in enumerate(rows):
             files = {key: f"{back}/{row[key]}" for key in ("skeleton", "real")}
             lines.append(json.dumps({**row, **files, "video": _video(number)}) + "\n")
-        (folder / "manifest.jsonl").write_text("".join(lines))
+        atomic_write(folder / "manifest.jsonl", "".join(lines))
     print(options.out)
 
 
@@ -93,7 +90,7 @@ def _video(number: int) -> str:
 def _task(row: Row, scene: Scene, benchmark: Path) -> Task:
     clip = read_keypoints(benchmark / row["skeleton"])
     skeleton = np.stack([render_skeleton(people, clip.height, clip.width) for people in clip.frames])
-    # The same motion by the next character that is at home there: what a system that edits videos may be given.
+    # Source for systems that edit videos: the same motion by the next character that is not held out there.
     names = list(CHARACTERS)
     others = names[names.index(scene.character) + 1 :] + names
     other = next(name for name in others if (name, scene.background) not in HELD_OUT_PAIRS)
@@ -104,37 +101,42 @@ def _task(row: Row, scene: Scene, benchmark: Path) -> Task:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
-    verb = verbs.add_parser("train", help="train a system's network, by the loop of the stages")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verb = verbs.add_parser("train", help="train a system's network by the loop of the stages")
     verb.set_defaults(call=train_system)
     verb.add_argument("system", choices=OBJECTIVES)
     verb.add_argument(
-        "settings", nargs="*", metavar="key=value", help="in place of configs/puppet/baselines/SYSTEM.yaml's"
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="settings in place of those in configs/puppet/baselines/SYSTEM.yaml",
     )
-    verb = verbs.add_parser("export", help="write what a run trained as a folder that diffusers loads")
+    verb = verbs.add_parser("export", help="write a run's network as a folder that diffusers loads")
     verb.set_defaults(call=export_system)
     verb.add_argument("system", choices=OBJECTIVES)
-    verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    verb.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     verb = verbs.add_parser("draw", help="draw the videos of a benchmark")
     verb.set_defaults(call=draw_benchmark)
     verb.add_argument("system", choices=SYSTEMS)
-    verb.add_argument("benchmark", type=Path, metavar="BENCHMARK", help="what `puppets BENCHMARK --benchmark` wrote")
-    verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
-    verb.add_argument("--name", default=next(iter(BENCHMARKS)), help="the benchmark's (default: %(default)s)")
-    verb.add_argument("--count", type=int, metavar="N", help="the first N videos (default: all)")
-    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    verb.add_argument(
+        "benchmark", type=Path, metavar="BENCHMARK", help="output of `followyourpose puppets BENCHMARK --benchmark`"
+    )
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    verb.add_argument("--name", default=next(iter(BENCHMARKS)), help="name of the benchmark (default: %(default)s)")
+    verb.add_argument("--count", type=int, metavar="N", help="number of videos, the first (default: all)")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: %(default)s)")
     verb.add_argument(
         "--batch-size", type=int, default=8, metavar="N",
-        help="videos at a time in each, of the systems that can (default: %(default)s)",
+        help="videos of a batch in each process, for systems that draw batches (default: %(default)s)",
     )  # fmt: skip
     verb.add_argument(
         "--base", type=locate, default="checkpoints/puppet-base", metavar="DIR",
-        help="the text-to-image model that all stand on (default: %(default)s)",
+        help="text-to-image model under every system (default: %(default)s)",
     )  # fmt: skip
     verb.add_argument(
         "--weights", type=locate, default="checkpoints/puppet-baselines", metavar="DIR",
-        help="where the trained systems were exported to, each under its name (default: %(default)s)",
+        help="folder of exported networks, each under its system's name (default: %(default)s)",
     )  # fmt: skip
     return parser
 

@@ -1,13 +1,14 @@
-"""`benchmark.py memory`: what a video needs in memory, by setting, counted on tensors that have shapes but no data.
+"""Memory of a video by setting, counted on tensors that have shapes but no data, for `benchmark memory`.
 
-Nothing is computed: any size takes seconds, on any machine. What kernels take beside their results is not counted, nor
-what an allocator leaves unused; `generate --variants memory` measures with both.
+Nothing is computed: any size takes seconds, on any machine. The memory that kernels take beside their results and that
+an allocator leaves unused is not counted; `generate --variants memory` measures with both.
 """
 
 import argparse
 import gc
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -25,13 +26,20 @@ from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline.condition import Condition
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline, vae_scale_factor
-from scripts.benchmark_parts import LOW_MEMORY, MODEL, networks
+from scripts.benchmark_parts import LOW_MEMORY, MODEL, Table, networks
 
-COLUMNS = "{:<20}{:>10}{:>11}{:>10}"
+
+@dataclass(frozen=True)
+class Counted:
+    """Bytes of the weights, and peaks while a video is denoised and decoded, the weights included."""
+
+    weights: int
+    denoising: int
+    decoding: int
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made in it, while they live."""
+    """Bytes of the living tensors that were made in this mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +59,7 @@ class LiveMemory(TorchDispatchMode):
         return result
 
     def lap(self) -> int:
-        """The most since this was last asked."""
+        """Return the peak since the last call."""
         peak, self._peak = self._peak, self.bytes
         return peak
 
@@ -61,7 +69,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention that keeps no scores, as with data, wherever they are not asked for: without data there always are."""
+    """Attention without scores, as with data, unless the backend needs them: without data PyTorch always makes them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -73,20 +81,18 @@ class FusedAttention(TorchFunctionMode):
 
 
 def benchmark_memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Counts for every setting, prints a row for each, and returns what was counted."""
+    """Count the bytes for every setting, print a row for each, and return the numbers."""
     shape = (options.frames, options.height, options.width)
     print(f"{options.size}, {' x '.join(map(str, shape))}, with guidance; GB, the weights included in all")
-    print(COLUMNS.format("setting", "weights", "denoising", "decoding"))
-    result = {"size": options.size, "shape": shape, "settings": {}}
+    table, rows = Table(["setting", *(field.name for field in fields(Counted))], 20), {}
     for name in options.variants:
-        row = count(options.size, shape, LOW_MEMORY[name])
-        result["settings"][name] = row
-        print(COLUMNS.format(name, *(f"{value / 1e9:.2f}" for value in row.values())), flush=True)
-    return result
+        rows[name] = asdict(count(options.size, shape, LOW_MEMORY[name]))
+        table.add(name, *(f"{value / 1e9:.2f}" for value in rows[name].values()))
+    return {"size": options.size, "shape": shape, "settings": rows}
 
 
-def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -> dict[str, int]:
-    """The bytes of the weights, and the most while f frames of H x W pixels, `shape`, are denoised and decoded."""
+def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -> Counted:
+    """Count the bytes for a video of the shape (f, H, W)."""
     settings = dict(settings)
     attention, config = settings.pop("attention", "native"), SamplingConfig(**settings)
     f, height, width = shape
@@ -106,7 +112,7 @@ def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -
         pipe.predict(latents, torch.tensor(0), Condition(text, features), guidance_scale=2.0)
         denoising = memory.lap()
         pipe.decode(latents, config.decode_chunk_size, "pt")
-        return {"weights": weights, "denoising": denoising, "decoding": memory.lap()}
+        return Counted(weights, denoising, decoding=memory.lap())
 
 
 def _pipeline(size: str, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> FollowYourPosePipeline:

@@ -1,25 +1,25 @@
-"""What the benchmarks share: models with random weights, the device's name, and a process's peak memory."""
+"""Parts of all benchmarks: models with random weights, the device's name, a process's peak memory, printed tables."""
 
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from followyourpose.common.files import atomic_write, read_json
 from followyourpose.config import REPOSITORY
 
-SIZES = {"tiny": "puppet", "sd14": "sd14"}  # -> the configs that are measured
+SIZES = {"tiny": "puppet", "sd14": "sd14"}  # -> folder of configs
 MODEL = REPOSITORY / "configs" / "puppet" / "model"
-# What lowers memory, after what it lowers: the settings, and `attention`.
+# Settings, and the attention backend, that lower memory; each after the one that it lowers.
 LOW_MEMORY: dict[str, dict[str, Any]] = {
     "ours": {},
     "bf16": {"dtype": "bfloat16"},
@@ -34,7 +34,7 @@ LOW_MEMORY: dict[str, dict[str, Any]] = {
 
 
 def networks(size: str) -> dict[str, torch.nn.Module]:
-    """An image model's networks with random weights: the puppets', or those of Stable Diffusion 1.4."""
+    """Return an image model's networks with random weights: the puppets', or those of Stable Diffusion 1.4."""
     if size != "tiny":
         return _sd14()
     return {
@@ -45,19 +45,19 @@ def networks(size: str) -> dict[str, torch.nn.Module]:
 
 
 def write_model(size: str, folder: Path) -> None:
-    """Writes such an image model as a diffusers folder."""
+    """Write an image model with random weights as a diffusers folder."""
     shutil.copytree(MODEL, folder)
     torch.manual_seed(0)
     if size != "tiny":
         file = folder / "tokenizer" / "tokenizer_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 77}))
+        atomic_write(file, json.dumps(read_json(file) | {"model_max_length": 77}))
     for name, network in networks(size).items():
         shutil.rmtree(folder / name)
         network.half().save_pretrained(folder / name)
 
 
 def _sd14() -> dict[str, torch.nn.Module]:
-    """Stable Diffusion 1.4's VAE, text encoder and image UNet with random weights, by their folders' names."""
+    """Stable Diffusion 1.4's VAE, text encoder and image UNet with random weights, by folder."""
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=512,
@@ -77,32 +77,38 @@ def device_name() -> str:
 
 
 class PeakMemory:
-    """Watches how much memory is taken at most: of the GPU, or what this process's resident memory grew by.
+    """Peak memory, while it is entered, of the GPU, or the growth of this process's resident memory.
 
     Args:
-        counts: whether what is taken at the moment counts; of a GPU's, all does.
-        every: seconds between two looks.
+        counts: whether the present memory of a process counts; a GPU's always does.
+        every: seconds between two samples.
     """
 
     def __init__(self, counts: Callable[[], bool] = lambda: True, every: float = 0.01) -> None:
         self._counts, self._process, self._peak = counts, psutil.Process(), 0
         self._before = self._process.memory_info().rss
-        threading.Thread(target=self._watch, args=(every,), daemon=True).start()
+        self._every, self._done = every, threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
 
     def lap(self) -> int:
-        """The most since this was last asked, in bytes."""
+        """Return the peak since the last call, in bytes."""
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             return peak
-        self._look()  # no lap is too short for one look
+        self._look()  # the shortest lap has one sample
         peak, self._peak = self._peak, 0
         return peak
 
-    def _watch(self, every: float) -> None:
-        while True:
+    def _watch(self) -> None:
+        while not self._done.wait(self._every):
             self._look()
-            time.sleep(every)
 
     def _look(self) -> None:
         if self._counts():
@@ -110,6 +116,18 @@ class PeakMemory:
 
 
 def in_new_process(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What `call` returns in a process of its own, which has nothing of this one's memory."""
+    """Return the result of `call` in a process of its own, which shares no memory with this one."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
+
+
+class Table:
+    """A table on stdout that grows row by row: a wide first column, the others aligned right under their heads."""
+
+    def __init__(self, heads: Sequence[str], first: int = 28) -> None:
+        self._format = f"{{:<{first}}}" + "".join(f"{{:>{max(8, len(head) + 2)}}}" for head in heads[1:])
+        self.add(*heads)
+
+    def add(self, *cells: str) -> None:
+        """Print a row of as many cells as there are heads."""
+        print(self._format.format(*cells), flush=True)

@@ -1,27 +1,25 @@
-"""Draws a picture of the README: skeletons above, and below what the embedded default makes of them.
+"""Pictures of the README: skeletons above, the embedded default's videos below.
 
-python scripts/draw_readme.py .github/pictures/readme.gif    what it draws
-python scripts/draw_readme.py .github/pictures/styles.gif    in another style, and with two characters
+python -m scripts.draw_readme .github/pictures/readme.gif    one character each
+python -m scripts.draw_readme .github/pictures/styles.gif    in another style, and with two characters
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 
+from followyourpose.common.pictures import enlarge
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
 from followyourpose.data.video_io import write_gif
-from followyourpose.generation.generate import enlarge, load_pipeline, sample
+from followyourpose.generation.generate import load_pipeline, sample
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import Actor, Scene, render_scene
 
 FRAMES, SIZE, SCALE = 16, 64, 2
-# Picture -> columns: prompt, style, and motion and the way somebody faces, in degrees, of each person.
+# Picture -> columns: prompt, style, and of each person motion and yaw in degrees.
 PICTURES = {
     "readme": (
         ("a panda in the forest", None, ("star_jump", 5)),

@@ -1,7 +1,7 @@
-"""The plain path that the benchmark measures the exact savings against: the same weights and result, nothing saved.
+"""Plain denoising step, the measure of the exact savings: the same weights and result, nothing saved.
 
-It is what the authors' released code computes at a step, with PyTorch's attention: the pose encoder and the text's keys
-and values anew at every step, all for both halves of guidance, and keys and values of two frames for every frame.
+The authors' released code computes it so, with PyTorch's attention: the pose encoder and the text's keys and values
+at every step, all for both halves of guidance, and keys and values of two frames for every frame.
 
     b clips   f frames   c channels   h w latent height and width   l tokens of a frame   t text tokens   d text width
 """
@@ -20,7 +20,7 @@ from followyourpose.models.unet import VideoUNet
 def plain_step(
     unet: VideoUNet, pose_encoder: PoseEncoder, latents: Tensor, timestep: Tensor, text: Tensor, skeleton: Tensor
 ) -> Tensor:
-    """Predicts the noise (2b, c, f, h, w) of latents (b, c, f, h, w) for texts (2b, t, d).
+    """Predict the noise (2b, c, f, h, w) of latents (b, c, f, h, w) for texts (2b, t, d).
 
     Texts are [unconditional, conditional], the skeleton is (b, 3, f, H, W) in [0, 1].
     """

@@ -1,11 +1,11 @@
-"""Reproduces the paper's Table 1 and its ablations on puppets -> OUT/RESULTS.md.
+"""Reproduction of the paper's Table 1 and its ablations on puppets -> OUT/RESULTS.md.
 
-python scripts/reproduce.py outputs/reproduce                   Table 1 alone, of the networks in checkpoints/
-python scripts/reproduce.py outputs/reproduce --train           trains the other systems and the ablations first
-python scripts/reproduce.py outputs/reproduce --count 1024      all videos of the benchmark, not its quick split
+python -m scripts.reproduce outputs/reproduce                   Table 1 alone, of the networks in checkpoints/
+python -m scripts.reproduce outputs/reproduce --train           train the other systems and the ablations first
+python -m scripts.reproduce outputs/reproduce --count 1024      all videos of the benchmark, not its quick split
 
-Every system draws the same benchmark and is judged alike. To go on after an interruption, run the same command again:
-what is there is not made anew. OUT/logs says what each command printed.
+Every system draws the same benchmark and is evaluated alike. To resume after an interruption, run the same command
+again: finished parts stay. OUT/logs has the output of each command.
 """
 
 import argparse
@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
+from followyourpose.common.files import atomic_write, read_text
 from followyourpose.config import REPOSITORY, TrainConfig, load_config
 from scripts.results import OURS, OURS_BOTH, SYSTEMS, read_judged, results_page
 
 CONFIGS = REPOSITORY / "configs" / "puppet"
+PROGRAM, BASELINES = ("-m", "followyourpose"), ("-m", "scripts.baselines")
 TRAINED = ("controlnet", "t2i-adapter", "animatediff")
-OWN = {OURS: (), OURS_BOTH: ("pose_guidance=both",)}  # drawn by `evaluate`, with these settings
-DRAWN = [name for name in SYSTEMS if name not in OWN]  # by scripts/baselines.py
+OWN = {OURS: (), OURS_BOTH: ("pose_guidance=both",)}  # system that `evaluate` draws -> its settings
+DRAWN = [name for name in SYSTEMS if name not in OWN]  # by `python -m scripts.baselines draw`
 POSE, LEVELS = r"^pose_encoder\.", r"^pose_encoder\.(conv_in|body|zero_convs\.[0-%d])"
 QUERIES = r"^unet\..*attn[12]\.to_q"
 ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
@@ -35,7 +34,7 @@ ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
 
 @dataclass(frozen=True)
 class Ablation:
-    """A stage with a short budget and something else than the paper's: config, what is set there, what it stands on."""
+    """A stage with a short budget and one difference from the paper: config, its settings, and the run before it."""
 
     config: str
     settings: tuple[str, ...] = ()
@@ -43,7 +42,7 @@ class Ablation:
 
 
 def _only(*patterns: str) -> str:
-    """The setting by which these weights are trained, and no others."""
+    """Return the setting that trains these weights and no others."""
     quoted = ", ".join(f"'{pattern}'" for pattern in patterns)
     return f"trainable=[{quoted}]"
 
@@ -67,7 +66,7 @@ STEPS = {"stage1": 600, "stage2": 300}
 
 
 class Reproduction:
-    """What is made of what, in the folder `out`; each method leaves what is there already."""
+    """Commands of the reproduction, in the folder `out`; each method skips what exists already."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.out, self.count, self.data, self.jobs = options.out, options.count, options.data, options.jobs
@@ -75,43 +74,43 @@ class Reproduction:
 
     def benchmark(self) -> None:
         if not (self.out / "benchmark").exists():
-            self.call("benchmark", "-m", "followyourpose", "puppets", self.out / "benchmark",
+            self.call("benchmark", *PROGRAM, "puppets", self.out / "benchmark",
                       "--benchmark", "puppet-bench-1", "--clips", self.count)  # fmt: skip
 
     def encode(self, stage: str) -> None:
-        """Makes the cache of a stage's data, which the trainings share: several at once must not each make it."""
+        """Make the cache of a stage's data, before the trainings that share it run at once."""
         config = CONFIGS / f"{stage}.yaml"
         base = f"init={REPOSITORY / 'checkpoints' / 'puppet-base'}"
-        self.call(f"cache-{stage}", "-m", "followyourpose", "cache", config, base, *self.data_of(config))
+        self.call(f"cache-{stage}", *PROGRAM, "cache", config, base, *self.data_of(config))
 
     def train_system(self, name: str) -> None:
         run = self.out / "runs" / name
-        self.train(name, run, CONFIGS / "baselines" / f"{name}.yaml", "scripts/baselines.py", "train", name)
+        self.train(name, run, CONFIGS / "baselines" / f"{name}.yaml", *BASELINES, "train", name)
         if not (self.weights / name).exists():
-            self.call(name, "scripts/baselines.py", "export", name, run, self.weights / name)
+            self.call(name, *BASELINES, "export", name, run, self.weights / name)
 
     def train_ablation(self, name: str) -> None:
         ablation, run, model = ABLATIONS[name], self.out / "runs" / name, self.out / "models" / name
         config = CONFIGS / f"{ablation.config}.yaml"
         settings = [*ablation.settings, f"steps={STEPS[ablation.config]}", "optim.warmup_steps=50"]
         settings += [] if ablation.init is None else [f"init={self.out / 'runs' / ablation.init}"]
-        self.train(name, run, config, "scripts/train.py", config, *settings)
+        self.train(name, run, config, *PROGRAM, "train", config, *settings)
         if not model.exists():
-            self.call(name, "-m", "followyourpose", "export", run, model)
+            self.call(name, *PROGRAM, "export", run, model)
 
     def train(self, name: str, run: Path, config: Path, *command: object) -> None:
         if not (run / "weights.safetensors").exists():
             self.call(name, *command, f"output={run}", *self.data_of(config), "trackers=[]")
 
     def data_of(self, config: Path) -> list[str]:
-        """The settings that say where a config's data are, and their cache."""
+        """Return the settings of a config's data and of their cache."""
         kind = load_config(TrainConfig, config).data.kind
         return [f"data.path={self.data / kind}", f"data.cache={self.data / f'cache-{kind}'}"]
 
     def draw(self, name: str) -> None:
         folder = self.out / "drawn" / name
         if not folder.exists():
-            self.call(name, "scripts/baselines.py", "draw", name, self.out / "benchmark", folder,
+            self.call(name, *BASELINES, "draw", name, self.out / "benchmark", folder,
                       "--weights", self.weights, "--jobs", self.jobs)  # fmt: skip
 
     def judge_drawn(self, name: str) -> None:
@@ -120,66 +119,80 @@ class Reproduction:
     def judge(self, name: str, *settings: str) -> None:
         folder = self.out / "judged" / name
         if not (folder / "metrics.json").exists():
-            self.call(name, "-m", "followyourpose", "evaluate", CONFIGS / "benchmark.yaml", f"output={folder}",
+            self.call(name, *PROGRAM, "evaluate", CONFIGS / "benchmark.yaml", f"output={folder}",
                       f"num_videos={self.count}", *settings)  # fmt: skip
 
     def judge_ablation(self, name: str) -> None:
         self.judge(name, f"model={self.out / 'models' / name}", "without_skeleton=false", "noise=independent")
 
     def call(self, name: str, *arguments: object) -> None:
-        """Runs Python with these arguments, in the repository; what it prints goes to a log.
+        """Run Python with these arguments, in the repository; its output goes to a log.
 
         Raises:
-            RuntimeError: it failed; the message names the log and has its last line.
+            RuntimeError: the command failed; the message names the log and quotes its last line.
         """
         log = self.out / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [str(argument) for argument in arguments]
         print(name, *command[:4], flush=True)
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8") as file:
             done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, stdout=file, stderr=file, check=False)
         if done.returncode:
-            raise RuntimeError(f"{name}: failed, see {log}: {log.read_text().strip().splitlines()[-1]}")
+            last = (read_text(log).strip().splitlines() or ["no output"])[-1]
+            raise RuntimeError(f"{name}: failed, see {log}: {last}")
 
 
 def together(jobs: int, work: Iterable[Callable[[], None]]) -> None:
-    """Does all of it, so many at a time, each in its own processes."""
+    """Do all of the work, so many calls at a time, each in its own processes."""
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(each) for each in work]:
             done.result()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=lambda path: Path(path).resolve(), metavar="OUT", help="the folder for everything")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    folder = {"type": lambda path: Path(path).resolve()}
+    parser.add_argument("out", **folder, metavar="OUT", help="folder of the reproduction")
     parser.add_argument("--count", type=int, default=64, metavar="N", help="videos of the benchmark (default: 64)")
     parser.add_argument("--train", action="store_true", help="train the other systems and the ablations first")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="at a time (default: per core)")
     parser.add_argument(
-        "--data", type=lambda path: Path(path).resolve(), default=REPOSITORY / "data" / "puppet", metavar="DIR",
-        help="what `followyourpose puppets DIR --images 60000 --clips 2000` wrote, for --train (default: data/puppet)",
+        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="commands at a time (default: one per core)"
+    )
+    parser.add_argument(
+        "--data", **folder, default=REPOSITORY / "data" / "puppet", metavar="DIR",
+        help="output of `followyourpose puppets DIR --images 60000 --clips 2000`, for --train (default: data/puppet)",
     )  # fmt: skip
-    options = parser.parse_args()
+    return parser
+
+
+def train_all(reproduction: Reproduction) -> None:
+    """Train the other systems and the ablations, each after the run that it starts from."""
+    first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
+    then = [name for name in ABLATIONS if name not in first]
+    networks = [partial(reproduction.train_system, name) for name in TRAINED]
+    together(reproduction.jobs, [partial(reproduction.encode, stage) for stage in STEPS])
+    together(reproduction.jobs, [partial(reproduction.train_ablation, name) for name in first] + networks)
+    together(reproduction.jobs, [partial(reproduction.train_ablation, name) for name in then])
+
+
+def main() -> None:
+    options = _parser().parse_args()
     if options.jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
     reproduction = Reproduction(options)
     reproduction.benchmark()
-    work = [
-        *(partial(reproduction.judge, name, "without_skeleton=false", *own) for name, own in OWN.items()),
-        *(partial(reproduction.judge_drawn, name) for name in DRAWN),
-    ]
     if options.train:
-        first = [name for name, ablation in ABLATIONS.items() if ablation.init is None]
-        then = [name for name in ABLATIONS if name not in first]
-        networks = [partial(reproduction.train_system, name) for name in TRAINED]
-        together(options.jobs, [partial(reproduction.encode, stage) for stage in STEPS])
-        together(options.jobs, [partial(reproduction.train_ablation, name) for name in first] + networks)
-        together(options.jobs, [partial(reproduction.train_ablation, name) for name in then])
-        work += [partial(reproduction.judge_ablation, name) for name in ABLATIONS]
+        train_all(reproduction)
     for name in DRAWN:
         reproduction.draw(name)
-    together(options.jobs, work)
-    (options.out / "RESULTS.md").write_text(results_page(*read_judged(options.out / "judged"), STEPS))
+    together(options.jobs, [
+        *(partial(reproduction.judge, name, "without_skeleton=false", *own) for name, own in OWN.items()),
+        *(partial(reproduction.judge_drawn, name) for name in DRAWN),
+        *(partial(reproduction.judge_ablation, name) for name in (ABLATIONS if options.train else ())),
+    ])  # fmt: skip
+    atomic_write(options.out / "RESULTS.md", results_page(*read_judged(options.out / "judged"), STEPS))
     print(options.out / "RESULTS.md")
 
 

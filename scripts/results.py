@@ -1,6 +1,5 @@
-"""What scripts/reproduce.py measured of every system, side by side, as a page."""
+"""Page of results: every system and ablation of `python -m scripts.reproduce`, side by side."""
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.files import read_json
+from followyourpose.common.tables import markdown_table
 from followyourpose.evaluation.metrics.intervals import bootstrap_interval
 
 OURS, OURS_BOTH = "follow-your-pose", "follow-your-pose-both"
@@ -23,7 +24,7 @@ SYSTEMS = {
 }
 POSE = {
     "pose-residual": "added to the hidden states at 4 levels (the paper's)",
-    "pose-concat": "put beside the hidden states at 4 levels",
+    "pose-concat": "concatenated with the hidden states at 4 levels",
     "pose-3-levels": "added at the 3 finest levels",
     "pose-2-levels": "added at the 2 finest levels",
     "pose-1-level": "added at the finest level",
@@ -39,9 +40,9 @@ TIME = {
 STAGES = {
     "pose-residual": "stage 1 alone",
     "time-paper": "both stages, one after the other",
-    "one-stage": "all that both train, in one stage, on stage 1's images",
+    "one-stage": "the weights of both in one stage, on stage 1's images",
 }
-METRICS = {  # key of metrics.json -> head, digits, factor
+METRICS = {  # key of metrics.json -> head of its column, digits, factor
     "cs": ("CS", 1, 1),
     "pa": ("PA", 1, 100),
     "pck@0.1": ("PCK@0.1", 1, 100),
@@ -50,9 +51,10 @@ METRICS = {  # key of metrics.json -> head, digits, factor
     "character_accuracy": ("character", 0, 100),
     "background_accuracy": ("place", 0, 100),
 }
+HEAD = ["", *(head for head, *_ in METRICS.values())]
 SECTIONS = {
     "How the pose gets in": POSE,
-    "What keeps frames together": TIME,
+    "How frames stay consistent": TIME,
     "Two stages or one": STAGES,
 }
 TABLE1 = """# Results on puppets
@@ -60,30 +62,28 @@ TABLE1 = """# Results on puppets
 {count:,} of the 1,024 videos of `puppet-bench-1`: motions, and pairs of a character and a place, that no system was
 trained on; 8 frames of 64 x 64 pixels. Every system stands on the same base model (`checkpoints/puppet-base`), was
 trained on the same puppets with the budget of our stages, starts from the same noise in all frames and takes 20 DDIM
-steps at guidance 2. Of the two halves of guidance ours has the pose in the conditional one, unless `pose_guidance=both`
-puts it into both, where the others have it. In brackets are 95 % intervals by bootstrap over videos.
+steps at guidance 2. Ours has the pose in the conditional half of guidance only; with `pose_guidance=both`, and in the
+other systems, both halves have it. In brackets are 95 % intervals by bootstrap over videos.
 
 CS is the cosine of frame and caption by the puppets' CLIP, FC that of consecutive frames, x100; PA is average precision
 by OKS, PCK@0.1 the share of joints within a tenth of the body's height, in %; flicker is the mean change of the
-background from frame to frame, of 255; character and place are how often CLIP takes them for the caption's, in %.
-`followyourpose evaluate` has every number's definition.
+background from frame to frame, of 255; character and place are the shares of videos in which CLIP recognises those of
+the caption, in %. `followyourpose evaluate` writes every number's definition.
 """
 ABLATIONS = """# Ablations
 
 Each of these is trained with a small budget, {stage1} steps of 16 images for stage 1 and {stage2} of 4 clips for
-stage 2, and differs from the paper's in one thing, set in its config. All draw the videos above again, each frame from
-noise of its own, where what keeps frames together has the most to do.
+stage 2, and differs from the paper in one setting. All draw the videos above again, each frame from noise of its own,
+where the layers that keep frames consistent have the most to do.
 """
-DIFFERENCES = (
-    "Less the first line, over the same videos (of PA, each video's own), with the difference's 95 % interval:"
-)
-Judged = Mapping[str, Mapping[str, Any]]  # of each system its metrics.json
-Videos = Mapping[str, Mapping[str, Mapping[int, float]]]  # of each system, of each metric, each video's own, by seed
+DIFFERENCES = "Paired difference from row 1 over the same videos (PA of single videos), with its 95 % interval:"
+Judged = Mapping[str, Mapping[str, Any]]  # system -> its metrics.json
+Videos = Mapping[str, Mapping[str, Mapping[int, float]]]  # system -> metric -> seed -> the single video's number
 
 
 def read_judged(folder: Path) -> tuple[Judged, Videos]:
-    """What `evaluate` wrote of systems into folders under this one; a video's own numbers need pyarrow."""
-    judged = {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/metrics.json")}
+    """Read the systems' evaluations, a folder each under this one; the numbers of single videos need pyarrow."""
+    judged = {file.parent.name: read_json(file) for file in folder.glob("*/metrics.json")}
     videos: dict[str, dict[str, dict[int, float]]] = {}
     if find_spec("pyarrow"):
         from pyarrow import parquet
@@ -97,10 +97,10 @@ def read_judged(folder: Path) -> tuple[Judged, Videos]:
 
 
 def results_page(judged: Judged, videos: Videos, steps: Mapping[str, int]) -> str:
-    """The page in Markdown; what was not judged is left out.
+    """Return the page in Markdown, without the systems that were not evaluated.
 
     Args:
-        steps: stage -> of each of its ablations.
+        steps: stage -> number of steps of each of its ablations.
     """
     page = [TABLE1.format(count=judged[OURS]["n"]), *_section(judged, videos, SYSTEMS, real=True)]
     ablations = [(title, rows) for title, rows in SECTIONS.items() if rows.keys() <= judged.keys()]
@@ -119,26 +119,28 @@ def _section(judged: Judged, videos: Videos, rows: Mapping[str, str], real: bool
 
 
 def _table(judged: Judged, rows: Mapping[str, str], real: bool) -> str:
-    lines = _head()
+    lines = []
     for name, label in rows.items():
         if name in judged:
             n = judged[name]["n"]
             few = "" if n == judged[OURS]["n"] else f", the first {n}"
-            lines.append(f"| {label}{few} | {' | '.join(_cell(judged[name], key) for key in METRICS)} |")
+            lines.append([f"{label}{few}", *(_cell(judged[name], key) for key in METRICS)])
     if real:
         first = next(iter(judged[name] for name in rows if name in judged))
-        lines.append(f"| real frames | {' | '.join(_number(first, key, _real(key)) for key in METRICS)} |")
-    return "\n".join(lines)
+        lines.append(["real frames", *(_number(first, key, _real(key)) for key in METRICS)])
+    return markdown_table(HEAD, lines)
 
 
 def _differences(videos: Videos, rows: Mapping[str, str]) -> str:
-    """Of every row but the first, what it has more than the first."""
+    """Return the paired difference of every row from the first."""
     (first, _), *others = rows.items()
-    lines = _head()
-    for name, label in others:
-        cells = [_difference(key, videos[name][key], videos[first][key]) for key in METRICS]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown_table(
+        HEAD,
+        [
+            [label, *(_difference(key, videos[name][key], videos[first][key]) for key in METRICS)]
+            for name, label in others
+        ],
+    )
 
 
 def _difference(key: str, here: Mapping[int, float], there: Mapping[int, float]) -> str:
@@ -148,10 +150,6 @@ def _difference(key: str, here: Mapping[int, float], there: Mapping[int, float])
         return ""
     low, high = bootstrap_interval(more)
     return f"{np.mean(more):+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})"
-
-
-def _head() -> list[str]:
-    return [f"| | {' | '.join(head for head, *_ in METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
 
 
 def _real(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Other systems train by the loop on the image model, and draw what they are asked for."""
+"""Other systems train by the loop on the image model, and draw a benchmark's videos."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ STAGES = {
 
 
 def trained_part(name: str) -> str:
-    """Under which name among its parts a run trains."""
+    """Name of the part that a run trains."""
     return STAGES[name]["trainable"][0].strip("^").split(r"\.")[0]
 
 
@@ -50,7 +50,7 @@ def task(seed: int = 0, prompt: str = "a cat") -> Task:
 
 @pytest.fixture(scope="module")
 def weights(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what each of the runs trained."""
+    """A folder with the exported network of each run."""
     folder = tmp_path_factory.mktemp("baseline-weights")
     for name in STAGES:
         export_network(name, runs / name, folder / name)
@@ -95,7 +95,7 @@ def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
     np.testing.assert_allclose(together[1].astype(int), frames, atol=1)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_benchmark_is_drawn_as_a_folder_that_evaluate_takes(
     jobs: int, world: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,11 +116,14 @@ def test_a_benchmark_is_drawn_as_a_folder_that_evaluate_takes(
         (["--count", "0"], "--count: got 0, expected at least 1"),
         (["--batch-size", "-1"], "--batch-size: got -1, expected at least 1"),
         (["--jobs", "0"], "--jobs: got 0, expected at least 1"),
-        (["--weights", "nowhere"], "nowhere.controlnet: no such folder, expected what `baselines.py export` wrote"),
-        ([], "nothing.manifest.jsonl: no such file, expected what `followyourpose puppets --benchmark` wrote"),
+        (
+            ["--weights", "nowhere"],
+            "nowhere.controlnet: no such folder, expected the output of `scripts.baselines export`",
+        ),
+        ([], "nothing.manifest.jsonl: no such file, expected the output of `followyourpose puppets --benchmark`"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_in_a_line(
+def test_a_benchmark_that_cannot_be_drawn_is_one_error(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if flags:

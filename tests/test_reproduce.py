@@ -1,4 +1,4 @@
-"""The reproduction of Table 1: what it runs in which order, that it goes on, and the page that it writes."""
+"""The reproduction of Table 1: its commands and their order, that it resumes, and the page that it writes."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ NUMBERS |= {f"{key}_real".replace("@0.1", ""): 1.0 for key in results.METRICS} |
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands, none of which is run: each leaves what it would write."""
+    """The commands; none is run, each leaves an empty output."""
     made = []
 
     def call(self: Reproduction, name: str, *arguments: object) -> None:
@@ -54,14 +54,14 @@ def test_without_training_every_system_is_drawn_and_judged_once(
     page = run(tmp_path / "out", monkeypatch)
     assert not any("train" in command for command in calls)
     drawn = [command for command in calls if "draw" in command]
-    assert [command[2] for command in drawn] == DRAWN and all("puppet-baselines" in str(command) for command in drawn)
+    assert [command[3] for command in drawn] == DRAWN and all("puppet-baselines" in str(command) for command in drawn)
     assert len([command for command in calls if "evaluate" in command]) == len(OWN) + len(DRAWN)
     assert all(label in page for label in results.SYSTEMS.values()) and "# Ablations" not in page
     before = len(calls)
     assert run(tmp_path / "out", monkeypatch) == page and len(calls) == before
 
 
-def test_with_training_what_others_stand_on_comes_first(
+def test_runs_that_others_start_from_are_trained_first(
     calls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = run(tmp_path / "out", monkeypatch, "--train")
@@ -100,7 +100,7 @@ def test_an_ablation_trains_something_of_every_pattern_that_it_names(name: str) 
         assert any(re.search(pattern, each) for each in names), pattern
 
 
-def test_a_cell_has_its_interval_and_what_is_undefined_is_left_out() -> None:
+def test_a_cell_has_its_interval_and_is_empty_for_an_undefined_number() -> None:
     page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}}, {}, STEPS)
     (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
@@ -113,7 +113,7 @@ def test_a_row_of_fewer_videos_says_so() -> None:
 
 
 def test_a_difference_is_that_of_the_same_videos() -> None:
-    """Paired, and a video that one of them lacks is left out."""
+    """A video that one of two systems lacks is left out."""
     values = {
         OURS: {seed: 10.0 * seed for seed in range(8)},
         "controlnet": {seed: 10.0 * seed - 1 for seed in range(4)},
