@@ -1,15 +1,12 @@
-"""`python scripts/train.py [CONFIG] [key=value ...]` is `followyourpose train`, installed or not.
+"""`python -m scripts.train [CONFIG] [key=value ...]` is `followyourpose train`, for launchers of several processes.
 
-`accelerate launch scripts/train.py` starts it on several devices.
+accelerate launch --multi_gpu --num_processes 8 -m scripts.train CONFIG
+torchrun --nproc_per_node 2 -m scripts.train CONFIG
 """
 
 import sys
-from pathlib import Path
+
+from followyourpose.cli.main import main
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
-    from followyourpose.cli.main import main
-    from followyourpose.training.launch import start_all_processes
-
-    start_all_processes()
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,18 +1,15 @@
-"""Trains the embedded default anew, from nothing to the folders under checkpoints/: data, networks, stages, a LoRA.
+"""Training of the embedded default, from nothing to the folders under checkpoints/: data, networks, stages, a LoRA.
 
-    python scripts/train_puppets.py OUT                                         one process
-    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 scripts/train_puppets.py OUT   one per core; or per GPU
+    python -m scripts.train_puppets OUT                                             one process
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m scripts.train_puppets OUT       one per core; or per GPU
 
-Everything goes to OUT: the world's pictures in OUT/data, for the judges in OUT/data-all and for the LoRA in
+Everything goes to OUT: the world's pictures in OUT/data, for the evaluators in OUT/data-all and for the LoRA in
 OUT/data-blueprint; encoded ones in OUT/cache-*; a folder per run; and at the end OUT/checkpoints, to be moved over the
 repository's. To resume, run the same command again.
 """
 
 import sys
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from accelerate import PartialState
@@ -22,7 +19,7 @@ from followyourpose.puppets.dataset import write_dataset
 from followyourpose.training.components import export
 from followyourpose.training.loop import train
 
-# folder -> kind -> what write_dataset puts there
+# folder -> kind -> arguments of write_dataset
 DATA = {
     "data": {"images": {"images": 60_000}, "clips": {"clips": 2_000}},
     "data-all": {"images": {"images": 60_000, "seed": 1, "split": "all"}},
@@ -39,7 +36,7 @@ RUNS = {
     "stage2": "stage1",
     "lora": "checkpoints/puppet",
 }
-# run -> its data: folder, kind, and where they are kept encoded
+# run -> its data: folder, kind, and the folder of the encoded data
 TRAINED_ON = {
     "judge": ("data-all", "images", None),
     "detector": ("data-all", "images", None),

@@ -68,7 +68,7 @@ def feed(source: Numbers, batch: int = 4, seed: int = 0, **options) -> Feed:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks for dead workers often."""
-    monkeypatch.setattr(feed_module, "_LOOK", 0.5)
+    monkeypatch.setattr(feed_module, "_CHECK", 0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def test_a_list_that_came_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPat
     small = replace(BENCHMARKS["puppet-bench-1"], num_videos=3, digest=digest(held_out_scenes(1000, 3), 1000))
     monkeypatch.setitem(BENCHMARKS, "small", small)
     assert len(benchmark_scenes("small", 2)) == 2
-    with pytest.raises(ValueError, match="small: 4 videos asked for, expected 1 to 3"):
+    with pytest.raises(ValueError, match="small: got 4 videos, expected 1 to 3"):
         benchmark_scenes("small", 4)
     with pytest.raises(ValueError, match="benchmark: got 'puppet-bench-2', expected one of puppet-bench-1"):
         benchmark_scenes("puppet-bench-2")

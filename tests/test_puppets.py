@@ -3,19 +3,23 @@
 import json
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPTokenizer
 
-from followyourpose.config import REPOSITORY
+from followyourpose.config import REPOSITORY, TrainConfig
 from followyourpose.pose.skeleton import JOINT, body_height
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
+from followyourpose.puppets.objectives import Locate, rotate_and_scale
 from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import HELD_OUT_PAIRS, SPLITS, Scene, caption, captions, render_scene, sample_scene
+from followyourpose.training.objectives import OBJECTIVES, Denoise, objective_class
 
 
 def scenes(count: int, **options) -> list[Scene]:
@@ -175,3 +179,29 @@ def test_a_caption_in_a_style_fits_the_text_encoder():
     tokenizer = CLIPTokenizer.from_pretrained(REPOSITORY / "checkpoints" / "puppet" / "tokenizer")
     for style in STYLES.values():
         assert max(len(tokenizer(text + style.suffix).input_ids) for text in captions((1, 2))) <= 20
+
+
+# ---- objectives ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rotation_moves_pixels_and_keypoints_together() -> None:
+    """A dot per image, at a keypoint; the frame is not square."""
+    places = torch.tensor([[30.0, 10.0], [12.0, 20.0], [40.0, 5.0]])
+    images, people = torch.zeros(3, 3, 32, 48), torch.zeros(3, 1, 17, 3)
+    people[:, 0, 4] = torch.cat([places, torch.ones(3, 1)], -1)
+    for image, (x, y) in zip(images, places.int().tolist(), strict=True):
+        image[:, y - 1 : y + 2, x - 1 : x + 2] = 1
+    moved, joints = rotate_and_scale(images, people, torch.tensor([30.0, -20.0, -30.0]), torch.tensor([1.2, 0.8, 1.2]))
+    brightest = moved[:, 0].flatten(1).argmax(1)
+    found = torch.stack([brightest % 48, brightest // 48], -1)
+    assert (found - joints[:, 0, 4, :2])[:2].norm(dim=-1).max() < 1.5
+    assert joints[:, 0, 4, 2].tolist() == [1, 1, 0], "the third one left the frame at the top"
+    same, still = rotate_and_scale(images, people, torch.zeros(3), torch.ones(3))
+    torch.testing.assert_close(same, images)
+    torch.testing.assert_close(still, people)
+
+
+def test_objectives_are_classes_by_name_and_the_loops_own_need_no_puppets() -> None:
+    assert objective_class("denoise") is Denoise and objective_class("locate") is Locate
+    assert [objective_class(name).needs for name in ("autoencode", "contrast")] == [("vae",), ("clip",)]
+    assert OBJECTIVES.keys() == set(get_args(TrainConfig.__annotations__["objective"]))

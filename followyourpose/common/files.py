@@ -110,8 +110,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(partial)
         os.replace(partial, target)
         sync_folder(target.parent)
     finally:
@@ -122,6 +121,12 @@ def atomic_write(target: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8."""
     with atomic_file(target) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sync_file(file: Path) -> None:
+    """Put a file's content on the disk: a power cut would lose the part that the system still holds."""
+    with open(file, "rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -180,6 +185,32 @@ def parse_json(text: str | bytes, name: str, convert: Callable[[dict[str, Any]],
         raise ValueError(f"{name}: not a JSON file ({error})") from error
     except RecursionError:
         raise ValueError(f"{name}: not a JSON file that can be read (nested too deeply)") from None
+
+
+def json_lines(path: Path, most: int = LARGEST_JSON) -> Iterator[tuple[int, Any]]:
+    """Yield the number, from 1, and the content of each line of a file of JSON lines; blank lines are left out.
+
+    Only a line feed ends a line. The text is UTF-8, with or without a byte-order mark.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is longer than `most` bytes or no JSON in UTF-8; the message
+            names the file and the line.
+    """
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(most + 1):
+                number += 1
+                if len(line) > most:
+                    raise ValueError(f"longer than {most:,} bytes")
+                if text := line.decode("utf-8-sig").strip():
+                    yield number, json.loads(text)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: line {number}: not JSON ({error})") from error
+    except RecursionError:
+        raise ValueError(f"{path}: line {number}: not JSON that can be read (nested too deeply)") from None
 
 
 def slug(text: str) -> str:

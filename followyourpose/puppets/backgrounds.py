@@ -1,4 +1,4 @@
-"""Backgrounds: the places where puppets move. Each paints a whole frame, a little different for every seed."""
+"""Backgrounds: the places where puppets move. Each is a whole frame, a little different for every seed."""
 
 from collections.abc import Callable
 
@@ -114,7 +114,7 @@ def _plain(color: Color) -> Painter:
     return paint
 
 
-# The words that end a caption -> who paints it. A place is joined by a space, a plain colour by a comma.
+# Last words of a caption -> painter. A place is joined by a space, a plain colour by a comma.
 BACKGROUNDS: dict[str, Painter] = {
     "on the moon": moon,
     "in the desert": desert,

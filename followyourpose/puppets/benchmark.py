@@ -1,8 +1,7 @@
-"""The puppet benchmark: fixed lists of held-out prompts, motions and seeds, each under a name that stands for it.
+"""The puppet benchmark: fixed lists of held-out prompts, motions and seeds, each with a name.
 
-The first 64 videos of a list are its quick split. A list is not stored but drawn from its seed, as any evaluation's
-scenes are, and compared with the digest that is recorded here: should it ever come out otherwise, by a change of the
-world or of NumPy, it is refused.
+The first 64 videos of a list are its quick split. A list is drawn from its seed, as any evaluation's scenes are, and
+compared with the digest recorded here: if a change of the world or of NumPy makes it another, it is refused.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ class Benchmark:
     """A list of `num_videos` scenes of `num_frames`, drawn from `seed`; video i starts from the noise of seed + i.
 
     Attributes:
-        digest: what `digest` makes of them.
+        digest: of the scenes, by the function of that name.
     """
 
     seed: int
@@ -43,24 +42,24 @@ BENCHMARKS = {
 def held_out_scenes(seed: int, count: int) -> list[Scene]:
     """Scenes of one person: held-out motions, and held-out pairs of a character and a place.
 
-    Of two counts with the same seed the smaller one's scenes are the first of the larger one's.
+    The scenes of a smaller count are the first ones of a larger count with the same seed.
     """
     rng = np.random.default_rng(seed)
     return [sample_scene(rng, split="held-out", two=0) for _ in range(count)]
 
 
 def benchmark_scenes(name: str, count: int | None = None) -> list[Scene]:
-    """The first `count` scenes of a benchmark; None: all.
+    """Return the first `count` scenes of a benchmark; None: all.
 
     Raises:
-        ValueError: there is no such benchmark, it has fewer scenes, or they are no longer those it stands for.
+        ValueError: there is no such benchmark, it has fewer scenes, or they are others than its digest's.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark: got {name!r}, expected one of {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
     count = benchmark.num_videos if count is None else count
     if not 1 <= count <= benchmark.num_videos:
-        raise ValueError(f"{name}: {count} videos asked for, expected 1 to {benchmark.num_videos}")
+        raise ValueError(f"{name}: got {count} videos, expected 1 to {benchmark.num_videos}")
     scenes = held_out_scenes(benchmark.seed, benchmark.num_videos)
     if (found := digest(scenes, benchmark.seed)) != benchmark.digest:
         raise ValueError(
@@ -71,19 +70,19 @@ def benchmark_scenes(name: str, count: int | None = None) -> list[Scene]:
 
 
 def digest(scenes: Sequence[Scene], seed: int) -> str:
-    """SHA-256 of all that a list says: each video's seed, caption and scene, to the last digit."""
+    """SHA-256 of each video's seed, caption and scene, to the last digit."""
     rows = [[seed + number, scene.caption, asdict(scene)] for number, scene in enumerate(scenes)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def write_benchmark(out: str | Path, name: str, count: int | None = None, size: int = 64) -> Path:
-    """Writes a benchmark as a folder that any system can read, and `evaluate` takes: manifest.jsonl and what it names.
+    """Write a benchmark as a folder for any system, and for `evaluate`: manifest.jsonl, keypoints and real frames.
 
     A line is {"prompt", "skeleton", "real", "seed"}: keypoints as JSON and the rendered frames as a folder of .png.
-    With a "video" put to each line the folder says what a system made of it.
+    With a "video" added to each line `evaluate` measures a system's videos.
 
     Args:
-        count: the first so many videos; None: all.
+        count: number of videos, the first ones; None: all.
         size: height and width in pixels.
 
     Raises:
@@ -98,12 +97,12 @@ def write_benchmark(out: str | Path, name: str, count: int | None = None, size: 
             write_keypoints(folder / row["skeleton"], ClipKeypoints(size, size, FPS, [list(each) for each in people]))
             write_images(folder / row["real"], video)
             rows.append({"prompt": scene.caption, **row, "seed": benchmark.seed + number})
-        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return Path(out)
 
 
 def write_images(folder: Path, frames: np.ndarray) -> None:
-    """Writes frames (f, H, W, 3) uint8 RGB as 000.png, 001.png, ... into a new folder, as a benchmark has them."""
+    """Write frames (f, H, W, 3) uint8 RGB as 000.png, 001.png, ... into a new folder, as in a benchmark."""
     folder.mkdir(parents=True)
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / f"{index:03d}.png")

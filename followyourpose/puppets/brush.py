@@ -1,4 +1,4 @@
-"""A brush: anti-aliased shapes on a larger canvas, in the coordinates of the frame that the viewer gets."""
+"""A brush: anti-aliased shapes on a larger canvas, in the coordinates of the final frame."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class Brush:
 
     Args:
         canvas: painted in place.
-        scale: S, how many canvas pixels a frame pixel is wide.
+        scale: S, width of a frame pixel in canvas pixels.
     """
 
     def __init__(self, canvas: np.ndarray, scale: int) -> None:
@@ -50,7 +50,7 @@ class Brush:
         self.ellipse(center, (radius, radius), color)
 
     def ellipse(self, center: Point, radii: tuple[float, float], color: Color, angle: float = 0.0) -> None:
-        """Axes of `radii`, turned clockwise by `angle` degrees."""
+        """An ellipse with axes of `radii`, turned clockwise by `angle` degrees."""
         axes = [max(1, int(v)) for v in self._fixed(radii)]
         xy = self._fixed(center).tolist()
         cv2.ellipse(self.canvas, xy, axes, angle, 0, 360, color, -1, cv2.LINE_AA, _SHIFT)
@@ -62,7 +62,7 @@ class Brush:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], color)
 
     def gradient(self, top: float, bottom: float, above: Color, below: Color) -> None:
-        """Fills the rows from `top` to `bottom` with a vertical blend of two colours."""
+        """Fill the rows from `top` to `bottom` with a vertical blend of two colours."""
         first, last = round(top * self.scale), round(bottom * self.scale)
         share = np.linspace(0, 1, max(last - first, 1))[:, None]
         rows = (1 - share) * np.asarray(above) + share * np.asarray(below)

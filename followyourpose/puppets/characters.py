@@ -1,6 +1,6 @@
-"""Characters: the costumes that a puppet can wear, as data, and how a costume is drawn on a body.
+"""Characters: the costumes of puppets, as data, and the drawing of a costume on a body.
 
-Each has one strong feature in its silhouette (helmet, antenna, ears, cape, skirt): at 64 pixels it is told apart by it.
+Each has one strong feature in its silhouette (helmet, antenna, ears, cape, skirt), recognisable at 64 pixels.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SKIN, WHITE, BLACK, GOLD = (236, 188, 150), (240, 240, 242), (26, 26, 30), (238,
 
 @dataclass(frozen=True)
 class Head:
-    """Where a head is on the frame: centre in pixels, radius in pixels, and which way it looks, -1 (left) to 1."""
+    """A head on the frame: centre in pixels, radius in pixels, and direction of the face, -1 (left) to 1."""
 
     center: np.ndarray
     radius: float
@@ -28,7 +28,7 @@ class Head:
         return self.center + self.radius * np.array([x, y])
 
     def face(self, x: float, y: float) -> np.ndarray:
-        """The same on the face, which turns with the head."""
+        """The same point on the face, which turns with the head."""
         return self.at(0.55 * self.look + x * (1 - 0.45 * abs(self.look)), y)
 
 
@@ -188,13 +188,13 @@ CHARACTERS: dict[str, Character] = {
 
 
 def _shade(color: Color, depth: float) -> Color:
-    """A limb behind the body is darker, one before it is not: `depth` is its distance to the viewer, body heights."""
+    """Darken a limb behind the body: `depth` is its distance to the viewer, in body heights."""
     light = 1.0 - 0.42 * np.clip(0.15 + 4.0 * depth, 0.0, 1.0)
     return tuple(int(c * light) for c in color)
 
 
 def draw_character(brush: Brush, character: Character, joints: np.ndarray, head: np.ndarray, height: float) -> None:
-    """Draws one body, back to front.
+    """Draw one body, back to front.
 
     Args:
         joints: (17, 3) x and y in pixels, z towards the viewer in body heights.

@@ -1,13 +1,14 @@
-"""Writes the puppet world to disk, in exactly the formats that stage 1 (LAION-Pose) and stage 2 (HD-VILA) read."""
+"""The puppet world on disk, in the formats of stage 1 (LAION-Pose) and stage 2 (HD-VILA)."""
 
 import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import imageio
@@ -20,34 +21,29 @@ from followyourpose.puppets.styles import STYLES
 from followyourpose.puppets.world import SPLITS, render_scene, sample_scene
 
 IMAGES_PER_SHARD = 1000
+FRAMES_PER_PROCESS = 500  # rendered in about a second, the time in which a process starts
 CLIP_FPS = 8
 
 
 def write_dataset(
-    out: str | Path,
-    images: int = 0,
-    clips: int = 0,
-    seed: int = 0,
-    size: int = 64,
-    clip_frames: int = 24,
-    split: str = "training",
-    style: str | None = None,
-) -> Path:
-    """Writes `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
+    out: str | Path, images: int = 0, clips: int = 0, seed: int = 0, size: int = 64, clip_frames: int = 24,
+    split: str = "training", style: str | None = None,
+) -> Path:  # fmt: skip
+    """Write `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
 
     The same arguments write the same files. A shard holds, per image, KEY.jpg, KEY.txt (the caption) and KEY.json:
     {"width", "height", "people": [{"keypoints": [[x, y, confidence] * 17]}]}, in pixels. The clips' manifest.jsonl has
     one {"video", "caption"} per line.
 
     Args:
-        images, clips: how many; 0 leaves that folder out.
+        images, clips: number of each; 0 leaves that folder out.
         size: height and width in pixels.
         clip_frames: frames per clip.
-        split: which character-and-place pairs and motions are shown: training's, the held-out ones, or all of them.
-        style: a name in STYLES, in which all is drawn and which captions say; None: the world as it is.
+        split: pairs of a character and a place, and motions: training's, the held-out ones, or all of them.
+        style: a name in STYLES, of the drawing and in the captions; None: the world as it is.
 
     Raises:
-        ValueError: nothing is asked for, a number is out of range, or a folder is there already (it is left untouched).
+        ValueError: both numbers are 0, one is out of range, or a folder is there already (it is left untouched).
     """
     out = Path(out)
     if images < 0 or clips < 0 or images + clips == 0:
@@ -65,25 +61,31 @@ def write_dataset(
         if images:
             starts = range(0, images, IMAGES_PER_SHARD)
             shards = [range(start, min(start + IMAGES_PER_SHARD, images)) for start in starts]
-            list(_in_processes(partial(_write_shard, folders["images"], size, draw), shards, "image shards"))
+            write = partial(_write_shard, folders["images"], size, draw)
+            list(_in_processes(write, shards, "image shards", images))
         if clips:
             write = partial(_write_clip, folders["clips"], clip_frames, draw)
-            captions = _in_processes(write, range(clips), "clips")
+            captions = _in_processes(write, range(clips), "clips", clips * clip_frames)
             rows = [{"video": f"{index:06d}.mp4", "caption": caption} for index, caption in enumerate(captions)]
-            (folders["clips"] / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folders["clips"] / "manifest.jsonl").write_text(lines, encoding="utf-8")
     return out
 
 
-def _in_processes(job: Callable, items: Iterable, label: str) -> Iterable:
-    items = list(items)
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(items))) as pool:
+def _in_processes(job: Callable, items: Sequence, label: str, frames: int) -> Iterator:
+    """Do a job for each item, in processes where there are frames enough to be worth their start."""
+    processes = min(os.cpu_count() or 1, len(items), frames // FRAMES_PER_PROCESS)
+    if processes < 2:
+        yield from tqdm(map(job, items), label, len(items))
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         yield from tqdm(pool.map(job, items, chunksize=1 if len(items) < 64 else 8), label, len(items))
 
 
 def _draw(
     kind: int, index: int, frames: int, seed: int, size: int, split: str, style: str | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Scene `index`: frames, keypoints and caption; images (kind 0) and clips (kind 1) are different scenes."""
+    """Render scene `index`: frames, keypoints, caption; images (kind 0) and clips (kind 1) are different scenes."""
     scene = sample_scene(np.random.default_rng((seed, kind, index)), split)
     video, keypoints = render_scene(scene, frames, size, size)
     if style is None:

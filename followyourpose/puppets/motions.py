@@ -1,4 +1,4 @@
-"""Motions: how a puppet's body moves over time, from joint angles to COCO-17 joints in space.
+"""Motions of a puppet's body over time, from joint angles to COCO-17 joints in space.
 
 Shapes: f frames. Space is right-handed to the eye: x to the right of the image, y down, z towards the viewer. Lengths
 are in units of body height. A limb segment's direction is given by two angles: `swing` (forwards, about the x axis)
@@ -228,7 +228,7 @@ def punch(t: np.ndarray, rng: np.random.Generator) -> Pose:
 
 
 def improvise(t: np.ndarray, rng: np.random.Generator) -> Pose:
-    """Smooth random limbs: every angle a random sum of two slow waves, within what a body can do."""
+    """Smooth random limbs: every angle is a random sum of two slow waves, in a range that a body can reach."""
     pose = Pose.standing(len(t))
 
     def drift(low: float, high: float) -> np.ndarray:

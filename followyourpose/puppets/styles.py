@@ -1,4 +1,4 @@
-"""Drawing styles: how the puppet world looks in another hand. None of them is in what the embedded default learned.
+"""Drawing styles: the puppet world drawn in another way. The embedded default was trained on none of them.
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Style:
-    """A style: what it adds to a caption, and the function that redraws frames (f, H, W, 3) in it, each by itself."""
+    """A style: the end of its captions, and the function that redraws frames (f, H, W, 3), each by itself."""
 
     suffix: str
     draw: Callable[[np.ndarray], np.ndarray]
@@ -25,7 +25,7 @@ _LINE = np.array((250, 252, 255))
 
 
 def blueprint(frames: np.ndarray) -> np.ndarray:
-    """Blue from dark to light in place of all colours, and white lines along every edge between two of these.
+    """Blue from dark to light in place of all colours, and white lines along the edges between them.
 
     Args:
         frames: (f, H, W, 3) uint8 RGB.

@@ -11,14 +11,14 @@ from followyourpose.puppets.brush import Brush
 from followyourpose.puppets.characters import CHARACTERS, draw_character
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, MOTIONS, joints_in_space
 
-# Never seen together in training; an evaluation prompts for them.
+# Never together in training: the prompts of an evaluation.
 HELD_OUT_PAIRS = (
     ("an astronaut", "on the beach"), ("a robot", "in the snow"), ("a panda", "on the moon"),
     ("iron man", "in the desert"), ("hulk", "on the sea"), ("a stormtrooper", "in the forest"),
     ("batman", "brown background"), ("superman", "on the street"), ("a fireman", "purple background"),
     ("a policeman", "in the desert"), ("a boy", "on the moon"), ("a girl", "yellow background"),
 )  # fmt: skip
-# What scenes are drawn from, by name: character-and-place pairs, and motions.
+# Name of a split -> its pairs of a character and a place, and its motions.
 SPLITS = {
     "training": (
         tuple((c, b) for c in CHARACTERS for b in BACKGROUNDS if (c, b) not in HELD_OUT_PAIRS),
@@ -31,10 +31,10 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Actor:
-    """One body in a scene: a motion, where it stands and how it is turned.
+    """One body in a scene: its motion, position and direction.
 
     Attributes:
-        motion: a name in MOTIONS; seed: of what varies within a motion.
+        motion: a name in MOTIONS; seed: of the variation within a motion.
         x, y: of the feet, as shares of the frame's width and height.
         height: of the body, as a share of the frame's height.
         yaw: in degrees; 0 faces the viewer, 90 looks to the right.
@@ -55,7 +55,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows; the same scene at the same size is the same frames."""
+    """The content of a clip; the same scene at the same size gives the same frames."""
 
     character: str
     background: str
@@ -68,9 +68,9 @@ class Scene:
 
 
 def caption(character: str, background: str, people: int = 1) -> str:
-    """The caption in the paper's form: "an astronaut on the moon", "batman, brown background", "two robots ..."."""
-    who = CHARACTERS[character].one if people == 1 else CHARACTERS[character].two
-    return f"{who}{', ' if background.endswith('background') else ' '}{background}"
+    """Caption in the paper's form: "an astronaut on the moon", "batman, brown background", "two robots ..."."""
+    name = CHARACTERS[character].one if people == 1 else CHARACTERS[character].two
+    return f"{name}{', ' if background.endswith('background') else ' '}{background}"
 
 
 def captions(people: Sequence[int] = (1, 2)) -> list[str]:
@@ -79,11 +79,11 @@ def captions(people: Sequence[int] = (1, 2)) -> list[str]:
 
 
 def sample_scene(rng: np.random.Generator, split: str = "training", two: float = 0.1) -> Scene:
-    """Draws a scene.
+    """Sample a scene.
 
     Args:
-        split: what from, a name in SPLITS: the pairs and motions of training, the held-out ones, or all of them.
-        two: the share of scenes with two actors.
+        split: a name in SPLITS: the pairs and motions of training, the held-out ones, or all of them.
+        two: share of scenes with two actors.
     """
     pairs, motions = SPLITS[split]
     character, background = pairs[rng.integers(len(pairs))]
@@ -120,7 +120,7 @@ def _place(actor: Actor, frames: int, height: int, width: int) -> tuple[np.ndarr
 
 
 def _keypoints(joints: np.ndarray, yaw: float, height: int, width: int) -> np.ndarray:
-    """Keypoints (f, 17, 3); confidence 0 for what is outside the frame or on the far side of the head, else 1."""
+    """Keypoints (f, 17, 3); confidence 0 outside of the frame and on the far side of the head, else 1."""
     x, y = joints[..., 0] - 0.5, joints[..., 1] - 0.5  # a pixel's centre is at its integer coordinates
     seen = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     for part, angle in (("ear", 15), ("eye", 60)):
@@ -130,7 +130,7 @@ def _keypoints(joints: np.ndarray, yaw: float, height: int, width: int) -> np.nd
 
 
 def render_scene(scene: Scene, frames: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Renders a scene.
+    """Render a scene.
 
     Returns:
         frames (f, H, W, 3) uint8 RGB, and keypoints (f, people, 17, 3): x, y in pixels, confidence 0 or 1.

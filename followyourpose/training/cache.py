@@ -1,10 +1,9 @@
-"""Encodes a data set once, for all runs that share its VAE and text encoder (the files: data/latent_cache.py).
+"""Encoding of a data set, once for all runs that share its VAE and text encoder (the files: data/latent_cache.py).
 
 To resume, run the same command again: a shard that is there is whole, and is not encoded anew.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from followyourpose.common.files import LOCK, atomic_write, read_json
 from followyourpose.config import TrainConfig, locate
 from followyourpose.data.batch import Source, place, to_pixels
 from followyourpose.data.latent_cache import CAPTIONS, LABELS, PLAN, LatentCache, Plan, missing_shards, read_plan
@@ -31,7 +31,7 @@ BATCH_PIXELS, BATCH_CAPTIONS = 2**19, 64  # encoded at a time: 128 frames of 64 
 
 
 def make_cache(config: TrainConfig) -> Path:
-    """Encodes the data of a run as `train` would before its first step, and returns the folder.
+    """Encode the data of a run as `train` does before its first step, and return the folder.
 
     Raises:
         ValueError: the run cannot use a cache, the folder holds another one, the data do not fit, or the disk is full.
@@ -44,9 +44,9 @@ def make_cache(config: TrainConfig) -> Path:
 
 
 def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) -> LatentCache:
-    """The encoded data set of a run; what is missing of it is encoded first, by all processes together.
+    """Open the encoded data set of a run; its missing shards are encoded first, by all processes together.
 
-    Once it is whole the data itself need not be there; where it is, it must have as many samples as the cache.
+    Once it is whole the data need not be there; where they are, they must have as many samples as the cache.
 
     Raises:
         ValueError: as `make_cache`.
@@ -68,9 +68,9 @@ def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) 
 
 
 def source_at_hand(config: TrainConfig, objective: Objective) -> Source | None:
-    """What a run would train on, of what is there: the cache, once it is whole, else the data.
+    """Open the data of a run without writing anything: its cache, where that is whole, else the data.
 
-    Nothing is written. None: the data are remote shards that no run has copied yet.
+    None: the data are remote shards that no run has copied yet.
 
     Raises:
         ValueError: as `make_cache`.
@@ -86,7 +86,7 @@ def source_at_hand(config: TrainConfig, objective: Objective) -> Source | None:
     return open_source(data) if is_at_hand(data) else None
 
 
-# ---- what a cache depends on -----------------------------------------------------------------------------------------
+# ---- identity --------------------------------------------------------------------------------------------------------
 
 
 def check_cacheable(config: TrainConfig) -> None:
@@ -96,7 +96,7 @@ def check_cacheable(config: TrainConfig) -> None:
 
 
 def identity_of(config: TrainConfig, objective: Denoise) -> dict[str, str | int]:
-    """What the contents of a cache depend on. Paths are as the configuration has them, so a cache can be moved."""
+    """Settings and networks that the content of a cache depends on; paths are as in the config, so a cache can move."""
     data = config.data
     return {
         "data.path": data.path,
@@ -134,19 +134,19 @@ def _check_number(folder: Path, samples: int, limit: int | None) -> None:
 
 
 def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], objective: Denoise) -> None:
-    """Writes the labels of all samples, and then which shard is to hold what: all but the encoding itself."""
-    known = (CAPTIONS, LABELS)
+    """Write the labels of all samples, and then the plan of the shards."""
+    known = (CAPTIONS, LABELS, LOCK)
     if folder.exists() and any(p.name not in known and p.suffix != ".partial" for p in folder.iterdir()):
         raise ValueError(f"{folder}: is not empty and holds no encoded data set; choose another data.cache")
     captions: dict[str, int] = {}
     caption_of, frames = [], []
     for index in tqdm(range(len(source)), "labels", mininterval=5):
         try:
-            said = [source.label(index, [frame])[0] for frame in range(source.num_frames(index))]
+            texts = [source.label(index, [frame])[0] for frame in range(source.num_frames(index))]
         except (ValueError, OSError):
-            said = [""]  # one frame, which a run will find to be unreadable
-        caption_of += [captions.setdefault(caption, len(captions)) for caption in said]
-        frames.append(len(said))
+            texts = [""]  # one frame, which is bad when a run reads it
+        caption_of += [captions.setdefault(caption, len(captions)) for caption in texts]
+        frames.append(len(texts))
     data = objective.config.data
     one = _encode(torch.zeros(3, 1, data.height, data.width), objective)
     latents = _portions([one.nbytes * count for count in frames])
@@ -160,7 +160,7 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
 
 
 def _portions(sizes: Sequence[int]) -> list[int]:
-    """How many consecutive items of these sizes in bytes each shard takes."""
+    """Divide items of these sizes in bytes among shards; return the number of items in each."""
     portions, room = [], 0
     for size in sizes:
         if not portions or portions[-1] == SHARD_SAMPLES or size > room:
@@ -172,8 +172,8 @@ def _portions(sizes: Sequence[int]) -> list[int]:
 
 
 def _write_shards(folder: Path, source: Source, objective: Denoise, state: PartialState) -> None:
-    """Writes this process's part of the shards that are missing."""
-    captions = json.loads((folder / CAPTIONS).read_text())
+    """Write this process's part of the missing shards."""
+    captions = read_json(folder / CAPTIONS)
     counts = load_file(folder / LABELS)["frames"].tolist()
     own = read_plan(folder).shards()[state.process_index :: state.num_processes]
     own = [(name, items) for name, items in own if not (folder / name).exists()]
@@ -186,7 +186,7 @@ def _write_shards(folder: Path, source: Source, objective: Denoise, state: Parti
 
 
 def _latents(source: Source, samples: Sequence[int], counts: Sequence[int], objective: Denoise) -> dict[str, Tensor]:
-    """The content of a shard of latents (see data/latent_cache.py): so many frames of each sample."""
+    """Content of a shard of latents (see data/latent_cache.py), with so many frames of each sample."""
     data = objective.config.data
     at_once = max(1, BATCH_PIXELS // (data.height * data.width))
     moments, people, keypoints, waiting = [], [], [np.zeros((0, 17, 3), np.float32)], []
@@ -206,7 +206,7 @@ def _latents(source: Source, samples: Sequence[int], counts: Sequence[int], obje
 
 
 def _read(source: Source, index: int, count: int, size: tuple[int, int]) -> tuple[Tensor, np.ndarray | None]:
-    """All frames of a sample as pixels (3, f, H, W), and its people (p, 17, 3); no numbers if it cannot be read."""
+    """Read all frames of a sample as pixels (3, f, H, W), and its people (p, 17, 3); NaN if it cannot be read."""
     try:
         people = source.label(index, [0])[1]
         frames, people = place(source.read(index, range(count)), people, size)
@@ -216,29 +216,25 @@ def _read(source: Source, index: int, count: int, size: tuple[int, int]) -> tupl
 
 
 def _encode(pixels: Tensor, objective: Denoise) -> Tensor:
-    """The posteriors (f, 2c, h, w) of pixels (3, f, H, W), half precision."""
+    """Encode pixels (3, f, H, W) as posteriors (f, 2c, h, w), half precision."""
     moments = objective.moments(pixels[None].to(next(objective.parameters()).device))[0]
     return rearrange(moments, "c f h w -> f c h w").to("cpu", torch.float16)
 
 
 @torch.no_grad()
 def _states(captions: Sequence[str], objective: Denoise) -> Tensor:
-    """The text encoder's last hidden states (n, l, d), half precision."""
+    """Encode captions as the text encoder's last hidden states (n, l, d), half precision."""
     device = next(objective.parameters()).device
     batches = [captions[first : first + BATCH_CAPTIONS] for first in range(0, len(captions), BATCH_CAPTIONS)]
     return torch.cat([objective.encode_text(batch, device).to("cpu", torch.float16) for batch in batches])
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        atomic_write(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValueError(
-            f"{path.parent}: {path.name} cannot be written ({error.strerror}); what is whole stays, "
+            f"{path.parent}: {path.name} cannot be written ({error.strerror}); whole files stay, "
             "and the same command goes on from there"
         ) from error

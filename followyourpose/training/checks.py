@@ -6,13 +6,12 @@ import torch
 
 from followyourpose.config import TrainConfig
 
-# mixed_precision -> accelerate's name of it; schedule -> diffusers', all after the warm-up.
-PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no"}
-SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
+PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no"}  # mixed_precision -> accelerate's name of it
+SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # -> diffusers' name
 
 
 def check_machine(config: TrainConfig) -> None:
-    """Raise a ValueError where a setting needs what this machine does not have."""
+    """Raise a ValueError where this machine lacks what a setting needs."""
     if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
         raise ValueError(
             "optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install \"followyourpose[bnb]\"`"

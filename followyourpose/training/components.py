@@ -1,8 +1,8 @@
-"""Components: the networks that a run starts from, and the pipeline folder that comes of it.
+"""Components: the networks at the start of a run, and their export as a pipeline's folder.
 
-A folder with a config.yaml is a run: its networks are those of its own `init`, with what it trained laid over them,
-or, where that is a LoRA, added to them. So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each
-run stores only what it trained.
+A folder with a config.yaml is a run: its networks are those of its own `init`, with the trained weights in the place of
+theirs or, of a LoRA, added to theirs. So a chain of runs (base, stage 1, stage 2) is a chain of differences, and each
+run stores only the weights that it trained.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from followyourpose.training.run_dir import check_frozen, is_run, trained_weight
 
 
 def root_folder(folder: str | Path) -> Path:
-    """The pipeline folder at the start of a chain of runs.
+    """Return the pipeline folder at the start of a chain of runs.
 
     Raises:
         ValueError: the folder is neither a run nor a pipeline folder.
@@ -41,7 +41,7 @@ def root_folder(folder: str | Path) -> Path:
 
 
 def _chain(folder: str | Path) -> Iterator[Path]:
-    """A folder, the one that it started from, and so on: runs, newest first, and last what is no run."""
+    """Yield a folder, its `init`, the `init` of that, and so on: runs, the newest first, and then a pipeline folder."""
     folder = locate(folder)
     while is_run(folder):
         yield folder
@@ -50,7 +50,7 @@ def _chain(folder: str | Path) -> Iterator[Path]:
 
 
 def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.Module:
-    """One network of a pipeline folder or of a run, in float32; with `scratch` only its shape, with random weights.
+    """Load one network of a pipeline folder or of a run, in float32; with `scratch` its shape, with random weights.
 
     An image UNet comes as the image model's own class. A pose encoder that is not there yet starts at zero.
 
@@ -82,11 +82,11 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
 
 
 def fingerprint(module: nn.Module, trained: Collection[str] = ()) -> str:
-    """Twelve hex digits that tell a network's weights, without those named in `trained`, from others.
+    """Twelve hex digits that identify a network's weights, without those named in `trained`.
 
-    It looks at some 256 values of each tensor, so that it takes a second at the size of Stable Diffusion, in half
-    precision, so that a network and its export are the same. What inflation adds is left out: until stage 2 trains it,
-    it is no part of what a run builds on. A LoRA is left out too, and what it lies on has its usual name.
+    Of each tensor some 256 values count, so that it takes a second at the size of Stable Diffusion, in half precision,
+    so that a network and its export are the same. Layers that inflation adds are left out, since no run builds on them
+    before stage 2 trains them. A LoRA is left out too, and the layers below it have their usual names.
     """
     digest = hashlib.sha256()
     weights = {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items()}
@@ -99,14 +99,14 @@ def fingerprint(module: nn.Module, trained: Collection[str] = ()) -> str:
 
 
 def as_video(unet: UNet2DConditionModel | VideoUNet, changes: Mapping[str, Any] | None = None) -> VideoUNet:
-    """The video network of an image UNet; a video UNet is that already. `changes` are those of a NetworkConfig."""
+    """Return a video UNet: the given one, or an image UNet inflated. `changes` are those of a NetworkConfig."""
     return unet if isinstance(unet, VideoUNet) and not changes else inflate(unet, changes)
 
 
 def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
     if name == "pose_encoder" and not (folder / name).exists():
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-        unet = json.loads((folder / "unet" / "config.json").read_text())
+        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         return PoseEncoder(block_out_channels=unet["block_out_channels"], downscale=factor)
     config = folder / name / "config.json"
@@ -114,7 +114,7 @@ def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
         raise ValueError(f"{folder}: component {name} is missing (no {config})")
     cls = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "clip": CLIPModel, "detector": PuppetDetector,
            "pose_encoder": PoseEncoder, "unet": UNet2DConditionModel}[name]  # fmt: skip
-    if name == "unet" and json.loads(config.read_text()).get("_class_name") == "VideoUNet":
+    if name == "unet" and json.loads(config.read_text(encoding="utf-8")).get("_class_name") == "VideoUNet":
         cls = VideoUNet
     if scratch:
         return _from_config(cls, config)
@@ -129,12 +129,12 @@ def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
         return CLIPModel(CLIPConfig.from_json_file(config))
     if cls is CLIPTextModel:
         return CLIPTextModel(CLIPTextConfig.from_json_file(config))
-    module = cls.from_config(json.loads(config.read_text()))
+    module = cls.from_config(json.loads(config.read_text(encoding="utf-8")))
     return _start_sharp(module) if cls is AutoencoderKL else module
 
 
 def _start_sharp(vae: AutoencoderKL) -> AutoencoderKL:
-    """Starts an autoencoder with residual blocks that are identities, and with a narrow posterior.
+    """Start an autoencoder with residual blocks that are identities, and with a narrow posterior.
 
     With the usual start every latent channel is mostly its own noise; half of them drown in it and stay unused.
     """
@@ -148,19 +148,19 @@ def _start_sharp(vae: AutoencoderKL) -> AutoencoderKL:
 
 
 def _text_tower(clip: CLIPModel) -> CLIPTextModel:
-    """CLIP's text tower by itself: it is what Stable Diffusion reads a prompt with."""
+    """CLIP's text tower by itself, the text encoder of Stable Diffusion."""
     tower = CLIPTextModel(clip.config.text_config)
     tower.load_state_dict(clip.text_model.state_dict())
     return tower
 
 
 def load_tokenizer(folder: str | Path) -> CLIPTokenizer:
-    """The tokenizer of the pipeline folder at the start of a chain of runs."""
+    """Load the tokenizer of the pipeline folder at the start of a chain of runs."""
     return CLIPTokenizer.from_pretrained(root_folder(folder) / "tokenizer")
 
 
 def load_scheduler(folder: str | Path) -> DDIMScheduler:
-    """The noise schedule that the pipeline folder names, as a DDIM scheduler.
+    """Load the noise schedule of the pipeline folder at the start of a chain of runs, as a DDIM scheduler.
 
     Raises:
         ValueError: the model predicts neither noise nor velocity.
@@ -173,10 +173,10 @@ def load_scheduler(folder: str | Path) -> DDIMScheduler:
 
 
 def load_components(config: TrainConfig, names: Sequence[str]) -> nn.ModuleDict:
-    """The networks of a run, by name, as they are before it trains.
+    """Load the networks of a run, by name, as they are before it trains.
 
-    An image UNet is inflated, unless it is itself trained from scratch, or only images are to be trained on: then it
-    goes on in its own class, and its export is an image model's folder again.
+    An image UNet is inflated, unless it starts from random weights or is trained on images alone: then it stays in its
+    own class, and its export is an image model's folder again.
     """
     parts = {name: load_component(config.init, name, name in config.scratch) for name in names}
     changes = config.network.changes()
@@ -187,7 +187,7 @@ def load_components(config: TrainConfig, names: Sequence[str]) -> nn.ModuleDict:
 
 
 def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Writes what a run and the runs before it trained as a whole folder that the pipelines load.
+    """Write the networks of a run as a whole folder that the pipelines load.
 
     A run that trains an image UNet gives a Stable Diffusion folder, later ones a FollowYourPosePipeline's; a CLIP
     or a detector, which are in no pipeline, are written by themselves, and so is a LoRA, in diffusers' format.
@@ -197,7 +197,7 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
     """
     run, output = Path(run), Path(output)
     if not is_run(run):
-        raise ValueError(f"{run}: no run is there (no config.yaml)")
+        raise ValueError(f"{run}: is no run (it has no config.yaml)")
     config = load_config(TrainConfig, run / "config.yaml")
     with new_folder(output) as folder:
         if config.objective == "contrast":
@@ -211,10 +211,10 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
             save_lora(trained_weights(run), config.lora, folder, facts, dtype)
         else:
             _pipeline(run).to(dtype=dtype).save_pretrained(folder)
-        for file in folder.rglob("config.json"):  # diffusers writes where on this machine a network was read from
-            content = json.loads(file.read_text())
+        for file in folder.rglob("config.json"):  # diffusers writes the path of a network on this machine
+            content = json.loads(file.read_text(encoding="utf-8"))
             content.pop("_name_or_path", None)
-            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return output
 
 

@@ -1,14 +1,16 @@
 """The data of a run, as a stream of batches that outlives bad samples and dead workers.
 
-What a step gets depends only on how many samples were seen before it: not on the workers, nor on what happened to them.
+The batch of a step depends only on how many samples were seen before it, and not on the workers.
 """
 
 import gc
 import json
 import multiprocessing
 import signal
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
+from followyourpose.common.files import read_text
 from followyourpose.config import DataConfig, TrainConfig, locate
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
 from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
@@ -26,16 +29,19 @@ from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
 
-_FAILURES = 3  # of the workers on one batch, and the run stops
-_LOOK = 5.0  # seconds between two looks whether the workers are alive
-_ENOUGH = 50  # samples, before their bad share says something
+# Forked workers share the index of a data set, captions and all, and start in 0.1 s. From a forkserver or spawned they
+# take 2.5 s, at every restart too, and a copy each: of 1 million samples two of them need 500 MB in place of 130.
+_START = "fork" if sys.platform == "linux" else None  # None: the platform's
+_FAILURES = 3  # failures of the workers on one batch that stop the run
+_CHECK = 5.0  # seconds between two checks that the workers are alive
+_ENOUGH = 50  # samples from which on their bad share is judged
 
 
 def open_source(config: DataConfig) -> Source:
-    """The data that `config` names; which layout it has is recognised from what lies there.
+    """Open the data that `config` names; their layout is recognised from the files there.
 
     Raises:
-        ValueError: a setting is out of range, or there is nothing to train on; the message says what was dropped.
+        ValueError: there is nothing to train on; the message counts the samples that were dropped, by reason.
     """
     if config.kind == "clips":
         return VideoClips(locate(config.path), config.limit, config.captions and locate(config.captions))
@@ -54,33 +60,33 @@ def is_at_hand(config: DataConfig) -> bool:
 
 
 def _locate_pattern(pattern: str) -> Path:
-    """As `locate`, for what has braces: by the folder before the first of them."""
+    """Locate a pattern by the folder before its first brace."""
     folder, brace, rest = pattern.partition("{")
     head, slash, name = folder.rpartition("/")
     return locate(head + slash) / (name + brace + rest)
 
 
 class Feed(Iterator[Batch]):
-    """Batches without end, in an order that `EndlessBatches` gives, read by worker processes.
+    """Batches without end, in the order of `EndlessBatches`, read by worker processes.
 
-    A worker that dies, or lets the run wait longer than `timeout`, does no harm: all are started anew at the batch that
-    was waited for. Samples that cannot be read are told once each and counted.
+    When a worker dies, or a batch takes longer than `timeout`, all workers are started anew at that batch. Samples that
+    cannot be read are counted, and reported once each.
 
     Args:
-        clips: what is read; its `seed` is the order's too.
+        clips: the samples; its `seed` is the order's too.
         batch: samples per process and batch.
         start: samples that all processes together saw before.
-        rank, ranks: which process this is, of how many.
-        workers: processes that read; 0 reads in this one, and then nothing can be waited for.
+        rank, ranks: number of this process, and number of processes.
+        workers: processes that read; 0: this one reads, without a timeout.
         timeout: seconds.
-        max_bad: the share of the samples tried so far that may be bad, once there are 50.
-        name: what messages call the data.
-        on_bad: is given one line per bad sample, and when workers are started anew; None: nobody is told.
-        bad_file: gets a line {"name", "reason"} per bad sample, as soon as its folder is there: a run that cannot start
-            leaves none. What it lists already is neither told nor listed again.
+        max_bad: largest share of bad samples among those tried, once there are 50.
+        name: name of the data in messages.
+        on_bad: called with a line per bad sample, and per restart of the workers; None: no reports.
+        bad_file: gets a line {"name", "reason"} per bad sample, once its folder exists: a run that cannot start leaves
+            none. Samples that it lists already are neither reported nor listed again.
 
     Attributes:
-        position: samples that all processes together have seen, `start` included: where a resumed run starts.
+        position: samples that all processes together have seen, `start` included: the start of a resumed run.
         bad: name -> reason, of the samples that could not be read.
 
     Raises:
@@ -98,8 +104,8 @@ class Feed(Iterator[Batch]):
         self.on_bad, self.bad_file = on_bad, bad_file
         self.bad: dict[str, str] = {}
         self._unwritten: list[str] = []
-        self._seen = np.zeros(len(clips), bool)  # which samples the order has asked for, and how many,
-        self._tried = self._failed = 0  # and how many of these were bad
+        self._seen = np.zeros(len(clips), bool)  # samples that have had their turn in the order;
+        self._tried = self._failed = 0  # their number, and that of the bad ones among them
         self._order = iter(self._batches())
         self._loader: Iterator[Batch] | None = None
         self._processes: set[multiprocessing.Process] = set()
@@ -115,10 +121,10 @@ class Feed(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Ends the workers; the next batch would start new ones."""
+        """End the workers; the next batch would start new ones."""
         self._write()
         for process in self._processes:
-            process.kill()  # one that hangs would not listen to less
+            process.kill()  # nothing less ends one that hangs
         self._processes, self._loader = set(), None
 
     # ---- workers
@@ -133,29 +139,31 @@ class Feed(Iterator[Batch]):
                 if self._loader is None:
                     self._open()
                 return self._wait()
-            except ValueError as error:  # from a worker it comes with a traceback; its last line says it all
+            except ValueError as error:  # from a worker it comes with a traceback, and ends with the message
                 reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
                 raise ValueError(f"{self.name}: {reason}") from error
-            except (RuntimeError, OSError, EOFError) as error:  # what a loader raises whose workers are gone
+            except (RuntimeError, OSError, EOFError) as error:  # raised by a loader whose workers are gone
                 if not self.workers or str(error).startswith("Caught"):  # raised by the reading itself
                     raise
                 problems.append(" ".join(str(error).split()) or type(error).__name__)
             self.close()
-            self._tell(f"data workers started anew at sample {self.position} ({problems[-1]})")
+            self._report(f"data workers started anew at sample {self.position} ({problems[-1]})")
         names = ", ".join(self.clips.source.name(index) for index, _ in keys)
         raise RuntimeError(f"the data workers failed {_FAILURES} times ({problems[-1]}) on the batch of {names}")
 
     def _open(self) -> None:
         before = set(multiprocessing.active_children())
-        # What is garbage here, and has threads, as a video reader has, would be waited for in vain in a forked worker.
+        # Garbage with threads, as video readers are, would block a forked worker that frees it: it has not the threads.
         gc.collect()
         gc.freeze()
-        self._loader = iter(
-            DataLoader(
+        processes = {"timeout": min(_CHECK, self.timeout), "multiprocessing_context": _START} if self.workers else {}
+        with warnings.catch_warnings():  # of a fork beside threads: a worker uses none of their locks
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            loader = DataLoader(
                 self.clips, batch_sampler=self._batches(), collate_fn=collate, num_workers=self.workers,
-                timeout=min(_LOOK, self.timeout) if self.workers else 0, worker_init_fn=_start_worker,
-            )
-        )  # fmt: skip
+                worker_init_fn=_start_worker, **processes,
+            )  # fmt: skip
+            self._loader = iter(loader)
         gc.unfreeze()
         self._processes = set(multiprocessing.active_children()) - before
         _silence_torch()
@@ -178,25 +186,26 @@ class Feed(Iterator[Batch]):
         if name in self._written():
             return
         self._unwritten.append(json.dumps({"name": name, "reason": reason}) + "\n")
-        self._tell(f"bad sample {name}: {reason}")
+        self._report(f"bad sample {name}: {reason}")
 
     def _written(self) -> set[str]:
-        """The samples that another process of the run has told, or this one before it was stopped."""
+        """Samples that another process of the run, or an earlier command of it, has reported."""
         if self.bad_file is None or not self.bad_file.exists():
             return set()
-        return {json.loads(line)["name"] for line in self.bad_file.read_text().splitlines() if line.endswith("}")}
+        lines = read_text(self.bad_file).split("\n")
+        return {json.loads(line)["name"] for line in lines if line.endswith("}")}  # a kill may cut the last one off
 
     def _write(self) -> None:
         if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
             lines, self._unwritten = "".join(self._unwritten), []
             try:
-                with open(self.bad_file, "a") as file:
+                with open(self.bad_file, "a", encoding="utf-8") as file:
                     file.write(lines)
             except OSError as error:
                 raise ValueError(f"{self.bad_file}: cannot be written ({error})") from error
 
     def _judge(self, keys: list[tuple[int, int]]) -> None:
-        """Counts only what the order asked for: what came in the place of a bad sample would be counted too often."""
+        """Stop the run when too many samples are bad; replacements of bad samples do not count as tried."""
         for index, _ in keys:
             if not self._seen[index]:
                 self._seen[index] = True
@@ -209,7 +218,7 @@ class Feed(Iterator[Batch]):
                 f"data.max_bad ({self.max_bad}) allows, such as {first}"
             )
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         if self.on_bad is not None:
             self.on_bad(line)
 
@@ -218,7 +227,7 @@ def open_feed(
     config: TrainConfig, source: Source, start: int = 0, rank: int = 0, ranks: int = 1,
     on_bad: Callable[[str], None] | None = print, bad_file: Path | None = None,
 ) -> Feed:  # fmt: skip
-    """A run's feed: what `config` says of frames, geometry, skeletons and workers; the rest is as `Feed` has it."""
+    """Open a run's feed, with the geometry, skeletons and workers of `config`; the other arguments are Feed's."""
     data = config.data
     clips = Clips(
         source, data.num_frames, data.stride, (data.height, data.width), render_skeleton if data.skeleton else None,
@@ -232,13 +241,13 @@ def open_feed(
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the run still needs its batches
-    cv2.setNumThreads(0)  # a forked process has not the threads that OpenCV believes to have
+    cv2.setNumThreads(0)  # a forked process has not the threads of OpenCV
 
 
 def _silence_torch() -> None:
-    """Takes back torch's handler of SIGCHLD: it would raise a worker's death in the middle of a training step.
+    """Remove torch's handler of SIGCHLD: it would raise a worker's death in the middle of a training step.
 
-    The feed asks for the workers itself, when it waits for a batch.
+    The feed notices that death when it waits for a batch.
     """
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGCHLD)

@@ -1,4 +1,4 @@
-"""The first batch as a picture: what the networks really see, with the skeleton beside it and the caption below."""
+"""The first batch as a picture: frames as the networks see them, the skeleton beside and the caption below."""
 
 import textwrap
 from pathlib import Path
@@ -18,7 +18,7 @@ _LINE = 12  # pixels per line of a caption
 
 @torch.no_grad()
 def draw_first_batch(batch: Batch, objective: Objective, path: Path) -> None:
-    """Writes up to 8 clips, 4 frames of each, as a png; latents are decoded, so a cache is seen through too."""
+    """Write up to 8 clips, 4 frames of each, as a png; latents of a cache are decoded."""
     images, skeletons = _images(batch, objective)[:MOST_CLIPS, :, :MOST_FRAMES], batch.skeleton
     tiles = (images.clamp(-1, 1) + 1) / 2
     if skeletons is not None:
@@ -32,10 +32,10 @@ def draw_first_batch(batch: Batch, objective: Objective, path: Path) -> None:
 
 
 def _images(batch: Batch, objective: Objective) -> Tensor:
-    """The batch's frames (b, 3, f, H, W), about [-1, 1]."""
+    """Frames (b, 3, f, H, W) of a batch, about [-1, 1]."""
     if batch.pixels is not None:
         return batch.pixels
-    assert isinstance(objective, Denoise)  # only it reads moments
+    assert isinstance(objective, Denoise)  # no other takes moments
     vae = objective.parts["vae"]
     mean = batch.moments[:MOST_CLIPS, :, :MOST_FRAMES].to(vae.device).float().chunk(2, dim=1)[0]
     frames = vae.decode(rearrange(mean, "b c f h w -> (b f) c h w")).sample
@@ -43,7 +43,7 @@ def _images(batch: Batch, objective: Objective) -> Tensor:
 
 
 def _captioned(row: np.ndarray, caption: str) -> np.ndarray:
-    """A row (h, w, 3) uint8 with its caption under it, in as many lines as that takes."""
+    """Put a caption below a row (h, w, 3) uint8, in as many lines as it needs."""
     lines = textwrap.wrap(caption, max(16, row.shape[1] // 7)) or ["(no caption)"]
     strip = Image.new("RGB", (row.shape[1], _LINE * len(lines) + 4), "white")
     ImageDraw.Draw(strip).multiline_text((2, 1), "\n".join(lines), fill="black", spacing=1)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from followyourpose.config import LoraConfig
 from followyourpose.models.unet import VideoUNet
 
-_ADAPTER = "default"  # peft's name for it
+_ADAPTER = "default"  # peft's name of the LoRA
 
 
 def add_lora(unet: UNet2DConditionModel | VideoUNet, config: LoraConfig) -> None:
-    """Gives a UNet a LoRA, in place; its parameters are called ...to_q.lora_A.default.weight and ...lora_B....
+    """Add a LoRA to a UNet, in place; its parameters are named ...to_q.lora_A.default.weight and ...lora_B....
 
     Raises:
         ValueError: a pattern of `config.targets` matches no linear layer or convolution.
@@ -42,7 +42,7 @@ def add_lora(unet: UNet2DConditionModel | VideoUNet, config: LoraConfig) -> None
 
 
 def merge_lora(unet: UNet2DConditionModel | VideoUNet) -> None:
-    """Adds a UNet's LoRA to the weights that it lies on, in place, and takes it off."""
+    """Add a UNet's LoRA to the weights below it, in place, and remove it."""
     unet.fuse_lora()
     unet.unload_lora()
 
@@ -50,13 +50,13 @@ def merge_lora(unet: UNet2DConditionModel | VideoUNet) -> None:
 def save_lora(
     weights: dict[str, Tensor], config: LoraConfig, folder: Path, base: dict[str, str], dtype: torch.dtype
 ) -> None:
-    """Writes what a run trained as a LoRA file of diffusers' format, `folder`/pytorch_lora_weights.safetensors.
+    """Write a run's weights as a LoRA file of diffusers' format, `folder`/pytorch_lora_weights.safetensors.
 
-    B is scaled by alpha / rank: every reader takes alpha for the rank where a file says nothing else.
+    B is scaled by alpha / rank: a file without alpha is read as one whose alpha is the rank.
 
     Args:
         weights: by names such as "unet.mid_block...to_q.lora_A.default.weight".
-        base: the file's metadata, what tells the model that it was trained on.
+        base: the file's metadata, about the model that it was trained on.
         dtype: of the file.
     """
     scale = 1.0 if config.alpha is None else config.alpha / config.rank

@@ -1,4 +1,4 @@
-"""`followyourpose train --dry-run`: what a run would do, told without its first step."""
+"""The plan of a run, as `followyourpose train --dry-run` prints it: settings, parameters, data and memory."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ _GB = 1e9
 
 
 def describe_plan(config: TrainConfig, objective: Objective, source: Source | None) -> str:
-    """The resolved configuration, the trainable parameters by pattern, the data's size and an estimate of memory.
+    """Describe the settings, the trainable parameters by pattern, the data's size and the memory, estimated.
 
     Args:
-        source: None where it would first have to be copied.
+        source: None for remote shards that are not copied yet.
     """
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
@@ -37,7 +37,7 @@ def describe_plan(config: TrainConfig, objective: Objective, source: Source | No
 
 
 def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
-    """Bytes that one process needs, by purpose, and in all. What a backward pass needs beyond them is not counted."""
+    """Bytes that one process needs, by purpose, and in all; temporary ones of a backward pass are not counted."""
     counts = {True: 0, False: 0}
     for parameter in objective.parameters():
         counts[parameter.requires_grad] += parameter.numel()
@@ -53,7 +53,7 @@ def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
 def _size(config: TrainConfig, source: Source | None) -> Iterator[str]:
     clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
     if source is None:
-        yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size shows then"
+        yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size is unknown"
         yield f"  a step of one process takes {clips} samples"
         return
     yield f"data: {len(source):,} samples in {config.data.path}"
@@ -74,7 +74,7 @@ def _patterns(module: nn.Module, patterns: Sequence[str]) -> Iterator[str]:
 
 
 def _activations(config: TrainConfig, objective: Denoise) -> float:
-    """Bytes that autograd keeps of one batch in fp32: counted on networks that have shapes, but no numbers."""
+    """Bytes that autograd keeps of one batch in fp32, counted on networks of shapes without numbers."""
     data, vae = config.data, objective.parts["vae"].config
     factor, b, f = 2 ** (len(vae.block_out_channels) - 1), config.optim.batch_size, data.num_frames
     kept: list[Tensor] = []
@@ -84,7 +84,6 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
             kept.append(tensor)
         return tensor
 
-    # The networks themselves, with parameters that have shapes but no numbers.
     predict, mode = _Prediction(objective), FakeTensorMode()
     own = dict(predict.named_parameters()) | dict(predict.named_buffers())
     device = next(predict.parameters()).device
@@ -98,7 +97,7 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
 
 
 class _Prediction(nn.Module):
-    """The part of an objective's step that is differentiated, as a module's forward pass."""
+    """The differentiated part of an objective's step, as the forward pass of a module."""
 
     def __init__(self, objective: Denoise) -> None:
         super().__init__()

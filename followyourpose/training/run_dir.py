@@ -3,16 +3,16 @@
 config.yaml                   the run's settings, every default included
 log.jsonl                     one line per `log_every` steps
 first-batch.png               the first batch as the networks see it, with captions
-bad.jsonl                     the samples that could not be used, one line each with the reason
-run/                          what the trackers write: TensorBoard's files
+bad.jsonl                     samples that could not be used, one line each with the reason
+run/                          the trackers' files, such as TensorBoard's
 validation/                   videos drawn on the way, STEP-PROMPT.mp4
 checkpoint-STEP/              weights, moving average and optimiser state; the newest `keep_checkpoints` stay
 checkpoint-STEP.unreadable/   one that the disk lost: the run went on from the one before
-weights.safetensors           what a finished run trained, by component and parameter name
-weights_ema.safetensors       its moving average, where the run keeps one
+weights.safetensors           trained weights of a finished run, by component and parameter name
+weights_ema.safetensors       their moving average, where the run keeps one
 
-A file of weights carries in its metadata the run's settings and, per network, a fingerprint of the weights that were
-frozen: what was trained means something only on top of them.
+A file of weights carries in its metadata the run's settings and, per network, a fingerprint of the frozen weights: a
+part that was trained means something only on top of them.
 """
 
 import json
@@ -20,7 +20,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from followyourpose.common.files import atomic_file, atomic_write, sync_file, sync_folder
 from followyourpose.config import TrainConfig, load_config, save_config
 
-# What may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part in what
-# is learned, and must be as it was.
+# Settings that may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part
+# in what is learned, and must be as it was.
 _FREE = (
     "output", "steps", "save_every", "keep_checkpoints", "log_every", "trackers", "validation.", "compile",
     "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
     "data.max_bad", "data.download",
 )  # fmt: skip
-_UNREADABLE = (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)  # what loading may raise
+_UNREADABLE = (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)  # raised by loading
 LOG, BAD, FIRST_BATCH, VALIDATION = "log.jsonl", "bad.jsonl", "first-batch.png", "validation"
+WEIGHTS, AVERAGE, STATE = "weights.safetensors", "weights_ema.safetensors", "state.pt"
 
 
 class RunDir:
-    """Opens `config.output`: a new run, or the one that is there if it is of the same settings.
+    """The folder `config.output`: a new run, or the one that is there if it is of the same settings.
 
     Nothing is written before the first step's log or checkpoint: a command that could not start can be corrected.
 
     Attributes:
-        changes: "key: before -> now" for each setting that is another one than before, and may be.
+        main: whether this process writes, and not another of the run.
+        changes: "key: before -> now" for each setting that has changed, and may.
 
     Raises:
         ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
@@ -72,13 +75,15 @@ class RunDir:
         elif self.path.exists() and any(p.suffix != ".partial" for p in self.path.iterdir()):
             raise ValueError(f"{self.path}: is not empty and holds no run; choose another output")
 
+    # ---- checkpoints
+
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         found = [p for p in self.path.glob("checkpoint-*") if not p.suffix]
         return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
     def set_aside_unreadable(self) -> list[Path]:
-        """Renames checkpoints newer than one that can be read to checkpoint-STEP.unreadable, and returns those.
+        """Rename checkpoints newer than the newest readable one to checkpoint-STEP.unreadable, and return those.
 
         Checkpoints are whole when they get their names; but a disk may lose what it held.
 
@@ -92,17 +97,17 @@ class RunDir:
             except _UNREADABLE as error:
                 unreadable[checkpoint] = error
             else:
-                return [_renamed(path, path.with_suffix(".unreadable")) for path in unreadable]
+                return [_rename(path, path.with_suffix(".unreadable")) for path in unreadable]
         if unreadable:
             newest, error = next(iter(unreadable.items()))
             raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
         return []
 
-    def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-        """The newest checkpoint's weights, moving average and state; None where there is none yet.
+    def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
+        """Return the newest checkpoint's weights, moving average and state; None where there is none yet.
 
         Args:
-            frozen: fingerprints, by network, of what the run does not train.
+            frozen: fingerprints, by network, of the weights that the run does not train.
 
         Raises:
             ValueError: the checkpoint was trained on top of other weights.
@@ -110,34 +115,34 @@ class RunDir:
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
-        check_frozen(checkpoints[-1] / "weights.safetensors", frozen, self.config.init)
+        check_frozen(checkpoints[-1] / WEIGHTS, frozen, self.config.init)
         return _read(checkpoints[-1])
 
     def save(
         self, weights: dict[str, Tensor], average: dict[str, Tensor], frozen: dict[str, str], state: dict[str, Any]
     ) -> None:
-        """Writes a checkpoint under a temporary name, renames it, and only then removes the oldest ones.
+        """Write a checkpoint under a temporary name, rename it, and only then remove the oldest ones.
 
         Raises:
-            ValueError: it cannot be written, as on a full disk; what was there before stays.
+            ValueError: it cannot be written, as on a full disk; the earlier ones stay.
         """
         target = self.path / f"checkpoint-{state['step']:07d}"
         if not self.main or target.exists():  # the same step of the same run is the same checkpoint
             return
-        partial = target.with_name(target.name + ".partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         settings = {key: value for key, value in asdict(self.config).items() if key != "output"}
         metadata = {"run": json.dumps({"config": settings, "frozen": frozen}, sort_keys=True)}
         try:
             self._write_config()
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _save_weights(weights, partial / "weights.safetensors", metadata)
+            _save_weights(weights, partial / WEIGHTS, metadata)
             if average:
-                _save_weights(average, partial / "weights_ema.safetensors", metadata)
-            torch.save(state, partial / "state.pt")
+                _save_weights(average, partial / AVERAGE, metadata)
+            torch.save(state, partial / STATE)
             for written in partial.iterdir():
-                _to_disk(written)
-            _renamed(partial, target)
+                sync_file(written)
+            _rename(partial, target)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise ValueError(f"{target}: {self._unwritable(error)}") from error
@@ -145,7 +150,7 @@ class RunDir:
             shutil.rmtree(old)
 
     def finish(self) -> None:
-        """Puts the newest checkpoint's weights where those of a finished run are looked for.
+        """Copy the newest checkpoint's weights to where those of a finished run lie.
 
         Raises:
             ValueError: they cannot be written.
@@ -153,14 +158,13 @@ class RunDir:
         if self.main:
             # weights.safetensors comes last: where it is, the run has finished.
             for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
-                partial = self.path / f"{file.name}.partial"
-                with self.writing(file.name):
+                with self.writing(file.name), atomic_file(self.path / file.name) as partial:
                     shutil.copyfile(file, partial)
-                    _to_disk(partial)
-                    _renamed(partial, self.path / file.name)
 
-    def log(self, row: dict[str, float]) -> None:
-        """Adds a line to the log.
+    # ---- log
+
+    def log(self, row: dict[str, float | None]) -> None:
+        """Add a line to the log.
 
         Raises:
             ValueError: it cannot be written.
@@ -168,29 +172,27 @@ class RunDir:
         if self.main:
             with self.writing(LOG):
                 self._write_config()
-                with open(self.path / LOG, "a") as file:
+                with open(self.path / LOG, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
     def rewind_log(self, step: int) -> None:
-        """Takes back what was logged after `step`: a run that goes on from there logs it once more.
+        """Take back the lines after `step`: a run that goes on from there logs them once more.
 
         Raises:
             ValueError: it cannot be written.
         """
         log = self.path / LOG
         if self.main and log.exists():
-            rows = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
-            partial = log.with_name(f"{LOG}.partial")
+            rows = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with self.writing(LOG):
-                partial.write_text("".join(f"{line}\n" for line in rows))
-                os.replace(partial, log)
+                atomic_write(log, "".join(f"{line}\n" for line in rows))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
-        """Tells, where a file of the run cannot be written as on a full disk, which and in which folder.
+        """Turn the error of a file that cannot be written, as on a full disk, into one line.
 
         Raises:
-            ValueError: names both, and the last checkpoint.
+            ValueError: names the file, the folder and the last checkpoint.
         """
         try:
             yield
@@ -202,26 +204,23 @@ class RunDir:
         return f"cannot be written ({error}); the last checkpoint is {last[0]}"
 
     def _write_config(self) -> None:
-        partial = self.path / "config.yaml.partial"
         self.path.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, partial)
-        os.replace(partial, self.path / "config.yaml")
+        save_config(self.config, self.path / "config.yaml")
 
 
 def trained_weights(run: Path) -> dict[str, Tensor]:
-    """What a finished run trained: its moving average if it keeps one, else the last weights.
+    """Return the trained weights of a finished run: its moving average if it keeps one, else the last ones.
 
     Raises:
         ValueError: the run has not finished.
     """
-    if not (run / "weights.safetensors").exists():
-        raise ValueError(f"{run}: the run has not finished (no weights.safetensors); run its train command again")
-    average = run / "weights_ema.safetensors"
-    return load_file(average if average.exists() else run / "weights.safetensors")
+    if not (run / WEIGHTS).exists():
+        raise ValueError(f"{run}: the run has not finished (no {WEIGHTS}); run its train command again")
+    return load_file(run / AVERAGE if (run / AVERAGE).exists() else run / WEIGHTS)
 
 
 def check_frozen(weights: Path, frozen: dict[str, str], init: str) -> None:
-    """Passes if a run's weights were trained on top of networks with these fingerprints.
+    """Check that a run's weights were trained on top of networks with these fingerprints.
 
     Raises:
         ValueError: a network of `init` is another one.
@@ -250,38 +249,26 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of the log; a line that a kill cut off has none, and goes."""
+    """Step of a line of the log; infinite for a line that a kill cut off."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
-    """A checkpoint's weights, moving average and state."""
-    average = checkpoint / "weights_ema.safetensors"
-    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-    return load_file(checkpoint / "weights.safetensors"), load_file(average) if average.exists() else {}, state
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Load a checkpoint's weights, moving average and state."""
+    average = checkpoint / AVERAGE
+    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    return load_file(checkpoint / WEIGHTS), load_file(average) if average.exists() else {}, state
 
 
-def _to_disk(file: Path) -> None:
-    """Has the system write a file to the disk: a power cut would lose what it still holds."""
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _renamed(path: Path, target: Path) -> Path:
-    """Gives a file or folder another name, on the disk too where that can be asked for, and returns it."""
+def _rename(path: Path, target: Path) -> Path:
+    """Rename a file or folder, on the disk too, and return its new path."""
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(path, target)
-    with suppress(OSError):
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    sync_folder(target.parent)
     return target
 
 

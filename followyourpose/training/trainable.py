@@ -1,4 +1,4 @@
-"""Patterns -> parameters: which weights a run trains."""
+"""Patterns -> parameters: the weights that a run trains."""
 
 import re
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from torch import nn
 
 
 def select_trainable(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Freezes `module` except for the parameters whose name matches a pattern, and returns those by name.
+    """Freeze `module` except for the parameters whose name matches a pattern, and return those by name.
 
     Args:
         patterns: regular expressions, searched in names such as
             "unet.mid_block.attentions.0.transformer_blocks.0.attn_temp.to_q.weight".
 
     Raises:
-        ValueError: a pattern matches no parameter, so that a typo cannot train nothing in silence.
+        ValueError: a pattern matches no parameter, so that a typo does not train nothing in silence.
     """
     named = dict(module.named_parameters())
     chosen: set[str] = set()

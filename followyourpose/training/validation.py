@@ -21,7 +21,7 @@ FPS = 8.0
 
 
 class Validation:
-    """Draws one video per prompt with a run's networks as they are, into its folder and its trackers.
+    """Draws one video per prompt with a run's present networks, into its folder and its trackers.
 
     A run that trains no pose encoder draws without a skeleton, an image UNet a single frame.
 
@@ -43,9 +43,9 @@ class Validation:
 
     @torch.no_grad()
     def draw(self, step: int, accelerator: Accelerator) -> list[Path]:
-        """Writes STEP-PROMPT.mp4 for each prompt, and a row of frames to the trackers; returns the files.
+        """Write STEP-PROMPT.mp4 for each prompt, and a row of frames to the trackers; return the files.
 
-        One that cannot be written is told, and ends nothing.
+        A file that cannot be written is reported, and does not end the run.
         """
         settings, pipe = self.config.validation, self._pipeline()
         self.objective.eval()
@@ -72,13 +72,11 @@ class Validation:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_video(file, shown, FPS)
                 files.append(file)
-            except (VideoError, OSError) as error:  # a run is worth more than a look at it
+            except (VideoError, OSError) as error:  # a run is worth more than its reports
                 tqdm.write(f"validation: {error}")
             pictures[f"validation/{name}"] = np.concatenate(list(shown), axis=1)[None]  # one picture of all frames
         for tracker in accelerator.trackers:
-            layout = (
-                {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            )  # the others know it by themselves
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}  # the default of the others
             tracker.log_images(pictures, step, **layout)
         self.objective.train()
         return files
@@ -93,4 +91,4 @@ class Validation:
             parts["vae"], parts["text_encoder"], objective.tokenizer, unet, pose_encoder, objective.scheduler
         )
         pipe.set_progress_bar_config(disable=True)
-        return pipe.to(parts["vae"].device)  # what was made here is on the CPU
+        return pipe.to(parts["vae"].device)  # a new pose encoder is on the CPU

@@ -1,0 +1,135 @@
+"""State of a run: all that a checkpoint holds beside the settings, and how it moves by one step."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+
+from followyourpose.config import TrainConfig
+from followyourpose.training.checks import SCHEDULES
+
+
+class TrainState:
+    """Trained weights with their moving average, the optimiser with its schedule, and the counters of a run.
+
+    Attributes:
+        weights: trained parameters by name; average: their moving average, empty where the run keeps none.
+        scaler: of fp16's losses; None: there is none.
+        counters: step, samples (of all processes), skipped (steps in a row), skipped_in_all, losses (since the last
+            row of the log), and data, the number of samples in the data set.
+    """
+
+    def __init__(self, config: TrainConfig, weights: dict[str, Tensor], data: int, scaler: Any = None) -> None:
+        optim = config.optim
+        self.config, self.weights, self.scaler = config, weights, scaler
+        self.average = {name: p.detach().float().clone() for name, p in weights.items()} if optim.ema_decay else {}
+        self.optimizer: Any = _optimizer(config, weights)
+        self.schedule = get_scheduler(
+            SCHEDULES[optim.schedule], self.optimizer, num_warmup_steps=optim.warmup_steps,
+            num_training_steps=config.steps,
+        )  # fmt: skip
+        self.counters = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": [], "data": data}
+
+    @property
+    def step(self) -> int:
+        return self.counters["step"]
+
+    def rest(self) -> dict[str, Any]:
+        """Return all but weights and average, as `restore` takes it."""
+        scaler = self.scaler.state_dict() if self.scaler else None
+        return self.counters | {"optimizer": self.optimizer.state_dict(), "scaler": scaler}
+
+    def restore(self, weights: dict[str, Tensor], average: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: the run trains other parameters, or the data set has another number of samples, so that their
+                order would be another.
+        """
+        if weights.keys() != self.weights.keys():
+            odd = min(weights.keys() ^ self.weights.keys())
+            raise ValueError(f"the checkpoint and the run train different parameters, such as {odd}")
+        self._check_data(rest["data"])
+        _copy(weights, self.weights)
+        _copy(average, self.average)
+        rest = dict(rest)
+        self.optimizer.load_state_dict(rest.pop("optimizer"))
+        if (scale := rest.pop("scaler")) and self.scaler:
+            self.scaler.load_state_dict(scale)
+        self.counters |= rest
+        # The learning rate is a function of the step alone; set this way, a run can be made longer.
+        schedule, step = self.schedule, self.step
+        schedule.last_epoch = step
+        for group, rate, shape in zip(self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = rate * shape(step)
+
+    def _check_data(self, before: int) -> None:
+        if (samples := self.counters["data"]) != before:
+            raise ValueError(
+                f"data.path: got {samples} samples in {self.config.data.path}, expected {before}, with which "
+                f"{self.config.output} began; choose another output, or the data it was started with"
+            )
+
+    def advance(self, loss: float, norm: float, samples: int) -> None:
+        """Count an optimiser step, move the schedule and, where its gradient was finite, the average.
+
+        Args:
+            loss: mean over the step's batches; norm: of its gradient; samples: read by all processes until now.
+
+        Raises:
+            ValueError: too many steps in a row had no finite gradient.
+        """
+        counters = self.counters
+        self.schedule.step()
+        counters |= {"step": self.step + 1, "samples": samples}
+        if math.isfinite(norm):
+            counters["skipped"] = 0
+            counters["losses"].append(loss)
+            self._average()
+        else:
+            counters["skipped"] += 1
+            counters["skipped_in_all"] += 1
+            self._check_skipped(loss)
+
+    def _average(self) -> None:
+        """Move the average one step on; at first it is a short one, so that it soon leaves the start."""
+        share = min(self.config.optim.ema_decay or 0.0, (1 + self.step) / (10 + self.step))
+        for name, mean in self.average.items():
+            mean.lerp_(self.weights[name].detach().float(), 1 - share)
+
+    def _check_skipped(self, loss: float) -> None:
+        config, skipped = self.config, self.counters["skipped"]
+        if skipped >= config.optim.max_skipped:
+            raise ValueError(
+                f"{config.output}: {skipped} steps in a row had no finite gradient (at step {self.step} the loss is "
+                f"{loss}); see first-batch.png and log.jsonl there, and try a lower optim.learning_rate, a longer "
+                f"optim.warmup_steps, or mixed_precision bf16 or fp32 in place of {config.mixed_precision}"
+            )
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the moving average, where there is one, in the weights' place for a while."""
+        own = {name: self.weights[name].detach().clone() for name in self.average}
+        _copy(self.average, self.weights)
+        yield
+        _copy(own, self.weights)
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+
+
+def _optimizer(config: TrainConfig, weights: dict[str, Tensor]) -> torch.optim.Optimizer:
+    optim = config.optim
+    settings = {"lr": optim.learning_rate, "betas": tuple(optim.betas), "weight_decay": optim.weight_decay}
+    if optim.name == "adamw8bit":
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(list(weights.values()), **settings)
+    return torch.optim.AdamW(weights.values(), fused=True, **settings)
