@@ -14,7 +14,7 @@ from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, P
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
-    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "export", "inspect", "demo",
+    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "download", "export", "inspect", "demo",
     "study",
 ]  # fmt: skip
 INNER = ["study make", "study score"]

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract_pose(add)
     _add_puppets(add)
     _add_convert_weights(add)
+    _add_download(add)
     _add_export(add)
     _add_inspect(add)
     _add_study(add, common)
@@ -241,6 +242,20 @@ def _add_convert_weights(add: Add) -> None:
     verb.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
     verb.add_argument("--pose-encoder", type=Path, metavar="PATH", help="the pose encoder's weights, where apart")
     verb.add_argument("--to", choices=("ours", "released"), default="ours", help="the layout to write (default: ours)")
+
+
+def _add_download(add: Add) -> None:
+    verb = add(
+        "download", verbs.download, "bring weights that others made",
+        "Without a NAME it lists what there is. A download that was interrupted goes on; sizes and checksums are\n"
+        "compared. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE act as everywhere.",
+        "followyourpose download",
+        "followyourpose download released",
+        "followyourpose download sd15 clip-b32 --dry-run",
+    )  # fmt: skip
+    verb.add_argument("names", nargs="*", metavar="NAME", help="a name of the list")
+    verb.add_argument("--to", type=Path, metavar="FOLDER", help="in place of checkpoints/")
+    verb.add_argument("--dry-run", action="store_true", help="list files and sizes, and take none")
 
 
 def _add_export(add: Add) -> None:

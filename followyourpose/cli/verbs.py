@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from followyourpose.config import (
+    REPOSITORY,
     EvaluateConfig,
     GenerateConfig,
     PoseConfig,
@@ -128,6 +129,36 @@ def convert_weights(options: argparse.Namespace) -> None:
 
     convert_weights(options.source, options.target, pose_encoder=options.pose_encoder, to=options.to)
     print(options.target)
+
+
+def download(options: argparse.Namespace) -> None:
+    """Models of others, by name."""
+    from followyourpose.common.tables import markdown_table
+    from followyourpose.hub.download import by_name, fetch
+    from followyourpose.hub.registry import DOWNLOADS
+
+    root = Path("checkpoints") if not REPOSITORY.joinpath("checkpoints").is_dir() else REPOSITORY / "checkpoints"
+    root = options.to or root
+    if not options.names:
+        rows = [
+            [each.name, each.purpose, _bytes(each.size), each.licence, "there" if (root / each.path).exists() else ""]
+            for each in DOWNLOADS.values()
+        ]
+        print(markdown_table(["name", "purpose", "size", "licence", f"in {root}"], rows, aligned=True))
+        return
+    for each in [by_name(name) for name in options.names]:
+        files = fetch(each, root, options.dry_run)
+        if options.dry_run:
+            print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in files))
+        else:
+            print(root / each.path)
+
+
+def _bytes(size: int | None) -> str:
+    """Return a size as people write it."""
+    if size is None:
+        return "?"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def export(options: argparse.Namespace) -> None:

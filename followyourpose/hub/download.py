@@ -1,0 +1,309 @@
+"""Downloads of the registry and of hub ids: resumed, checked, from the first source that answers."""
+
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from followyourpose.common.files import atomic_file, atomic_write
+from followyourpose.hub.files import needed_files
+from followyourpose.hub.registry import DOWNLOADS, Download, HubSource, WebSource
+
+_CHUNK = 1 << 20
+_TIMEOUT = 30.0  # seconds without an answer
+_SPARE = 100_000_000  # bytes that stay free on the disk
+
+
+class DownloadError(ValueError):
+    """A download that did not come about; its message names the repository or the address, and a way out."""
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids all downloads, those of other hosts too."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def fetch(download: Download, root: Path, dry_run: bool = False) -> list[tuple[str, int | None]]:
+    """Bring a download under `root`, to `download.path`, and return its files and their bytes; None: not known.
+
+    An interrupted download goes on where it was. `dry_run` lists the files without taking one.
+
+    Raises:
+        DownloadError: no source has it, the disk is too small, a checksum is wrong (the file is removed), or this is
+            offline.
+    """
+    if offline():
+        raise DownloadError(_by_hand(download, root, "HF_HUB_OFFLINE is set"))
+    problems = []
+    for source in download.sources:
+        try:
+            if isinstance(source, WebSource):
+                return _from_web(download, source, root, dry_run)
+            return (
+                _file_from_hub(download, source, root, dry_run)
+                if source.file
+                else _from_hub(download, source, root / download.path, dry_run)
+            )
+        except DownloadError as error:
+            problems.append(str(error))
+    raise DownloadError(_by_hand(download, root, "; ".join(problems)))
+
+
+def _by_hand(download: Download, root: Path, reason: str) -> str:
+    places = (each.address if isinstance(each, WebSource) else each.repository for each in download.sources)
+    only = f" ({', '.join(download.only)})" if download.only else ""
+    where = root / download.path
+    return f"{download.name}: {reason}; by hand: put {' or '.join(places)}{only} to {where}"
+
+
+# ---- the hub ---------------------------------------------------------------------------------------------------------
+
+
+def snapshot(repository: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """Return the folder of a model in the hub's cache; missing files are downloaded, one format of weights.
+
+    Raises:
+        DownloadError: there is no such repository or revision, it may not be read, or the hub cannot be reached and
+            files are missing.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    with _hub_errors(repository, revision):
+        if not offline():
+            try:
+                names = [name for name, *_ in _listing(repository, revision, variant)]
+                return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
+            except Exception as error:
+                if not _unreachable(error):
+                    raise
+        for name in ("model_index.json", "config.json"):
+            if isinstance(found := try_to_load_from_cache(repository, name, revision=revision), str):
+                return Path(found).parent
+    raise DownloadError(f"{repository}: not in the hub's cache, and the hub cannot be reached")
+
+
+def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
+    """Return one file of a repository in the hub's cache, downloaded where it is missing.
+
+    Raises:
+        DownloadError: as `snapshot`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(repository, revision, file):
+        return Path(hf_hub_download(repository, file, revision=revision))
+
+
+def _listing(
+    repository: str, revision: str | None, variant: str | None = None, only: Sequence[str] = ()
+) -> list[tuple[str, int | None, str | None]]:
+    """Return the needed files of a repository: name, bytes, and sha256 of large ones."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import filter_repo_objects
+
+    found = {
+        file.path: (file.size, file.lfs.sha256 if file.lfs else None)
+        for file in HfApi().list_repo_tree(repository, recursive=True, revision=revision)
+        if hasattr(file, "size")
+    }
+    names = sorted(filter_repo_objects(found, allow_patterns=list(only))) if only else needed_files(found, variant)
+    if not names:
+        raise DownloadError(f"{repository}: has none of the files of a model, among {', '.join(sorted(found)[:5])}")
+    return [(name, *found[name]) for name in names]
+
+
+def _from_hub(download: Download, source: HubSource, folder: Path, dry_run: bool) -> list[tuple[str, int | None]]:
+    with _hub_errors(source.repository, source.revision):
+        listing = _listing(source.repository, source.revision, only=download.only)
+        files = [(name, size) for name, size, _ in listing]
+        if dry_run:
+            return files
+        _check_space(download, folder, sum(size or 0 for name, size in files if not (folder / name).exists()))
+        for name, size, checksum in listing:
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                _get_of_hub(source, name, folder / name)
+                if checksum is not None:
+                    _verify(folder / name, checksum)
+    return files
+
+
+def _get_of_hub(source: HubSource, name: str, target: Path) -> None:
+    """Download one file of a repository; unlike the hub's own library, what a killed attempt has brought is kept."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    address = hf_hub_url(source.repository, name, revision=source.revision)
+    location = get_hf_file_metadata(address).location
+    # A token is for the hub alone, not for the storage that large files are redirected to.
+    own = urlsplit(location).netloc == urlsplit(address).netloc
+    get(location, target, build_hf_headers() if own else {})
+
+
+def _file_from_hub(download: Download, source: HubSource, root: Path, dry_run: bool) -> list[tuple[str, int | None]]:
+    target = root / source.name
+    if dry_run:
+        return [(source.name, download.size)]
+    if not target.is_file():
+        _check_space(download, root, download.size)
+        with _hub_errors(source.repository, source.revision, source.file):
+            _get_of_hub(source, source.file, target)
+        _verify(target, download.sha256)
+    return [(source.name, target.stat().st_size)]
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str | None, file: str | None = None) -> Iterator[None]:
+    """Turn the hub's errors into one line each."""
+    from huggingface_hub import errors
+
+    place = f"{repository}@{revision}" if revision not in (None, "main") else repository
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise DownloadError(
+            f"{place}: its conditions have to be accepted on the hub first, then log in: `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise DownloadError(f"{repository}: has no revision {revision!r}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"{place}: no such repository on the hub, or a private one, for which `hf auth login` is needed"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise DownloadError(f"{place}: not in the hub's cache, and the hub cannot be reached") from error
+        raise DownloadError(f"{place}: has no file {file}") from error
+    except errors.HFValidationError as error:
+        raise DownloadError(f"{place}: not a repository's name, expected owner/name") from error
+    except DownloadError:
+        raise
+    except errors.HfHubHTTPError as error:
+        login = "; log in: `hf auth login`" if error.response.status_code in (401, 403) else ""
+        raise DownloadError(f"{place}: the hub answers {error.response.status_code}{login}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # httpx's and the hub's own; the disk's
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DownloadError(f"{place}: cannot be downloaded ({reason})") from error
+    except Exception as error:
+        if not _unreachable(error):
+            raise
+        raise DownloadError(f"{place}: the hub cannot be reached ({type(error).__name__}: {error})") from error
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether an error is one of the connection; the hub's library has changed the one that it uses."""
+    return any(cls.__module__.partition(".")[0] in ("httpx", "httpx2") for cls in type(error).__mro__) and not hasattr(
+        error, "response"
+    )
+
+
+# ---- other addresses -------------------------------------------------------------------------------------------------
+
+
+def _from_web(download: Download, source: WebSource, root: Path, dry_run: bool) -> list[tuple[str, int | None]]:
+    target = root / source.name
+    if dry_run:
+        return [(source.name, download.size)]
+    if not target.is_file():
+        _check_space(download, root, 2 * download.size if source.member else download.size)
+        if source.member:
+            archive = target.with_suffix(".zip")
+            get(source.address, archive)
+            _unpack(archive, source, target)
+        else:
+            get(source.address, target)
+        _verify(target, download.sha256)
+    return [(source.name, target.stat().st_size)]
+
+
+def get(address: str, target: Path, headers: Mapping[str, str] | None = None) -> None:
+    """Download one file; what an earlier attempt left in `.NAME.partial` is kept, and only the rest is asked for.
+
+    Raises:
+        DownloadError: the server does not answer or does not have it, or the connection ended early.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    have = partial.stat().st_size if partial.exists() else 0
+    asked = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(address, headers={**(headers or {}), **asked})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            if answer.status != 206:
+                have = 0  # the server sends all of it
+            length = answer.headers.get("Content-Length")
+            total = None if length is None else have + int(length)
+            with (
+                open(partial, "ab" if have else "wb") as file,
+                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=target.name) as bar,
+            ):
+                while chunk := answer.read(_CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to ask for, or it is another file now
+            partial.unlink(missing_ok=True)
+        raise DownloadError(f"{address}: the server answers {error.code} {error.reason}") from error
+    except (OSError, ValueError) as error:
+        raise DownloadError(f"{address}: cannot be downloaded ({getattr(error, 'reason', error)})") from error
+    if total is not None and (got := partial.stat().st_size) != total:
+        raise DownloadError(f"{address}: the connection ended after {got} of {total} bytes; the same command goes on")
+    partial.replace(target)
+
+
+def _unpack(archive: Path, source: WebSource, target: Path) -> None:
+    """Write the one member of an archive that is wanted; the archive is removed, whole or broken."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            found = [name for name in content.namelist() if name.rpartition("/")[2] == source.member]
+            if len(found) != 1:
+                raise DownloadError(f"{source.address}: has {len(found)} files {source.member}, expected one")
+            with content.open(found[0]) as member, atomic_file(target) as partial, open(partial, "wb") as file:
+                shutil.copyfileobj(member, file)
+    except zipfile.BadZipFile as error:
+        raise DownloadError(f"{source.address}: not a .zip file ({error}); it was removed") from error
+    finally:
+        archive.unlink()
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_space(download: Download, folder: Path, needed: int) -> None:
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(place).free) < needed + _SPARE:
+        raise DownloadError(f"{folder}: {free / 1e9:.1f} GB are free, and {download.name} needs {needed / 1e9:.1f} GB")
+
+
+def _verify(file: Path, expected: str) -> None:
+    """Compare a file with its checksum; one that is not known whole is recorded beside it, and printed.
+
+    Raises:
+        DownloadError: it is another file, which is removed.
+    """
+    with open(file, "rb") as content:
+        got = hashlib.file_digest(content, "sha256").hexdigest()
+    if not got.startswith(expected):
+        file.unlink()
+        raise DownloadError(f"{file.name}: its sha256 is {got}, expected {expected}...; it was removed")
+    if len(expected) < len(got):
+        atomic_write(file.with_name(f"{file.name}.sha256"), f"{got}  {file.name}\n")
+        print(f"{file}: sha256 {got}, recorded beside it")
+
+
+def by_name(name: str) -> Download:
+    """Return the download of a name.
+
+    Raises:
+        ValueError: there is none; all names are listed.
+    """
+    if name not in DOWNLOADS:
+        raise ValueError(f"download: got {name!r}, expected one of {', '.join(DOWNLOADS)}")
+    return DOWNLOADS[name]

@@ -1,0 +1,36 @@
+"""Choice of a model's files among those of its repository: configs, tokenizer, and weights in one format."""
+
+import re
+from collections.abc import Iterable
+
+_WEIGHTS = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model|pytorch_lora_weights|learned_embeds)"
+    r"(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
+)
+_TEXT = (".json", ".txt", ".model")
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "onnx", "openvino")  # of Stable Diffusion's folders
+
+
+def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
+    """Return the files that loading needs, sorted: text files, and of each folder's weights one format and variant.
+
+    Safetensors come before pickles. Without `variant` the plain weights are taken, and another variant only of a folder
+    that has nothing else; with it, the plain weights only of a folder without it.
+    """
+    chosen, weights = set(), dict[str, dict[tuple[str, str | None], list[str]]]()
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder.split("/")[0] in _UNUSED or file.startswith("."):
+            continue
+        if match := _WEIGHTS.fullmatch(file):
+            weights.setdefault(folder, {}).setdefault((match["format"], match["variant"]), []).append(name)
+        elif file.endswith(_TEXT) and not file.endswith(".index.json"):
+            chosen.add(name)
+        elif file.endswith(".index.json"):  # of weights in several files; small
+            chosen.add(name)
+    for kinds in weights.values():
+        variants = [variant, None] if variant else [None, "fp16"]
+        others = sorted({found for _, found in kinds if found not in variants})
+        order = [(form, each) for each in (*variants, *others) for form in ("safetensors", "bin")]
+        chosen |= set(next(kinds[kind] for kind in order if kind in kinds))
+    return sorted(chosen)

@@ -1,0 +1,137 @@
+"""Downloads by name: where each one lies, its files with size and sha256 where known, and its licence.
+
+Facts of public repositories. A sha256 may be the beginning of one; where none is known the first download prints it.
+"""
+
+from dataclasses import dataclass
+
+RELEASED_STATE = "followyourpose_checkpoint-1000/pytorch_model.bin"  # of accelerate; the pose encoder is inside
+RELEASED_BASE = "stable-diffusion-v1-4"
+_OPENMMLAB = "https://download.openmmlab.com/mmpose/v1"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Files of a repository on the hub.
+
+    Attributes:
+        repository: "owner/name"; revision: a branch, tag or commit.
+        file: the one file that is wanted, and `name` its name under checkpoints/; empty: a whole model, one format of
+            weights.
+    """
+
+    repository: str
+    file: str = ""
+    name: str = ""
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class WebSource:
+    """One file by its address.
+
+    Attributes:
+        name: of the file under checkpoints/.
+        member: its name in the .zip at the address; empty: the address is the file itself.
+    """
+
+    address: str
+    name: str
+    member: str = ""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A named download.
+
+    Attributes:
+        purpose: a line for the table; licence: likewise.
+        path: of the result under checkpoints/, a folder for a model, else a file.
+        size: bytes, about.
+        sources: tried in order; all give the same files.
+        sha256: checksum of a single file, or the beginning of it; empty: not known.
+        only: patterns of a hub repository's files, where not the whole model is needed.
+        released: the download is the authors' checkpoint, which is converted to `path` afterwards.
+    """
+
+    name: str
+    purpose: str
+    licence: str
+    path: str
+    size: int
+    sources: tuple[HubSource | WebSource, ...]
+    sha256: str = ""
+    only: tuple[str, ...] = ()
+    released: bool = False
+
+
+def _zip(path: str, name: str) -> WebSource:
+    return WebSource(f"{_OPENMMLAB}/{path}", name, "end2end.onnx")
+
+
+RTMO = "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.onnx"
+RTMPOSE = "rtmpose-m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504.onnx"
+HRNET = "td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth"
+YOLOX = "yolox_m_8xb8-300e_humanart-c2c7a14a.onnx"
+DWPOSE = "dw-ll_ucoco_384.onnx"
+
+DOWNLOADS = {
+    download.name: download
+    for download in (
+        Download(
+            "released", "the authors' checkpoint on Stable Diffusion 1.4: generate model=released",
+            "CreativeML Open RAIL-M (Stable Diffusion)", "follow-your-pose", 4_900_000_000,
+            (HubSource("YueMafighting/FollowYourPose_v1"),),
+            only=(
+                RELEASED_STATE,
+                *(f"{RELEASED_BASE}/{part}/*" for part in ("scheduler", "text_encoder", "tokenizer", "vae")),
+                f"{RELEASED_BASE}/unet/config.json", f"{RELEASED_BASE}/model_index.json",
+            ),
+            released=True,
+        ),
+        Download(
+            "sd14", "Stable Diffusion 1.4: the base of the paper, init: of training", "CreativeML Open RAIL-M",
+            "stable-diffusion-v1-4", 4_270_000_000, (HubSource("CompVis/stable-diffusion-v1-4"),),
+        ),
+        Download(
+            "sd15", "Stable Diffusion 1.5: a newer base, init: of training", "CreativeML Open RAIL-M",
+            "stable-diffusion-v1-5", 4_270_000_000, (HubSource("stable-diffusion-v1-5/stable-diffusion-v1-5"),),
+        ),
+        Download(
+            "clip-b32", "CLIP ViT-B/32: evaluate clip=clip-b32", "MIT", "clip-vit-base-patch32", 610_000_000,
+            (HubSource("openai/clip-vit-base-patch32"),),
+        ),
+        Download(
+            "clip-l14", "CLIP ViT-L/14: evaluate clip=clip-l14", "MIT", "clip-vit-large-patch14", 1_720_000_000,
+            (HubSource("openai/clip-vit-large-patch14"),),
+        ),
+        Download(
+            "rtmo", "poses of people in whole frames: the default of backend rtmlib", "Apache-2.0", RTMO, 89_291_929,
+            (
+                _zip(f"projects/rtmo/onnx_sdk/{RTMO.removesuffix('.onnx')}.zip", RTMO),
+                HubSource("imagent/rtmo-m-onnx", "end2end.onnx", RTMO),
+            ),
+            "76d82c45",
+        ),
+        Download(
+            "rtmpose", "poses of people in boxes: backend rtmlib with boxes", "Apache-2.0", RTMPOSE, 54_000_000,
+            (
+                _zip(f"projects/rtmposev1/onnx_sdk/{RTMPOSE.removesuffix('.onnx')}.zip", RTMPOSE),
+                HubSource("Tau-J/RTMPose", RTMPOSE, RTMPOSE),
+            ),
+        ),
+        Download(
+            "yolox", "boxes of people, for rtmpose, dwpose and hrnet: boxes=yolox", "Apache-2.0", YOLOX, 101_000_000,
+            (_zip(f"projects/rtmposev1/onnx_sdk/{YOLOX.removesuffix('.onnx')}.zip", YOLOX),),
+        ),
+        Download(
+            "hrnet", "the paper's pose network: the default of backend mmpose", "Apache-2.0", HRNET, 115_000_000,
+            (WebSource(f"{_OPENMMLAB}/body_2d_keypoint/topdown_heatmap/coco/{HRNET}", HRNET),),
+            "81c58e40",
+        ),
+        Download(
+            "dwpose", "whole-body poses of people in boxes: backend rtmlib with boxes", "Apache-2.0", DWPOSE,
+            134_399_116, (HubSource("yzd-v/DWPose", DWPOSE, DWPOSE),), "724f4ff2",
+        ),
+    )
+}  # fmt: skip
