@@ -71,15 +71,16 @@ class _Images:
 
 class _Gif:
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with Image.open(path) as image:
-            durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]  # milliseconds
-            fps = 1000 * len(durations) / sum(durations) if sum(durations) else 10.0  # no time given: as browsers do
-            self.info = VideoInfo(len(durations), fps, image.height, image.width)
+        self.image = Image.open(path)  # kept open: its frames are decoded one after the other, each from the last
+        durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(self.image)]  # milliseconds
+        fps = 1000 * len(durations) / sum(durations) if sum(durations) else 10.0  # no time given: as browsers do
+        self.info = VideoInfo(len(durations), fps, self.image.height, self.image.width)
 
     def frames(self, indices: list[int]) -> np.ndarray:
-        with Image.open(self.path) as image:
-            images = {i: _to_rgb(f) for i, f in enumerate(ImageSequence.Iterator(image)) if i in set(indices)}
+        images = {}
+        for index in sorted(set(indices)):
+            self.image.seek(index)
+            images[index] = _to_rgb(self.image)
         return np.stack([images[i] for i in indices])
 
     @staticmethod
