@@ -66,7 +66,7 @@ def test_a_video_unet_takes_settings_and_keeps_its_weights(tiny_unet: VideoUNet)
     unet = inflate(tiny_unet, {"cross_frame_attention": False})
     assert not unet.config.cross_frame_attention and unet.config.clip_norm
     assert all(torch.equal(unet.state_dict()[name], weight) for name, weight in tiny_unet.state_dict().items())
-    with pytest.raises(ValueError, match="pose_fusion: got 'sum', expected add or concat"):
+    with pytest.raises(ValueError, match="pose_fusion: got 'sum', expected one of add, concat"):
         inflate(tiny_unet, {"pose_fusion": "sum"})
 
 

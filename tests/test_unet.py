@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from followyourpose.models.attention import Attention
+from followyourpose.models.blocks import LowRankTemporalConv
 from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.models.unet import LowRankTemporalConv, VideoUNet
+from followyourpose.models.unet import VideoUNet
 from followyourpose.models.weights import from_released
 from tests.conftest import randomise
 
@@ -224,7 +225,7 @@ def test_several_texts_for_a_clip_equal_a_copy_of_it_for_each(
         torch.testing.assert_close(unet(latents, time, text, features), copies, rtol=0, atol=1e-12)
 
 
-def test_what_comes_before_the_text_is_computed_once(tiny_unet: VideoUNet, clip: Clip) -> None:
+def test_layers_before_the_text_run_once_for_all_texts(tiny_unet: VideoUNet, clip: Clip) -> None:
     block, sizes = tiny_unet.down_blocks[0], {}
     layers = {"conv_in": tiny_unet.conv_in, "resnet": block.resnets[0].conv1}
     layers |= {name: getattr(block.attentions[0].transformer_blocks[0], name).to_q for name in ("attn1", "attn2")}
@@ -273,7 +274,7 @@ def test_attention_in_chunks_is_the_same(queries: int, tiny_unet: VideoUNet, cli
         whole = tiny_unet(*clip())
         tiny_unet.set_attention_chunk(queries)
         torch.testing.assert_close(tiny_unet(*clip()), whole, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="attention chunk: got 0, expected at least 1 query"):
+    with pytest.raises(ValueError, match="attention chunk: got 0, expected at least 1$"):
         tiny_unet.set_attention_chunk(0)
 
 
@@ -380,7 +381,7 @@ def test_saved_network_loads_again(tiny_unet: VideoUNet, tmp_path: Path) -> None
 
 def test_image_weights_alone_are_refused(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     UNet2DConditionModel.from_config(tiny_config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="missing keys for VideoUNet.*expected none"):
+    with pytest.raises(ValueError, match=r"got weights that do not fit VideoUNet: \d+ missing, e.g. "):
         VideoUNet.from_pretrained(tmp_path)
 
 

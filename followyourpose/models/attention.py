@@ -1,4 +1,4 @@
-"""What attends to what in the video UNet (arXiv 2304.01186): frames to frames, frames to text, positions to themselves.
+"""Attentions of the video UNet (arXiv 2304.01186): frames to frames, frames to text, positions over time.
 
 b clips   f frames   c channels   l tokens of a frame   t text tokens
 """
@@ -12,7 +12,7 @@ KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n,
 
 
 class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; a subclass says what attends to what."""
+    """softmax(Q K^T / sqrt(d)) V in heads of width d = channels / heads; subclasses pair queries with keys."""
 
     def __init__(self, channels: int, context_channels: int, heads: int):
         super().__init__()
@@ -20,18 +20,18 @@ class Attention(nn.Module):
             raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
         self.heads = heads
         self.backend = AttentionBackendName.NATIVE
-        self.chunk: int | None = None  # so many queries at a time; None: all
+        self.chunk: int | None = None  # queries at a time; None: all
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def keys_values(self, context: Tensor) -> KeysValues:
-        """Projects what is attended: (n, tokens, context_channels) -> two of (n, tokens, c)."""
+        """Project the context: (n, tokens, context_channels) -> keys and values, each (n, tokens, c)."""
         return self.to_k(context), self.to_v(context)
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Lets queries (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        """Return the attention of queries (n, l, c) over keys and values (n, tokens, c), in heads: (n, l, c)."""
         q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (q, k, v))
         parts = [
             dispatch_attention_fn(part, k, v, backend=self.backend) for part in q.split(self.chunk or q.shape[1], 1)
@@ -39,14 +39,15 @@ class Attention(nn.Module):
         return rearrange(torch.cat(parts, dim=1), "n l heads d -> n l (heads d)")
 
     def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Lets the tokens x (n, l, c) gather from keys and values (n, tokens, c): -> (n, l, c)."""
+        """Return the attention of tokens x (n, l, c) over keys and values (n, tokens, c), projected: (n, l, c)."""
         return self.to_out[0](self.gather(self.to_q(x), *keys_values))
 
 
 class CrossFrameAttention(Attention):
     """Frame i attends to frame 0 and frame max(i - 1, 0): (b f) l c -> the same (stage 2 of the paper).
 
-    Frames 0 and 1 are to see frame 0 twice, which softmax cannot tell from once: only later frames see two frames.
+    For frames 0 and 1 both are frame 0, and softmax over a frame twice is softmax over it once: only later frames need
+    the keys of two frames.
     """
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
@@ -59,7 +60,7 @@ class CrossFrameAttention(Attention):
 
     @staticmethod
     def first_and_previous(y: Tensor) -> Tensor:
-        """What frames 2 and later see, the tokens of two frames: b f l c -> (b (f - 2)) 2l c."""
+        """Return the tokens of frames 0 and i - 1, side by side, for frames i from 2: b f l c -> (b (f - 2)) 2l c."""
         return torch.cat([y[:, :1].expand_as(y[:, 2:]), y[:, 1:-1]], dim=2).flatten(0, 1)
 
 
@@ -67,12 +68,12 @@ class TextAttention(Attention):
     """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
 
     def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
-        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: nothing to repeat
+        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: no copies
         return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
 
 
 class TemporalAttention(Attention):
-    """Each position attends to itself in all frames, earlier and later ones alike: (b f) l c -> the same."""
+    """Each position attends to itself in all frames, earlier and later ones: (b f) l c -> the same."""
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         tokens = x.shape[1]
@@ -80,16 +81,21 @@ class TemporalAttention(Attention):
         return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
 
 
+def attentions_of(model: nn.Module) -> list[Attention]:
+    """Return all attentions of a model."""
+    return [module for module in model.modules() if isinstance(module, Attention)]
+
+
 def set_backend(model: nn.Module, backend: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Chooses what computes the attentions in a model, if it runs here with their widths.
+    """Set the attention backend of a model, after a trial with the widths of its heads.
 
     Raises:
-        ValueError: diffusers has no such backend, or it cannot run.
+        ValueError: diffusers has no such backend, or it cannot run here.
     """
     names = [name.value for name in AttentionBackendName]
     if backend not in names:
         raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    attentions = attentions_of(model)
     for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
         probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype)
         try:

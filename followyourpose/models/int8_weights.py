@@ -1,7 +1,7 @@
-"""Weights kept as whole numbers of 8 bits with a scale per output channel, and computed with in their own dtype.
+"""Weights stored as 8-bit integers with a scale per output channel, and computed with in their own dtype.
 
-diffusers' casting by layer keeps weights in 8 bits too, but as floats with three bits of fraction, which is less exact.
-Through it torchao, quanto and bitsandbytes take linear layers only, a third of this UNet's weights.
+diffusers' layerwise casting stores 8 bits too, but as floats with three bits of fraction, which is less exact. torchao,
+quanto and bitsandbytes, in diffusers, take linear layers only, a third of this UNet's weights.
 """
 
 import torch
@@ -22,12 +22,12 @@ class Int8(nn.Module):
 
 
 def int8_layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
-    """The layers of a model whose weights `keep_in_int8` takes."""
+    """Return the layers of a model that `keep_in_int8` converts."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 def keep_in_int8(model: nn.Module) -> None:
-    """Brings the weights of linear layers and convolutions of a model to 8 bits, in place and for good."""
-    model.requires_grad_(False)  # whole numbers have no gradient
+    """Convert the weights of a model's linear layers and convolutions to 8 bits, in place and for good."""
+    model.requires_grad_(False)  # integers have no gradient
     for layer in int8_layers(model):
         register_parametrization(layer, "weight", Int8(), unsafe=True)  # unsafe: the parts have another dtype

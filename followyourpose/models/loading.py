@@ -1,25 +1,98 @@
-"""Loading that takes a folder's weights as a whole or not at all; for the UNet and the pose encoder."""
+"""Loading of models: the kind of model at a path, and weights taken as a whole or not at all."""
 
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from followyourpose.common.files import read_json
+
+INDEX = "model_index.json"  # lists the components of a diffusers folder
+# How diffusers and transformers name the problems of loaded weights -> how messages name them.
+PROBLEMS = {
+    "missing_keys": "missing",
+    "unexpected_keys": "not expected",
+    "mismatched_keys": "of another shape",
+    "error_msgs": "that cannot be read",
+}
+
+ModelKind = Literal["pipeline", "image", "file"]
+
+
+def model_kind(path: Path) -> ModelKind:
+    """Return the kind of model at a path.
+
+    pipeline   a folder of FollowYourPosePipeline: its index lists a pose encoder
+    image      a folder of an image model: an index without a pose encoder
+    file       one file of weights, an image model's
+
+    Raises:
+        ValueError: nothing is there, or a folder without an index; the message names the path.
+    """
+    if path.is_file():
+        return "file"
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder; checkpoints/README.md lists the models and their places")
+    if not (path / INDEX).is_file():
+        raise ValueError(f"{path}: has no {INDEX}, expected a pipeline's or an image model's folder")
+    return "pipeline" if "pose_encoder" in read_json(path / INDEX) else "image"
 
 
 class StrictLoading:
-    """Makes a diffusers model load only what fits: a missing or an extra weight is an error, not a warning."""
+    """A diffusers model in which a missing or an extra weight is an error, not a warning."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """Loads a folder written by `save_pretrained`; arguments as for diffusers' `ModelMixin.from_pretrained`.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+        """Load a folder written by `save_pretrained`; arguments as for diffusers' `ModelMixin.from_pretrained`.
 
         Raises:
             ValueError: a weight is missing, extra or of another shape.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        for problem, names in info.items():
-            if names:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path}: {len(names)} {problem.replace('_', ' ')} for {cls.__name__}, "
-                    f"expected none; the first are {list(names)[:3]}"
-                )
+        load = super().from_pretrained  # type: ignore[misc]  # of the ModelMixin beside this class
+        model, info = load(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        check_loaded(pretrained_model_name_or_path, cls.__name__, info)
         return (model, info) if with_info else model
+
+
+def check_loaded(source: str | PathLike[str], model: str, info: Mapping[str, Any], extra: bool = False) -> None:
+    """Raise a ValueError that names `source` and `model` unless the weights of a folder fitted.
+
+    Args:
+        info: the second value of `from_pretrained(..., output_loading_info=True)`.
+        extra: whether weights that the model has no place for are left out without an error.
+    """
+    found = {problem: info.get(key) or () for key, problem in PROBLEMS.items()}
+    if extra:
+        del found[PROBLEMS["unexpected_keys"]]
+    _refuse(source, model, {problem: [_name(each) for each in names] for problem, names in found.items()})
+
+
+def load_every_weight(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
+) -> None:
+    """Copy weights into a model by name, in place; those in `may_miss` keep their start where they are not given.
+
+    Raises:
+        ValueError: a weight is missing, extra or of another shape; the message names `source` and the first keys.
+    """
+    own = model.state_dict()
+    missing = own.keys() - weights.keys() - set(may_miss)
+    reshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    problems = (missing, weights.keys() - own.keys(), reshaped)
+    _refuse(source, type(model).__name__, dict(zip(PROBLEMS.values(), problems, strict=False)))
+    model.load_state_dict(weights, strict=False)
+
+
+def _refuse(source: str | PathLike[str], model: str, problems: Mapping[str, Iterable[str]]) -> None:
+    found = {problem: sorted(names) for problem, names in problems.items()}
+    parts = [f"{len(names)} {problem}, e.g. {', '.join(names[:3])}" for problem, names in found.items() if names]
+    if parts:
+        raise ValueError(f"{source}: got weights that do not fit {model}: {'; '.join(parts)}")
+
+
+def _name(key: Any) -> str:
+    """Return the weight's name; a weight of another shape comes with its shapes behind it."""
+    return str(key if isinstance(key, str) else key[0])

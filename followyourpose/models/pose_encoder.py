@@ -1,7 +1,7 @@
 """The pose encoder of Follow Your Pose (arXiv 2304.01186, stage 1): a skeleton clip -> one feature map per level.
 
-A light convolutional network that sees every frame alone. Modules carry the released weights' names, but for the
-1x1 convolutions `zero_convs`, which the released encoder has not.
+A light convolutional network, frame by frame. Modules carry the released weights' names, but for the 1x1 convolutions
+`zero_convs`, which the released encoder does not have.
 
     b clips   f frames   c channels   H W pixels   h w latent height and width
 """
@@ -33,10 +33,10 @@ class ResidualBlock(nn.Module):
 
 
 class PoseEncoder(StrictLoading, ModelMixin, ConfigMixin):
-    """Turns a rendered skeleton clip into what the UNet adds to its down blocks; before training, that is zero.
+    """Encodes a rendered skeleton clip as pose features for the UNet's down blocks; before training, they are zero.
 
     `block_out_channels` are the UNet's, `downscale` is the VAE's factor from pixels to latents, and every level has
-    `layers_per_level` residual blocks, numbered through in `body`.
+    `layers_per_level` residual blocks, numbered throughout in `body`.
     """
 
     @register_to_config
@@ -57,7 +57,7 @@ class PoseEncoder(StrictLoading, ModelMixin, ConfigMixin):
         zero_start(self)
 
     def forward(self, skeleton: Tensor) -> list[Tensor]:
-        """Encodes a skeleton clip: level i is (b, c_i, f, H / downscale / 2^i, W / downscale / 2^i).
+        """Return a skeleton clip's features: level i is (b, c_i, f, H / downscale / 2^i, W / downscale / 2^i).
 
         Args:
             skeleton: rendered frames (b, 3, f, H, W) in [0, 1], RGB.
@@ -90,18 +90,17 @@ class PoseEncoder(StrictLoading, ModelMixin, ConfigMixin):
 
 
 def zero_start(pose_encoder: PoseEncoder) -> None:
-    """Sets the last convolution of every level to zero, in place: an encoder so started leaves the UNet unchanged.
+    """Set the last convolution of every level to zero, in place: such an encoder leaves the UNet unchanged.
 
-    The released encoder has no such layer and disturbs the image model from its first step; the layer is ours.
+    The released encoder has no such layer, and disturbs the image model from its first step.
     """
-    for zero_conv in pose_encoder.zero_convs:
-        nn.init.zeros_(zero_conv.weight)
-        nn.init.zeros_(zero_conv.bias)
+    for parameter in pose_encoder.zero_convs.parameters():
+        nn.init.zeros_(parameter)
 
 
 @torch.no_grad()
 def identity_start(pose_encoder: PoseEncoder) -> None:
-    """Sets the last convolution of every level to the identity, in place: what the released weights amount to."""
+    """Set the last convolution of every level to the identity, in place: the same as the released encoder's none."""
     for zero_conv in pose_encoder.zero_convs:
-        nn.init.dirac_(zero_conv.weight)
-        nn.init.zeros_(zero_conv.bias)
+        nn.init.dirac_(zero_conv.get_parameter("weight"))
+        nn.init.zeros_(zero_conv.get_parameter("bias"))

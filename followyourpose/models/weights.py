@@ -4,7 +4,7 @@
     released  unet/config.json, unet/diffusion_pytorch_model.bin (the pose encoder inside, as `skeleton_adapter.*`) and
               pose_encoder.pth (the pose encoder alone)
 
-The names inside are the same; the released pose encoder lacks our last 1x1 convolutions, so there they are identities.
+Both name the weights alike; the released pose encoder lacks our last 1x1 convolutions, so they become identities.
 """
 
 import json
@@ -12,7 +12,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import __version__ as diffusers_version
@@ -20,18 +20,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from followyourpose.common.files import new_folder
-from followyourpose.models.inflate import load_every_weight
+from followyourpose.common.checks import check_choice
+from followyourpose.common.files import atomic_write, new_folder, read_json
+from followyourpose.models.loading import INDEX, load_every_weight
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 
 StateDict = dict[str, Tensor]
+Layout = Literal["ours", "released"]
 
 PREFIX = "skeleton_adapter."
 UNET_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# Settings that the released code has not -> what it does.
+# Settings of ours -> the only value that the released code has.
 VIDEO_SETTINGS = {"temporal_rank": 160, "clip_norm": True, "cross_frame_attention": True, "pose_fusion": "add"}
-COMPONENTS = {  # what a folder of Stable Diffusion holds beside the UNet, and who reads it
+COMPONENTS = {  # of a Stable Diffusion folder, beside the UNet -> library and class
     "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -40,18 +42,18 @@ COMPONENTS = {  # what a folder of Stable Diffusion holds beside the UNet, and w
 
 
 def from_released(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[VideoUNet, PoseEncoder]:
-    """Builds both networks from a diffusers UNet config and released weights, which include `skeleton_adapter.*`.
+    """Build both networks from a diffusers UNet config and released weights, which include `skeleton_adapter.*`.
 
     The networks have the weights' dtype and share no memory with them.
 
     Raises:
         ValueError: the config is not Stable Diffusion 1.x's, or a weight is missing, extra or of another shape.
     """
-    # The released config says "CrossAttnDownBlock3D" where Stable Diffusion's says "...2D".
+    # The released config has "CrossAttnDownBlock3D" where Stable Diffusion's has "...2D".
     config = {key: _replace_in_names(value, "3D", "2D") for key, value in config.items()}
     unet_weights, pose_weights = split(state_dict)
     dtype = state_dict["conv_in.weight"].dtype if "conv_in.weight" in state_dict else torch.float32
-    with torch.device("meta"):  # every weight is loaded or it is an error, so none needs a start
+    with torch.device("meta"):  # every weight is loaded, so none needs a start
         unet = VideoUNet.from_config(config)
         pose_encoder = PoseEncoder(block_out_channels=unet.config.block_out_channels)
     for i, c in enumerate(unet.config.block_out_channels):
@@ -68,10 +70,10 @@ def from_released(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
 
 
 def to_released(unet: VideoUNet, pose_encoder: PoseEncoder) -> StateDict:
-    """Gives both networks' weights in the released layout, which does the same in the authors' code.
+    """Return both networks' weights in the released layout, with the same result in the authors' code.
 
     Raises:
-        ValueError: the networks do what the released code cannot, so that no such weights exist.
+        ValueError: the networks differ from the released code, so that no such weights exist.
     """
     for settings, key, expected in (
         (unet.config, "layers_per_block", 2),  # the released code adds the pose after the second layer
@@ -84,68 +86,67 @@ def to_released(unet: VideoUNet, pose_encoder: PoseEncoder) -> StateDict:
     if getattr(unet, "peft_config", None):
         raise ValueError(f"got a UNet with LoRAs {sorted(unet.peft_config)}; fuse and unload them first")
     for i, conv in enumerate(pose_encoder.zero_convs):
-        identity = torch.eye(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
-        if conv.bias.any() or not torch.equal(conv.weight[:, :, 0, 0], identity):
+        weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+        if bias.any() or not torch.equal(weight[:, :, 0, 0], torch.eye(len(weight)).to(weight)):
             raise ValueError(
                 f"pose_encoder.zero_convs.{i}: got trained weights, but the released layout has no such layer and only "
-                "an identity can be left out: the way back is exact only for a pose encoder that came from there"
+                "an identity can be left out: the way back is exact only for a released pose encoder"
             )
     pose_weights = {k: v for k, v in pose_encoder.state_dict().items() if not k.startswith("zero_convs.")}
     return merge(unet.state_dict(), pose_weights)
 
 
 def split(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
-    """Parts released weights into the UNet's and the pose encoder's, the latter without prefix."""
+    """Divide released weights into the UNet's and the pose encoder's, the latter without prefix."""
     unet_weights = {k: v for k, v in state_dict.items() if not k.startswith(PREFIX)}
     return unet_weights, {k.removeprefix(PREFIX): v for k, v in state_dict.items() if k.startswith(PREFIX)}
 
 
 def merge(unet_weights: Mapping[str, Tensor], pose_weights: Mapping[str, Tensor]) -> StateDict:
-    """Puts a separate pose encoder's weights (`pose_encoder.pth`) among the UNet's, in place of any that are there."""
+    """Return the UNet's weights with those of a separate pose encoder (`pose_encoder.pth`) in place of their own."""
     return split(unet_weights)[0] | {PREFIX + k: v for k, v in pose_weights.items()}
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Reads weights from a safetensors file or a PyTorch pickle; of a pickle, tensors only, nothing is executed.
+    """Read weights from a safetensors file or a PyTorch pickle; of a pickle, tensors only, nothing is executed.
 
     Raises:
-        ValueError: the file is not there, is broken, or is no state dict.
+        ValueError: the file is missing, broken, or no state dict; the message names it.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: got no such file, expected weights")
+        raise ValueError(f"{path}: no such file, expected weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: expected weights, got a file that cannot be read as such ({reason})") from error
+        raise ValueError(f"{path}: cannot be read as weights ({reason})") from error
     if not isinstance(state_dict, dict) or not all(isinstance(x, Tensor) for x in state_dict.values()):
-        raise ValueError(f"{path}: got a {type(state_dict).__name__}, expected a state dict, names to tensors")
+        raise ValueError(f"{path}: got a {type(state_dict).__name__}, expected a state dict, a tensor by name")
     return dict(state_dict)
 
 
 def convert_weights(
-    source: Path, target: Path, pose_encoder: Path | None = None, to: Literal["ours", "released"] = "ours"
+    source: Path, target: Path, pose_encoder: Path | None = None, to: Layout = "ours"
 ) -> None:
-    """Converts a folder of weights, `source`, to a new folder, `target`, which appears only when it is complete.
+    """Convert a folder of weights, `source`, to a new folder, `target`, which appears only when it is complete.
 
-    VAE, text encoder, tokenizer and scheduler are carried over where the source has them.
+    VAE, text encoder, tokenizer and scheduler are copied where the source has them.
 
     Args:
-        source: a folder in the layout that is not `to`; or, to "ours", the UNet's file of Stable Diffusion 1.x size.
-        target: a folder that does not exist yet, or is empty.
-        pose_encoder: a separate `pose_encoder.pth`, used instead of any in `source`; None takes the source's own.
+        source: a folder in the other layout; or, to "ours", the UNet's file, of the size of Stable Diffusion 1.x.
+        target: a new or an empty folder.
+        pose_encoder: a separate `pose_encoder.pth`, in place of any in `source`; None takes the source's own.
         to: the layout of the target.
 
     Raises:
-        ValueError: the target exists, or the source is not what was expected.
+        ValueError: the target is not empty, or the source is not in the other layout.
     """
     source, target = Path(source), Path(target)
-    if to not in ("ours", "released"):
-        raise ValueError(f"to: got {to!r}, expected 'ours' or 'released'")
+    check_choice("to", to, get_args(Layout))
     if to == "released" and pose_encoder is not None:
-        raise ValueError(f"pose_encoder: got {pose_encoder}, expected none: our folders hold their pose encoder")
+        raise ValueError(f"pose_encoder: got {pose_encoder}, expected none: a folder of ours has its own pose encoder")
     with new_folder(target) as folder:
         if to == "ours":
             config, state_dict = _read_released(source, pose_encoder)
@@ -175,13 +176,13 @@ def _read_released(source: Path, pose_encoder: Path | None) -> tuple[dict[str, A
         files = [source / "unet" / name for name in UNET_FILES if (source / "unet" / name).is_file()]
         if not files or not (source / "unet" / "config.json").is_file():
             raise ValueError(f"{source / 'unet'}: expected config.json and {' or '.join(UNET_FILES)}")
-        config = json.loads((source / "unet" / "config.json").read_text())
+        config = read_json(source / "unet" / "config.json")
         state_dict, folder = read_state_dict(files[0]), source
     inside = any(name.startswith(PREFIX) for name in state_dict)
     if pose_encoder is None and not inside:
         pose_encoder = folder / "pose_encoder.pth"
         if not pose_encoder.is_file():
-            raise ValueError(f"{source}: got no {PREFIX}* weights and no {pose_encoder.name} beside; give pose_encoder")
+            raise ValueError(f"{source}: has no {PREFIX}* weights and no {pose_encoder.name}; give pose_encoder")
     if pose_encoder is not None:
         state_dict = merge(state_dict, read_state_dict(Path(pose_encoder)))
     return config, state_dict
@@ -193,15 +194,14 @@ def _write_released(folder: Path, unet: VideoUNet, pose_encoder: PoseEncoder) ->
     config = {key: value for key, value in config.items() if key not in VIDEO_SETTINGS}
     (folder / "unet").mkdir()
     config = {"_class_name": "UNet3DConditionModel", **config}
-    (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    atomic_write(folder / "unet" / "config.json", json.dumps(config, indent=2) + "\n")
     torch.save(state_dict, folder / "unet" / "diffusion_pytorch_model.bin")
     torch.save(split(state_dict)[1], folder / "pose_encoder.pth")
 
 
 def _write_model_index(source: Path, folder: Path, carried: list[str]) -> None:
     # diffusers imports a component's module by the name written here and writes the same when it saves.
-    path = source / "model_index.json"
-    given = json.loads(path.read_text()) if path.is_file() else {}
+    given = read_json(source / INDEX) if (source / INDEX).is_file() else {}
     index = {
         "_class_name": "FollowYourPosePipeline",
         "_diffusers_version": diffusers_version,
@@ -209,7 +209,7 @@ def _write_model_index(source: Path, folder: Path, carried: list[str]) -> None:
         "unet": [VideoUNet.__module__, VideoUNet.__name__],
         "pose_encoder": [PoseEncoder.__module__, PoseEncoder.__name__],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    atomic_write(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def _replace_in_names(value: Any, old: str, new: str) -> Any:
@@ -221,4 +221,4 @@ def _replace_in_names(value: Any, old: str, new: str) -> Any:
 def _require_folders(source: Path, *names: str) -> None:
     for name in names:
         if not (source / name).is_dir():
-            raise ValueError(f"{source}: got no folder {name}/ there, expected {', '.join(n + '/' for n in names)}")
+            raise ValueError(f"{source}: has no folder {name}/")

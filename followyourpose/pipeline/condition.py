@@ -1,4 +1,4 @@
-"""What leads the denoising: text and pose, and at which of its steps each of them acts.
+"""Conditioning of the denoising by text and pose, and the intervals of steps in which each of them acts.
 
 b videos   f frames   c channels   h w latent height and width   t text tokens
 """
@@ -10,30 +10,30 @@ from torch import Tensor
 
 from followyourpose.models.unet import TextCache
 
-Interval = tuple[float, float]  # from where, and up to where, as shares of the denoising steps
+Interval = tuple[float, float]  # start and end, as fractions of the denoising steps
 ALWAYS: Interval = (0.0, 1.0)
 
 
 @dataclass
 class Condition:
-    """What leads the denoising of b videos; with guidance, both halves [unconditional, conditional], so 2b.
+    """Condition of b videos; with guidance, both halves [unconditional, conditional], so 2b.
 
     Guidance in an interval of the steps is that of Kynkaanniemi et al. (2024, arXiv 2404.07724): outside of it only the
     conditional half is computed. Where the pose does not act it is zero, which to the UNet is no pose and to a compiled
     UNet the same graph.
 
-    `deep` is what the UNet computed below its first level at the last full step, of this condition's one trajectory.
+    `deep` are the UNet's features below its first level at the last full step, of this condition's one trajectory.
     """
 
     text: TextCache  # every layer's keys and values, each (b or 2b, t, c)
     features: list[Tensor] | None  # per level (b or 2b, c_i, f, h / 2^i, w / 2^i); None: no pose
     guidance_interval: Interval = ALWAYS
     pose_interval: Interval = ALWAYS
-    cache_interval: int = 1  # every how many-th step is a full one
+    cache_interval: int = 1  # a full step every so many steps
     deep: Tensor | None = field(default=None, init=False, repr=False)  # (b f or 2b f, c, h, w)
 
     def at(self, step: int, steps: int, videos: int) -> tuple[TextCache, list[Tensor] | None]:
-        """What of text and features leads b videos at a step, counted from 0; both for b or 2b.
+        """Return the text and features of b videos that act at a step, counted from 0; both for b or 2b.
 
         Shapes: text (b or 2b, t, c) per layer, features (b or 2b, c_i, f, h / 2^i, w / 2^i) per level.
         """
@@ -46,9 +46,9 @@ class Condition:
         return text, features
 
     def deep_at(self, step: int, rows: int) -> Tensor | None:
-        """The deep features (rows, c, h, w) that a step may use again; None: it has to be a full one.
+        """Return the deep features (rows, c, h, w) that a step reuses; None: it is a full one.
 
-        It has to be, too, where guidance began or ended since.
+        So are the steps at which guidance begins or ends.
         """
         full = step % self.cache_interval == 0 or self.deep is None or len(self.deep) != rows
         return None if full else self.deep

@@ -1,4 +1,4 @@
-"""What a call of the pipeline gets: sizes, skeletons and noise, checked and brought to one form.
+"""Inputs of a call of the pipeline: skeletons and noise, checked and brought to one form.
 
 b videos   n skeletons   f frames   c channels   h w latent height and width   H W pixels
 """
@@ -12,52 +12,39 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange, repeat
 from torch import Tensor
 
-from followyourpose.common.checks import check_at_least
 from followyourpose.pipeline.windows import Window, freenoise_order
 
 Noise = Literal["independent", "mixed", "shared"]
 PoseGuidance = Literal["both", "conditional"]
 Generators = torch.Generator | list[torch.Generator] | None
-SkeletonFrames = Callable[
-    [Sequence[int]], np.ndarray | Tensor
-]  # the frames with these numbers, rendered when asked for
-
-
-def check_size(name: str, value: int, divisor: int) -> int:
-    """Gives `value`, in pixels, back when it is a multiple; else a ValueError names the nearest ones."""
-    if value < 1 or value % divisor:
-        below, above = value // divisor * divisor, (value // divisor + 1) * divisor
-        near = f"{below} or {above}" if below > 0 else str(max(above, divisor))
-        raise ValueError(f"{name}: got {value} pixels, expected a multiple of {divisor}; the nearest: {near}")
-    return value
+SkeletonFrames = Callable[[Sequence[int]], np.ndarray | Tensor]  # the frames with these numbers, rendered on demand
 
 
 def check_skeleton(
     skeleton: np.ndarray | Tensor | SkeletonFrames | None, num_frames: int | None, height: int, width: int
 ) -> tuple[Callable[[Window], Tensor] | None, int, int]:
-    """Gives what reads a window's skeletons as (n, 3, T, H, W) in [0, 1], n, and f: 1 where nothing says it.
+    """Return the reader of a window's skeletons, (n, 3, T, H, W) in [0, 1], n, and f: 1 where nothing gives it.
 
-    What reads them is None, and n is 1, if there are none.
+    Without a skeleton the reader is None, and n is 1.
 
     Raises:
         ValueError: not a skeleton, or one of another length or size than the video.
     """
-    if num_frames is not None:
-        check_at_least("num_frames", num_frames)
     if skeleton is None:
         return None, 1, num_frames or 1
     if callable(skeleton):
         if num_frames is None:
             raise ValueError("num_frames: got none, expected a number: a skeleton that is a function has no length")
-        read, frames, first = skeleton, num_frames, skeleton_tensor(skeleton([0]))
+        read, frames = skeleton, num_frames
     else:
         clips = skeleton_clips(skeleton)
         axis = 1 if isinstance(clips, np.ndarray) else 2
-        frames, first = clips.shape[axis], skeleton_tensor(clips[(slice(None),) * axis + ([0],)])
+        frames = clips.shape[axis]
 
-        def read(window: Window) -> np.ndarray | Tensor:
+        def read(window: Sequence[int]) -> np.ndarray | Tensor:
             return clips[(slice(None),) * axis + (list(window),)]
 
+    first = skeleton_tensor(read([0]))
     if num_frames is not None and frames != num_frames:
         raise ValueError(f"skeleton: got {frames} frames, expected num_frames, {num_frames}")
     n, size = len(first), tuple(first.shape[3:])
@@ -74,22 +61,22 @@ def check_skeleton(
                 f"skeleton: got {tuple(part.shape)} for {len(window)} frames, expected "
                 f"{(n, 3, len(window), height, width)}"
             )
-        return part.contiguous()  # one memory layout, whatever came: another one may be rounded otherwise
+        return part.contiguous()  # one memory layout, whatever is given: another one may be rounded otherwise
 
     return skeletons, n, frames
 
 
 def skeleton_clips(skeleton: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Gives skeletons as bytes (n, f, H, W, 3) or as a tensor (n, 3, f, H, W) in [0, 1], whichever they are.
+    """Return skeletons as bytes (n, f, H, W, 3) or as a tensor (n, 3, f, H, W) in [0, 1], whichever they are.
 
     Raises:
         ValueError: another type, shape or range.
     """
     got = f"{type(skeleton).__name__} {tuple(getattr(skeleton, 'shape', ()))} {getattr(skeleton, 'dtype', '')}".strip()
     if isinstance(skeleton, np.ndarray) and skeleton.dtype == np.uint8 and skeleton.ndim in (4, 5):
-        clips = skeleton if skeleton.ndim == 5 else skeleton[None]
-        if clips.shape[-1] == 3 and clips.size:
-            return clips
+        frames = skeleton if skeleton.ndim == 5 else skeleton[None]
+        if frames.shape[-1] == 3 and frames.size:
+            return frames
     if isinstance(skeleton, Tensor) and skeleton.is_floating_point() and skeleton.ndim in (4, 5):
         clips = skeleton if skeleton.ndim == 5 else skeleton[None]
         if clips.shape[1] == 3 and clips.numel():
@@ -104,7 +91,7 @@ def skeleton_clips(skeleton: np.ndarray | Tensor) -> np.ndarray | Tensor:
 
 
 def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
-    """Brings skeletons to (n, 3, f, H, W) in [0, 1]; see `FollowYourPosePipeline.__call__` for what may come.
+    """Return skeletons as (n, 3, f, H, W) in [0, 1]; see `Call` for their forms.
 
     Raises:
         ValueError: another type, shape or range.
@@ -116,12 +103,9 @@ def skeleton_tensor(skeleton: np.ndarray | Tensor) -> Tensor:
 
 
 def initial_noise(
-    shape: tuple[int, int, int, int, int],
-    noise: Noise,
-    generator: Generators,
-    device: torch.device,
+    shape: tuple[int, int, int, int, int], noise: Noise, generator: Generators, device: torch.device
 ) -> Tensor:
-    """Draws noise (b, c, f, h, w) in fp32, every frame N(0, 1), that is the same for all frames to a chosen share.
+    """Draw noise (b, c, f, h, w) in fp32, every frame N(0, 1), of which the frames share a part.
 
     "independent" shares nothing between frames, as released. "shared" repeats one frame's noise. "mixed" is PYoCo's
     mixed noise model (Ge et al. 2023, arXiv 2305.10474) with alpha = 1:
@@ -140,7 +124,7 @@ def initial_noise(
 
 
 def freenoise(noise: Tensor, windows: Sequence[Window], generator: Generators) -> Tensor:
-    """Noise (b, c, f, h, w) in which all frames have that of the first window's, shuffled; see `freenoise_order`."""
+    """Return noise (b, c, f, h, w) that repeats the first window's frames, shuffled; see `freenoise_order`."""
 
     def order(generator: torch.Generator | None) -> list[int]:
         device = None if generator is None else generator.device

@@ -1,15 +1,15 @@
-"""Window plans of videos longer than the network was trained for: frames of each window, and their joining.
+"""Window plans of videos longer than the network was trained for: frames of each window, and their joints.
 
 Pure functions on frame numbers; the denoising itself is in denoise.py. A window is the tuple of its frames' numbers,
 and all windows of a video are equally long, so that a compiled network sees one shape.
 
 paper      windows one after the other; frames that a window shares with the one before are set, at every denoising
-           step, to what they were there at that step (Ma et al., AAAI 2024, arXiv 2304.01186, "noise reuse")
+           step, to their latents there at that step (Ma et al., AAAI 2024, arXiv 2304.01186, "noise reuse")
 blend      all windows at every step; where they overlap, predictions are averaged with triangular weights
            (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113, along time)
 freenoise  as blend, from initial noise that repeats, shuffled (FreeNoise, Qiu et al. 2023, arXiv 2310.15169). FreeNoise
            itself joins its windows inside the temporal attention, with like weights; here whole predictions are joined,
-           which needs nothing of the network
+           and the network is the same
 full       the whole video in one window
 
 Letters: F frames of the video, T frames of a window, o frames that neighbouring windows share at least, n windows.
@@ -36,7 +36,7 @@ class LongVideo:
     mode: Mode = "blend"  # blend: windows averaged; freenoise: also shuffled noise; paper: in turn; full: one window
     window: int | None = None  # frames that the network sees at a time; None: 16, or all where there are fewer
     overlap: int | None = None  # frames that neighbouring windows share; None: half the window
-    anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention to look at
+    anchor: bool = False  # put frame 0 in front of every window, for cross-frame attention
     batch: int = 1  # windows that go through the network at a time, where they are denoised together
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class LongVideo:
 
     @property
     def together(self) -> bool:
-        """Whether all windows are denoised together, not one after the other."""
+        """Whether all windows are denoised together, rather than one after the other."""
         return self.mode in ("blend", "freenoise")
 
     def windows(self, num_frames: int) -> list[Window]:
@@ -63,13 +63,13 @@ class LongVideo:
 
 
 def plan_windows(num_frames: int, window: int, overlap: int, anchor: bool = False) -> list[Window]:
-    """The T frames of each window: every frame of the video is in one, and neighbours share at least `overlap`.
+    """Return the T frames of each window: every frame of the video is in one, and neighbours share `overlap` or more.
 
     Where windows do not divide the video, the last one is moved back, and shares more. With `anchor`, frame 0 precedes
     the T - 1 frames of every later window; it does not count as shared.
 
     Raises:
-        ValueError: T or F below 1, T above F, o below 0 or not below what a later window has of its own.
+        ValueError: T or F below 1, T above F, o below 0 or not below a later window's length without its anchor.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
@@ -91,9 +91,9 @@ def plan_windows(num_frames: int, window: int, overlap: int, anchor: bool = Fals
 
 
 def blend_weights(windows: Sequence[Window]) -> np.ndarray:
-    """What each window's prediction of each of its frames counts, (n, T): triangular, 1 in sum for every frame.
+    """Return the weight of each window's prediction of each of its frames, (n, T): triangular, 1 in sum per frame.
 
-    An anchor counts only in the first window: elsewhere it is there to be looked at.
+    An anchor counts only in the first window: elsewhere it is there for attention.
     """
     length = len(windows[0])
     triangle = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1)).astype(float)
@@ -107,13 +107,13 @@ def blend_weights(windows: Sequence[Window]) -> np.ndarray:
 
 
 def freenoise_order(windows: Sequence[Window], permutation: Callable[[int], Sequence[int]]) -> list[int]:
-    """Which frame of the first window each of the F frames has its initial noise from (FreeNoise, section 3.2).
+    """Return, for each of the F frames, the frame of the first window with its initial noise (FreeNoise, section 3.2).
 
-    What a window adds to the one before has the noise of as many frames, T frames earlier, shuffled: the frames of a
-    window have noise of their own, and distant windows the same.
+    The frames that a window adds to the one before have the noise of as many frames, T frames earlier, shuffled: within
+    a window the noise differs, and distant windows have the same.
 
     Args:
-        permutation: draws the numbers below its argument in random order.
+        permutation: from a number, the numbers below it in random order.
     """
     length = len(windows[0])
     order = list(range(length))
