@@ -48,12 +48,12 @@ def contact_sheet(frames: np.ndarray, at_most: int = SHEET_FRAMES) -> np.ndarray
     return grid(chosen, SHEET_COLUMNS)
 
 
-def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def grid(tiles: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
     """Return pictures of one size as one, in reading order; empty places are white."""
     columns = min(len(tiles), columns)
-    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    rows = tiles.reshape(-1, columns, *tiles.shape[1:])
-    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * tiles.shape[2], 3)
+    padded = np.pad(np.asarray(tiles), ((0, -len(tiles) % columns), (0, 0), (0, 0), (0, 0)), constant_values=255)
+    rows = padded.reshape(-1, columns, *padded.shape[1:])
+    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * padded.shape[2], 3)
 
 
 def stack(strips: Sequence[np.ndarray], background: int = 0) -> np.ndarray:

@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from followyourpose.common.files import atomic_write, read_text
 
-REPOSITORY = Path(__file__).resolve().parents[2]  # where configs/ and checkpoints/ lie in a clone
+_SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # in an installed wheel
+REPOSITORY = _SHIPPED if _SHIPPED.is_dir() else _SHIPPED.parents[1]  # where configs/ and checkpoints/ lie
 PROSE = {"prose": True}  # metadata of a field whose text may say anything: `${` has no meaning there
 LARGEST = 1_000_000  # characters of a config file
 DEEPEST, MOST_VALUES = 30, 100_000  # levels and values of a config, aliases counted as often as they are used
@@ -87,10 +88,10 @@ def build_config(
         config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigError(f"{name}: no value for {', '.join(missing)}")
-        return OmegaConf.to_object(config)
+        return typing.cast(Schema, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise ConfigError(f"{name}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
+        full_key = getattr(error, "full_key", None)
+        raise ConfigError(f"{name}: {f'{full_key}: ' if full_key else ''}{str(error).splitlines()[0]}") from error
     except ValueError as error:  # of the schemas' checks, which name the key
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
@@ -106,12 +107,14 @@ def save_config(config: Any, path: str | Path) -> None:
 def written(settings: dict[str, Any], schema: type) -> dict[str, Any]:
     """Return settings as a file needs them for `load_config` to give the same again: `${` of paths is escaped."""
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    return {
-        key: value if fields[key].metadata.get("prose")
-        else written(value, fields[key].default_factory) if dataclasses.is_dataclass(fields[key].default_factory)
-        else _literal(value)
-        for key, value in settings.items()
-    }  # fmt: skip
+
+    def literal(key: str, value: Any) -> Any:
+        factory: Any = fields[key].default_factory
+        if dataclasses.is_dataclass(factory):
+            return written(value, typing.cast(type, factory))
+        return value if fields[key].metadata.get("prose") else _literal(value)
+
+    return {key: literal(key, value) for key, value in settings.items()}
 
 
 def _literal(value: Any) -> Any:
@@ -203,13 +206,13 @@ def _mapping(schema: type, content: Any, source: str, prefix: str) -> dict[str, 
 def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
     """Return `value` as a type asks: a scalar, list[...], dict[str, ...], a dataclass, or a union of these."""
     kinds = _alternatives(kind)
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if types.NoneType in kinds and (value is None or isinstance(value, Plain) and value in _NULL):
         return None
     if isinstance(value, Mapping):
         for each in kinds:
-            if dataclasses.is_dataclass(each):
+            if isinstance(each, type) and dataclasses.is_dataclass(each):
                 return _mapping(each, value, source, f"{key}.")
             if typing.get_origin(each) is dict:
                 inner = typing.get_args(each)[1]
