@@ -1,7 +1,7 @@
 """Layers and blocks of the video UNet (Follow Your Pose, arXiv 2304.01186), under diffusers' names.
 
-A clip travels as "(b f) c h w"; only the layers that mix frames regroup it. Of several texts per clip, the layers before
-the first text attention see none, and run once for all. From there on the batch is "(g b)", and written b like any other.
+A clip travels as "(b f) c h w"; only the layers that mix frames regroup it. Where a clip has several texts, the layers
+before the first text attention run once for all of them; from there on the batch is "(g b)", written b like any other.
 
     b clips   f frames   c channels   h w latent height and width   l = h * w tokens   t text tokens   d text width
     g texts per clip

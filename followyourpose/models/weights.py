@@ -127,9 +127,7 @@ def read_state_dict(path: Path) -> StateDict:
     return dict(state_dict)
 
 
-def convert_weights(
-    source: Path, target: Path, pose_encoder: Path | None = None, to: Layout = "ours"
-) -> None:
+def convert_weights(source: Path, target: Path, pose_encoder: Path | None = None, to: Layout = "ours") -> None:
     """Convert a folder of weights, `source`, to a new folder, `target`, which appears only when it is complete.
 
     VAE, text encoder, tokenizer and scheduler are copied where the source has them.
