@@ -1,5 +1,6 @@
 """Locks and partial files: one command at a time in a folder, and nothing left of a killed one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from followyourpose.common.files import LOCK, locked, new_folder
+from followyourpose.common.files import LOCK, json_lines, locked, new_folder
 
 HOLD = "import sys, time; from pathlib import Path; from followyourpose.common.files import locked, new_folder\n"
 
@@ -63,3 +64,32 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
     for context in (locked, new_folder):
         with pytest.raises(ValueError, match="out: (cannot be written|is there already)"), context(tmp_path / "out"):
             pass
+
+
+# ---- JSON lines ------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path) -> None:
+    rows = [{"prompt": "a\u2028b\x85c\x0bd"}, ["é"], 3]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n\n".join(lines).encode())
+    assert list(json_lines(file)) == [(1, rows[0]), (3, rows[1]), (5, rows[2])]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}\n{", r"line 2: not JSON \("),
+        (b"{}\n\n\xff", r"line 3: not JSON \('utf-8' codec"),
+        (b"{}\n" + b"1" * 5000, r"line 2: not JSON \(.*digits"),
+        (b"{}\n" + b"[" * 100_000, r"line 2: not JSON that can be read \(nested too deeply\)"),
+        (b'{}\n"' + b"a" * 300_000 + b'"', r"line 2: not JSON \(longer than 200,000 bytes\)"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"rows\.jsonl: {reason}"):
+        list(json_lines(tmp_path / "rows.jsonl", most=200_000))
+    with pytest.raises(ValueError, match=r"nothing: cannot be read"):
+        list(json_lines(tmp_path / "nothing"))

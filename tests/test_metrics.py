@@ -70,7 +70,7 @@ def test_pck_ignores_joints_the_target_does_not_show_and_their_place():
     assert pck(moved(target[0], [4], 500)[None], target) == pytest.approx(15 / 16)
 
 
-def test_a_frame_in_which_nobody_was_found_is_a_miss_and_can_be_told():
+def test_a_frame_in_which_nobody_was_found_is_a_miss_and_reported():
     target = np.stack([person()] * 4)
     found = target * [1, 1, 0.5]
     found[1, :, 2] = 0  # in the right place, but not found
@@ -83,7 +83,7 @@ def test_a_frame_in_which_nobody_was_found_is_a_miss_and_can_be_told():
     assert average_precision([matches]) == pytest.approx(76 / 101)  # recalls up to 3/4
 
 
-def test_pck_refuses_what_it_cannot_count():
+def test_pck_refuses_poses_that_it_cannot_count():
     nobody = person(score=0)[None]
     with pytest.raises(ValueError, match="confidence"):
         pck(nobody, nobody)
@@ -164,11 +164,11 @@ def test_ap_leaves_out_people_without_visible_joints():
 
 
 def test_poses_that_are_not_poses_are_refused():
-    with pytest.raises(ValueError, match=r"people found, frame 1: got \(17, 3\), expected \(p, 17, 3\)"):
+    with pytest.raises(ValueError, match=r"predicted, frame 1: got \(17, 3\), expected \(p, 17, 3\)"):
         match_people([[], person()], [[person()], [person()]])
-    with pytest.raises(ValueError, match="1 frames of people found and 2"):
+    with pytest.raises(ValueError, match="predicted: got 1 frame, expected as many as in target, 2"):
         match_people([[]], [[person()], [person()]])
-    with pytest.raises(ValueError, match=r"people there, frame 0: 1 of 51 .* index \(0, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"target, frame 0: 1 of 51 .* index \(0, 3, 1\)"):
         match_people([[]], [[with_nan(person(), 3, 1)]])
     for poses in ((with_nan(person()), person()), (person(), with_nan(person(), 0, 2))):
         with pytest.raises(ValueError, match="not finite"):
@@ -211,7 +211,7 @@ def test_flicker_is_the_change_of_the_background_alone():
     assert flicker(frames[[0, 0]], foreground[:2]) == 0.0
 
 
-def test_flicker_leaves_out_what_the_body_uncovers():
+def test_flicker_leaves_out_the_background_that_the_body_uncovers():
     frames = np.zeros((2, 4, 4, 3), np.uint8)
     frames[0, 0, 0] = 255  # the body was here
     foreground = np.zeros((2, 4, 4), bool)
@@ -272,9 +272,9 @@ def test_frames_that_are_not_frames_are_refused():
         ssim(still(1, side=10), still(1, side=10))
 
 
-def test_without_torchmetrics_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_without_torchmetrics_the_error_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
-    with pytest.raises(ValueError, match=r"pip install .followyourpose\[eval\]"):
+    with pytest.raises(ValueError, match=r"pip install -e \"\.\[eval\]\""):
         psnr(still(1), still(1))
 
 
@@ -299,7 +299,7 @@ def test_the_variants_of_frame_consistency_differ_in_their_pairs():
         frame_consistency(embeddings, "last")
 
 
-def test_background_consistency_looks_at_the_first_and_the_previous_frame_and_cuts_at_zero():
+def test_background_consistency_compares_with_the_first_and_the_previous_frame_and_cuts_at_zero():
     right, up, left = [3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
     assert background_consistency(np.array([right, right, up])) == pytest.approx((1 + 0) / 2)
     assert background_consistency(np.array([right, up, up])) == pytest.approx((0 + 0.5) / 2)

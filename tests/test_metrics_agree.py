@@ -32,7 +32,7 @@ def coco_area(pose: np.ndarray) -> float:
 
 
 def coco_precision(predicted: Frames, target: Frames) -> float:
-    """AP of `COCOeval` for all areas; who has no visible joint is a person without keypoints and without a box."""
+    """AP of `COCOeval` for all areas; people without a visible joint have no keypoints and no box."""
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools, the reference of average precision")
     from pycocotools.cocoeval import COCOeval
 
@@ -92,8 +92,8 @@ def test_average_precision_is_that_of_coco(seed: int, most: int) -> None:
     assert metrics.average_precision(one_by_one) == agrees(expected)
 
 
-def test_whom_coco_takes_of_two_who_are_equally_similar() -> None:
-    """Who stands in the middle takes the last; whether the less sure one is right then depends on the order."""
+def test_of_two_equally_similar_people_cocos_choice_is_taken() -> None:
+    """The detection in the middle takes the last person; the order decides whether the less confident one is right."""
     person = np.concatenate([np.random.default_rng(0).integers(100, size=(17, 2)), np.ones((17, 1))], 1)
     left, right = person, person + (8, 0, 0)
     middle, surely_right = person + (4, 0, -0.1), right - (0, 0, 0.5)
@@ -186,7 +186,7 @@ def test_clip_score_is_that_of_torchmetrics(embeddings: np.ndarray) -> None:
     assert metrics.clip_score(embeddings, text) == agrees(float(expected))
 
 
-def test_the_nearest_caption_is_that_of_torchmetrics_cosines(embeddings: np.ndarray) -> None:
+def test_the_nearest_caption_has_the_largest_of_torchmetrics_cosines(embeddings: np.ndarray) -> None:
     for seed in range(20):
         texts = np.random.default_rng(seed).normal(size=(7, 24)).astype(np.float32)
         assert metrics.top1(embeddings, texts) == cosines(embeddings, texts).mean(0).argmax()

@@ -1,6 +1,7 @@
-"""What is judged: runs and manifests are read as they say, and one that does not fit is told with its file and line."""
+"""Collections of videos: the contents of runs and manifests, and errors with their file and line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,28 @@ def clip_of(count: int, size: int = SIZE) -> ClipKeypoints:
     return ClipKeypoints(size, size, 8.0, [[pose] for pose in poses])
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A video of 4 frames, its skeleton as keypoints, drawn with keypoints beside it, and drawn alone."""
-    clip = clip_of(4)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 4 frames, its skeleton as keypoints, drawn with keypoints beside it, drawn alone, and unfit files."""
+    folder, clip = tmp_path_factory.mktemp("files"), clip_of(4)
     drawn = np.stack([render_skeleton(people, SIZE, SIZE) for people in clip.frames])
-    write_video(tmp_path / "a.mp4", frames_of(4), 8)
-    write_keypoints(tmp_path / "pose.json", clip)
-    write_video(tmp_path / "pose.mp4", drawn, 8)
-    write_video(tmp_path / "alone.mp4", drawn, 8)
-    return tmp_path
+    write_video(folder / "a.mp4", frames_of(4), 8)
+    write_keypoints(folder / "pose.json", clip)
+    write_video(folder / "pose.mp4", drawn, 8)
+    write_video(folder / "alone.mp4", drawn, 8)
+    write_keypoints(folder / "short.json", clip_of(3))
+    write_keypoints(folder / "long.json", clip_of(9))
+    write_video(folder / "wide.mp4", frames_of(4, SIZE, 2 * SIZE), 8)
+    write_video(folder / "two.mp4", frames_of(2), 8)
+    (folder / "text.mp4").write_text("no video")
+    write_gif(folder / "a.gif", frames_of(4), 8)
+    return folder
+
+
+@pytest.fixture
+def folder(files: Path, tmp_path: Path) -> Path:
+    """A copy of the files."""
+    return shutil.copytree(files, tmp_path, dirs_exist_ok=True)
 
 
 def manifest(folder: Path, *rows: dict[str, Any] | str) -> Path:
@@ -55,10 +68,9 @@ def test_a_line_gives_a_video_its_prompt_and_its_poses(folder: Path):
     first, second = (np.stack(sample.people) for sample in collection.samples)
     assert np.array_equal(first, second) and first.shape == (4, 1, 17, 3)
     assert len(read_collection(folder / "manifest.jsonl").samples) == 2
-    assert len(collection.videos[:1]) == 1
 
 
-def test_frames_say_which_of_the_skeletons_a_video_follows(folder: Path):
+def test_frames_choose_those_of_the_skeleton_that_a_video_follows(folder: Path):
     write_keypoints(folder / "long.json", clip_of(9))
     write_video(folder / "real.mp4", frames_of(9), 8)
     row = ROW | {"skeleton": "long.json", "real": "real.mp4", "frames": [1, 3, 5, 7]}
@@ -80,14 +92,14 @@ def test_a_skeleton_of_another_size_is_brought_to_that_of_the_video(folder: Path
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"prompt": None}, r"prompt: got None, expected what the video is to show"),
+        ({"prompt": None}, r"prompt: got None, expected the video's text"),
         ({"prompt": " "}, r"prompt: got ' '"),
         ({"video": "b.mp4"}, r"video: .*b\.mp4: no such file"),
         ({"video": 3}, r"video: got 3, expected a path"),
         ({"skelton": "pose.json"}, r"got skelton, expected an object with keys of video, prompt, skeleton"),
         ({"skeleton": "alone.mp4"}, r"alone\.mp4 is drawn, expected its keypoints as alone\.json beside it"),
         ({"skeleton": "short.json"}, r"a\.mp4 has 4 frames, its skeleton 3 of 3"),
-        ({"skeleton": "long.json"}, r"a\.mp4 has 4 frames, its skeleton 9 of 9: which it follows \"frames\" says"),
+        ({"skeleton": "long.json"}, r"a\.mp4 has 4 frames, its skeleton 9 of 9: expected the numbers .* as \"frames\""),
         (
             {"skeleton": "long.json", "frames": [1, 2, 9]},
             r"frames: got \[1, 2, 9\], expected a list of numbers from 0 to 8",
@@ -101,13 +113,7 @@ def test_a_skeleton_of_another_size_is_brought_to_that_of_the_video(folder: Path
         ({"video": None, "skeleton": None}, "neither a video nor a skeleton"),
     ],
 )
-def test_a_line_that_does_not_fit_is_told_with_its_file_and_number(folder: Path, change: dict[str, Any], reason: str):
-    write_keypoints(folder / "short.json", clip_of(3))
-    write_keypoints(folder / "long.json", clip_of(9))
-    write_video(folder / "wide.mp4", frames_of(4, SIZE, 2 * SIZE), 8)
-    write_video(folder / "two.mp4", frames_of(2), 8)
-    (folder / "text.mp4").write_text("no video")
-    write_gif(folder / "a.gif", frames_of(4), 8)
+def test_a_line_that_does_not_fit_is_named_with_its_file_and_number(folder: Path, change: dict[str, Any], reason: str):
     with pytest.raises(ValueError, match=rf"manifest\.jsonl: line 2: .*{reason}"):
         read_collection(manifest(folder, ROW, ROW | change))
 
@@ -125,26 +131,26 @@ def test_folders_without_videos_are_refused(folder: Path):
         read_collection(manifest(folder, ROW, {"prompt": "a cat", "skeleton": "pose.json"}))
 
 
-def test_what_is_to_be_drawn_is_cut_as_generate_cuts_it(folder: Path):
+def test_samples_to_draw_are_cut_as_generate_cuts_them(folder: Path):
     clip = ClipKeypoints(2 * SIZE, SIZE, 8.0, [[person(x=SIZE, feet=30, height=20)]] * 5)
     write_keypoints(folder / "wide.json", clip)
     write_video(folder / "wide.mp4", frames_of(5, SIZE, 2 * SIZE), 8)
-    asked = read_collection(manifest(folder, {"prompt": "a cat", "skeleton": "wide.json", "real": "wide.mp4"}))
-    assert asked.videos is None
-    ready = fitted(asked, 16, 16, 3)
+    wanted = read_collection(manifest(folder, {"prompt": "a cat", "skeleton": "wide.json", "real": "wide.mp4"}))
+    assert wanted.videos is None
+    ready = fitted(wanted, 16, 16, 3)
     (sample,) = ready.samples
     assert sample.skeleton.shape == ready.real[0].shape == (3, 16, 16, 3)
     expected = (clip.frames[0][0][:, :2] + 0.5 - (SIZE / 2, 0)) / 2 - 0.5
     np.testing.assert_allclose(sample.people[0][0][:, :2], expected, atol=1e-4)
     with pytest.raises(ValueError, match=r"wide\.json: its skeleton has 5 frames, expected num_frames, 6"):
-        fitted(asked, 16, 16, 6)
+        fitted(wanted, 16, 16, 6)
 
 
 # ---- runs of generate -----------------------------------------------------------------------------------------------
 
 
 def write_run(folder: Path, skeletons: list[str], count: int = 3, **settings: Any) -> Collection:
-    """What generate leaves of two prompts with each skeleton, and the collection that is read of it."""
+    """Write the files of a run of two prompts with each skeleton, and return the collection that is read from them."""
     config = GenerateConfig(
         prompt=["a cat", "a dog"], skeleton=skeletons, num_frames=3, height=16, width=16, enlarge=2, **settings
     )
@@ -167,7 +173,7 @@ def test_a_run_has_the_poses_that_it_was_driven_with(folder: Path):
     assert collection.samples[0].seed == 5 and collection.videos[0].shape == (3, SIZE, SIZE, 3)
     for sample in collection.samples[:4]:
         assert [people[0][0, 0] for people in sample.people] == [f[0][0, 0] for f in clip_of(4).frames[1:]]
-    assert collection.samples[4].people is None  # drawn, and nothing says where the joints are
+    assert collection.samples[4].people is None  # drawn, without keypoints beside it
 
 
 def test_a_run_of_raw_videos_has_the_poses_that_it_found(folder: Path):
@@ -177,7 +183,7 @@ def test_a_run_of_raw_videos_has_the_poses_that_it_found(folder: Path):
     np.testing.assert_allclose(np.stack(collection.samples[1].people), np.stack(clip_of(3).frames), atol=1e-3)
 
 
-def test_joints_that_a_run_did_not_draw_are_not_asked_for(folder: Path):
+def test_joints_that_a_run_did_not_draw_do_not_count(folder: Path):
     clip = clip_of(4)
     for people in clip.frames:
         people[0][:2, 2] = 0.5
@@ -186,10 +192,9 @@ def test_joints_that_a_run_did_not_draw_are_not_asked_for(folder: Path):
     assert (collection.samples[0].people[0][0][:3, 2] > 0).tolist() == [False, False, True]
 
 
-def test_a_run_that_is_not_as_it_says_is_refused(folder: Path):
-    with pytest.raises(
-        ValueError, match=r"0\.mp4: has 2 frames of 32 x 32 pixels, expected those of the run: 3 of 32 x 32"
-    ):
+def test_a_run_that_does_not_fit_its_record_is_refused(folder: Path):
+    expected = r"0\.mp4: has 2 frames of 32 x 32 pixels, expected those of the run: 3 frames of 32 x 32 pixels"
+    with pytest.raises(ValueError, match=expected):
         write_run(folder, [str(folder / "pose.json")], count=2)
     (folder / "pose.json").unlink()
     with pytest.raises(ValueError, match=r"run\.json: skeleton: .*pose\.json: no such file"):

@@ -1,4 +1,4 @@
-"""A user study: the page tells nothing of the systems, and only whole, fitting answers are counted."""
+"""A user study: the page is blind to the systems, and only whole, fitting answers are counted."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from followyourpose.study.score import (
     wilson_interval,
 )
 
+COLUMNS_LINE = ",".join(COLUMNS).encode()
 KEY = {
     "study": "s1",
     "questions": {"quality": "Which?", "text": "Which fits?"},
@@ -57,7 +58,7 @@ def config(output: Path, manifest: Path | None = None, **systems: Path) -> Study
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_tells_nothing_of_systems_and_files(tmp_path: Path) -> None:
+def test_the_page_is_blind_to_systems_and_files(tmp_path: Path) -> None:
     systems = {"ours": "boy", "theirs": "boy"}
     folders = {system: write_videos(tmp_path / system, "boy-7", "cat-8") for system in systems}
     folder = make_study(config(tmp_path / "study", **folders))
@@ -105,8 +106,7 @@ def test_runs_of_generate_bring_their_prompts_and_skeletons(tmp_path: Path) -> N
 
 def test_a_manifest_chooses_videos_and_gives_prompts_and_skeletons(tmp_path: Path) -> None:
     systems = {system: write_videos(tmp_path / system, "a", "b.1", "unlisted") for system in ("ours", "theirs")}
-    person = np.zeros((17, 3), np.float32)
-    person[:, 2] = 1
+    person = np.full((17, 3), (5, 9, 1), np.float32)
     write_keypoints(tmp_path / "walk.json", ClipKeypoints(32, 24, 30, [[person]] * 4))
     rows = [{"video": "b.1", "prompt": "two"}, {"video": "a.mp4", "prompt": "one", "skeleton": "walk.json"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -124,8 +124,8 @@ def test_videos_of_different_lengths_are_counted_and_named(tmp_path: Path, capsy
     systems = {"ours": write_videos(tmp_path / "ours", "a", "b"), "theirs": write_videos(tmp_path / "theirs", "a")}
     write_videos(tmp_path / "theirs", "b", frames=7)
     make_study(config(tmp_path / "study", **systems))
-    told = "1 of 2 are not equally long, the shorter wait on their last frame: b (ours 0.38 s, theirs 0.88 s)"
-    assert told in capsys.readouterr().out
+    reason = "1 of 2 are not equally long, the shorter wait on their last frame: b (ours 0.38 s, theirs 0.88 s)"
+    assert reason in capsys.readouterr().out
 
 
 def test_a_gif_is_taken_where_there_is_no_video_of_its_name(tmp_path: Path) -> None:
@@ -138,14 +138,14 @@ def test_a_gif_is_taken_where_there_is_no_video_of_its_name(tmp_path: Path) -> N
     assert [clip.path.suffix for clip in item.videos.values()] == [".mp4", ".gif"]
 
 
-def test_what_is_missing_where_is_said(tmp_path: Path) -> None:
+def test_missing_videos_are_named_with_their_folder(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, names in ((one, "abc"), (two, "cd")):
         folder.mkdir()
         for name in names:
             (folder / f"{name}.mp4").touch()
-    told = rf"expected the same videos in each folder, but x \({one}\) lacks d; y \({two}\) lacks a, b"
-    with pytest.raises(ConfigError, match=told):
+    reason = rf"expected the same videos in each folder, but x \({one}\) lacks d; y \({two}\) lacks a, b"
+    with pytest.raises(ConfigError, match=reason):
         match_videos(config(tmp_path / "study", x=one, y=two))
     (tmp_path / "m.jsonl").write_text("".join(f'{{"video": "{i}"}}\n' for i in range(7)))
     with pytest.raises(ConfigError, match="lacks 0, 1, 2, 3, 4 and 2 more"):
@@ -159,15 +159,16 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         for name in names:
             (folder / name).touch()
     cases = (
-        ({"x": full}, "systems: got 1, expected 2 to 9"),
-        ({f"x{i}": full for i in range(10)}, "systems: got 10, expected 2 to 9"),
         ({"x": full, "y": empty}, r"systems\.y: .*empty: no video in it"),
         ({"x": full, "y": double}, r"systems\.y: .*a\.mp4 and a\.webm have one name"),
         ({"x": full, "y": tmp_path / "none"}, r"systems\.y: .*none: no such folder"),
     )
-    for systems, told in cases:
-        with pytest.raises(ConfigError, match=told):
+    for systems, reason in cases:
+        with pytest.raises(ConfigError, match=reason):
             match_videos(config(tmp_path / "study", **systems))
+    for systems in ({"x": full}, {f"x{i}": full for i in range(10)}):
+        with pytest.raises(ValueError, match=f"systems: got {len(systems)}, expected 2 to 9"):
+            config(tmp_path / "study", **systems)
     with pytest.raises(VideoError, match=r"a\.mp4"):
         make_study(config(tmp_path / "study", x=full, y=full))
     assert not (tmp_path / "study").exists() and len(list(tmp_path.iterdir())) == 3
@@ -177,9 +178,9 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "reason"),
     [
-        ('{"video": "a"}\n{"video"', "line 2: .*; expected"),
+        ('{"video": "a"}\n{"video"', "line 2: not JSON"),
         ('{"prompt": "a"}', "line 1: 'video'; expected"),
         ('{"video": "a", "prompts": "x"}', r"line 1: got \['prompts'\]; expected"),
         ('{"video": "a", "prompt": 5}', r"line 1: got \[5, None\]; expected"),
@@ -189,9 +190,9 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         ("", "is empty"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_refused_with_its_line(tmp_path: Path, lines: str, told: str) -> None:
+def test_a_manifest_that_cannot_be_used_is_refused_with_its_line(tmp_path: Path, lines: str, reason: str) -> None:
     (tmp_path / "m.jsonl").write_text(lines)
-    with pytest.raises(ConfigError, match=rf"manifest: .*m\.jsonl: {told}"):
+    with pytest.raises(ConfigError, match=rf"manifest: .*m\.jsonl: {reason}"):
         match_videos(config(tmp_path / "study", tmp_path / "m.jsonl", x=tmp_path, y=tmp_path))
 
 
@@ -204,7 +205,7 @@ def test_questions_are_the_papers_or_ones_own() -> None:
             read_questions(wrong)
 
 
-def test_a_question_about_what_is_not_shown_is_refused(tmp_path: Path) -> None:
+def test_a_question_without_its_prompt_or_skeleton_is_refused(tmp_path: Path) -> None:
     folder = write_videos(tmp_path / "x", "a")
     for question, part in (("text", "prompt"), ("pose", "skeleton")):
         settings = config(tmp_path / "study", x=folder, y=folder)
@@ -298,7 +299,7 @@ def test_the_numbers_are_written_and_nothing_is_overwritten(tmp_path: Path) -> N
             score_study(tmp_path / "key.json", [file], tmp_path / taken)
 
 
-def test_what_a_spreadsheet_adds_does_no_harm(tmp_path: Path) -> None:
+def test_additions_of_a_spreadsheet_do_no_harm(tmp_path: Path) -> None:
     file = write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().rstrip() + b"\r\n\r\n")
     assert len(read_answers(KEY, [file])) == 4
@@ -311,7 +312,7 @@ def changed(row: int, column: str, value: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "reason"),
     [
         (changed(0, "study", "s2"), "line 2: got an answer to study 's2', expected 's1'"),
         (changed(1, "item", "r"), "line 3: item: got 'r', which the study does not have"),
@@ -328,10 +329,10 @@ def changed(row: int, column: str, value: str) -> list[list[str]]:
     ],
 )
 def test_an_answer_that_does_not_count_is_refused_with_its_line(
-    tmp_path: Path, rows: list[list[str]], told: str
+    tmp_path: Path, rows: list[list[str]], reason: str
 ) -> None:
     file = write_answers(tmp_path / "1.csv", rows)
-    with pytest.raises(ValueError, match=rf"1\.csv: {told}"):
+    with pytest.raises(ValueError, match=rf"1\.csv: {reason}"):
         read_answers(KEY, [file])
 
 
@@ -344,21 +345,25 @@ def test_a_file_is_counted_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (b"", "line 1: got nothing, expected study,rater"),
         (b"study;rater\n", "line 1: got study;rater, expected study,rater"),
-        (b"\xff\xfe\x00", "not a table of answers"),
+        (b"\xff\xfe\x00", r"cannot be read \(not UTF-8 text"),
+        (COLUMNS_LINE + b"\n" + b"x" * 200_000, "not a table of answers"),
     ],
 )
-def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "1.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"1\.csv: {told}"):
+    with pytest.raises(ValueError, match=rf"1\.csv: {reason}"):
         read_answers(KEY, [tmp_path / "1.csv"])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"study": "s1"}', json.dumps(KEY | {"systems": {"ours": "a"}})])
+@pytest.mark.parametrize("content", ["[]", '{"study": "s1"}', json.dumps(KEY | {"systems": {"ours": "a"}})])
 def test_a_key_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "key.json").write_text(content)
     with pytest.raises(ValueError, match=r"key\.json: not the key\.json of a study"):
+        score_study(tmp_path / "key.json", [])
+    (tmp_path / "key.json").write_text(content[:-1])
+    with pytest.raises(ValueError, match=r"key\.json: not a JSON file"):
         score_study(tmp_path / "key.json", [])

@@ -46,8 +46,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
     with opened(tmp_path_factory.mktemp("profile"), *DESKTOP) as page:
-        page.asked = []
-        page.on("request", lambda request: page.asked.append(request.url))
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         yield page
@@ -143,12 +143,12 @@ def test_the_order_is_the_seeds_and_even(page: "Page") -> None:
     assert len(first) == 4 and all(60 <= count <= 140 for count in first.values())
 
 
-def test_a_video_that_is_missing_is_said_and_cannot_be_judged(page: "Page", study: Path, tmp_path: Path) -> None:
+def test_a_missing_video_is_reported_and_cannot_be_chosen(page: "Page", study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, tmp_path / "copy")
     for video in (tmp_path / "copy" / "videos").iterdir():
         video.unlink()
     page.goto((tmp_path / "copy" / "index.html").as_uri())
-    expect(page.get_by_role("alert")).to_contain_text("cannot be played. Does the folder videos lie beside this page?")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be played. Is the folder videos beside this page?")
     press(page, "1")
     expect(page.get_by_text("Question 1 of 4")).to_be_visible()
 
@@ -164,9 +164,11 @@ def test_it_fits_a_phone(page: "Page") -> None:
         page.set_viewport_size(dict(zip(("width", "height"), DESKTOP, strict=True)))
 
 
-def test_it_asks_for_its_videos_and_nothing_else(page: "Page", study: Path) -> None:
-    """The last of these tests: of all that they made the page ask for."""
+def test_it_requests_its_videos_and_nothing_else(page: "Page", study: Path) -> None:
+    """The last of these tests: of all requests that they caused."""
     page.wait_for_function("clips.every(clip => clip.readyState === 4)")
-    names = {url.rpartition("/")[2] for url in page.asked if not url.startswith(("blob:", "data:"))}
+    names = {url.rpartition("/")[2] for url in page.requested if not url.startswith(("blob:", "data:"))}
     videos = {file.name for file in (study / "videos").iterdir()}
-    assert names <= videos | {"index.html"} and all(url.startswith(("file:", "blob:", "data:")) for url in page.asked)
+    assert names <= videos | {"index.html"} and all(
+        url.startswith(("file:", "blob:", "data:")) for url in page.requested
+    )

@@ -18,6 +18,8 @@ from followyourpose.config.sampling import (
 )
 from followyourpose.pipeline.windows import LongVideo, Mode
 
+MOST_SYSTEMS = 9  # of a study: one key each
+
 
 @dataclass
 class EvaluateConfig(SamplingConfig):
@@ -76,5 +78,9 @@ class StudyConfig:
     output: str | None = None  # None: a new folder under outputs/
 
     def __post_init__(self) -> None:
+        if not 2 <= len(self.systems) <= MOST_SYSTEMS:
+            raise ValueError(
+                f"systems: got {len(self.systems)}, expected 2 to {MOST_SYSTEMS}, each as systems.NAME=FOLDER"
+            )
         if self.fps is not None and not 0 < self.fps <= 240:
             raise ValueError(f"fps: got {self.fps}, expected more than 0 and at most 240")

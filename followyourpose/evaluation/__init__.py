@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, the features they need, and the protocol that applies them."""
+"""Evaluation of generated videos: CLIP, pose and pixel metrics with intervals, and their report."""

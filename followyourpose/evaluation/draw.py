@@ -1,4 +1,4 @@
-"""The model's videos of samples, and what they are compared with: without a skeleton, and before and after stage 2.
+"""Videos that the model draws of samples, of the baseline without a skeleton, and of the model before stage 2.
 
 Letters: v videos, f frames, b clips per call, c latent channels, h w latent size, H W pixels.
 """
@@ -12,6 +12,7 @@ from einops import rearrange
 from tqdm import tqdm
 
 from followyourpose.common.device import torch_device
+from followyourpose.common.pictures import to_uint8
 from followyourpose.config import EvaluateConfig, locate
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.measure import flicker
@@ -20,21 +21,21 @@ from followyourpose.generation.sampling import prepare, sampling_arguments
 from followyourpose.pipeline.inputs import initial_noise
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
-NOISES = ("independent", "shared")  # between frames; the effect of stage 2 on flicker is told for each
+NOISES = ("independent", "shared")  # initial noise of the frames for which flicker before and after stage 2 is reported
 
 
 def load_model(config: EvaluateConfig) -> FollowYourPosePipeline:
-    """The model on the device.
+    """Load the model onto the device.
 
     Raises:
-        ValueError: it cannot be read, or something of the settings cannot run.
+        ValueError: it cannot be read, or a setting cannot run.
     """
     pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
     return _ready(pipe, config)
 
 
 def load_before(config: EvaluateConfig, pipe: FollowYourPosePipeline) -> FollowYourPosePipeline:
-    """The model before stage 2: the image UNet with the pose encoder, which stage 2 leaves as stage 1 made it."""
+    """Load the model before stage 2: the image UNet with the pose encoder, which stage 2 leaves untouched."""
     before = FollowYourPosePipeline.from_image_model(locate(config.image_model), dtype=pipe.unet.dtype)
     before.register_modules(pose_encoder=pipe.pose_encoder)
     return _ready(before, config)
@@ -47,12 +48,12 @@ def _ready(pipe: FollowYourPosePipeline, config: EvaluateConfig) -> FollowYourPo
 
 
 def side_of(pipe: FollowYourPosePipeline) -> int:
-    """Height and width in pixels that a model was trained at."""
+    """Return the height and width in pixels that a model was trained at."""
     return pipe.unet.config.sample_size * pipe.vae_scale_factor
 
 
 def noise_of(pipe: FollowYourPosePipeline, config: EvaluateConfig, noise: str, seeds: Sequence[int]) -> torch.Tensor:
-    """Initial latents (b, c, f, h, w) of the videos with these seeds, whatever the batch."""
+    """Return initial latents (b, c, f, h, w) of the videos with these seeds, the same in every batch."""
     side, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (len(generators), channels, config.num_frames, side, side)
@@ -68,12 +69,12 @@ def generate(
     as_images: bool = False,
     advance: Callable[[int], Any] = lambda videos: None,
 ) -> np.ndarray:
-    """The model's videos of the samples' prompts, (v, f, H, W, 3) uint8.
+    """Return the model's videos of the samples' prompts, (v, f, H, W, 3) uint8.
 
     Args:
         posed: whether the skeleton is given.
-        as_images: each frame is sampled by itself, as a video of one frame, from the noise it would have in the video.
-        advance: is told how many videos are done, for a progress bar.
+        as_images: sample each frame by itself, as a video of one frame, from its noise in the video.
+        advance: is called with the number of videos done since, for a progress bar.
     """
     videos = []
     for start in range(0, len(samples), config.batch_size):
@@ -99,8 +100,7 @@ def generate(
             output_type="np",
             **sampling_arguments(config),
         )
-        pixels = np.round(np.asarray(out.videos) * 255).astype(np.uint8)
-        videos.append(rearrange(pixels, "(b n) f H W c -> b (n f) H W c", b=len(batch)))
+        videos.append(rearrange(to_uint8(np.asarray(out.videos)), "(b n) f H W c -> b (n f) H W c", b=len(batch)))
         advance(len(batch))
     return np.concatenate(videos)
 
@@ -108,10 +108,7 @@ def generate(
 def drawn_sets(
     pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig
 ) -> dict[str, np.ndarray]:
-    """Sets of videos, (v, f, H, W, 3) uint8 each: "" is the model's.
-
-    "no_pose", if asked for, is what it draws from the same noise without a skeleton.
-    """
+    """Draw sets of videos, (v, f, H, W, 3) uint8 each: "", the model's, and "no_pose", unposed from the same noise."""
     sets = {"": True, "no_pose": False} if config.without_skeleton else {"": True}
     with tqdm(total=len(sets) * len(samples), unit="video", desc="generate") as bar:
         return {
@@ -127,11 +124,11 @@ def flicker_of_stage_2(
     config: EvaluateConfig,
     videos: np.ndarray,
 ) -> dict[str, Any]:
-    """Flicker before and after stage 2 by the kind of noise, with intervals.
+    """Return the flicker before and after stage 2 by the kind of noise, with intervals.
 
     Args:
-        pipe: the model; before: the same before stage 2, called with single frames.
-        videos: what the model drew of the samples from the noise of the settings, (v, f, H, W, 3) uint8.
+        pipe: the model; before: the model before stage 2, called with single frames.
+        videos: the model's videos of the samples from the noise of the settings, (v, f, H, W, 3) uint8.
     """
     after, images = {config.noise: videos}, {}
     with tqdm(total=2 * len(NOISES) * len(samples), unit="video", desc="generate", initial=len(samples)) as bar:

@@ -1,6 +1,5 @@
 """CLIP features of frames and captions (Radford et al., 2021), from a folder with a CLIPModel and its tokenizer."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-# Brings pixels from [0, 1] to [-1, 1]: the range that a CLIP trained here sees. Others say theirs in their folder.
+from followyourpose.common.files import read_json
+
+# Statistics that bring pixels from [0, 1] to [-1, 1], the range of a CLIP trained here.
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 class ClipFeatures:
-    """Frames and captions -> embeddings of length 1 whose dot product says how well they fit.
+    """CLIP embeddings of length 1 of frames and captions; their dot product is the cosine similarity.
 
     Args:
         folder: a CLIPModel with its tokenizer's files, as `save_pretrained` writes them; `image_mean` and `image_std`
@@ -33,13 +34,13 @@ class ClipFeatures:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.batch_size = batch_size
         statistics = folder / "preprocessor_config.json"
-        settings = json.loads(statistics.read_text()) if statistics.is_file() else {}
+        settings = read_json(statistics) if statistics.is_file() else {}
         self.mean = torch.tensor(settings.get("image_mean", _MEAN), device=device).view(3, 1, 1)
         self.std = torch.tensor(settings.get("image_std", _STD), device=device).view(3, 1, 1)
 
     @torch.no_grad()
     def images(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (n, H, W, 3) uint8 -> embeddings (n, d) float32 of length 1.
+        """Embed frames (n, H, W, 3) uint8 as (n, d) float32 of length 1.
 
         A frame is resized (bicubic) until its shorter side is the model's, then cropped to the square in its middle.
         """
@@ -50,7 +51,7 @@ class ClipFeatures:
 
     @torch.no_grad()
     def captions(self, captions: Sequence[str]) -> np.ndarray:
-        """Captions (k strings) -> embeddings (k, d) float32 of length 1; words beyond the model's length are cut."""
+        """Embed k captions as (k, d) float32 of length 1; words beyond the model's length are cut."""
         length = self.model.config.text_config.max_position_embeddings
         embeddings = []
         for start in range(0, len(captions), self.batch_size):

@@ -1,13 +1,13 @@
-"""What an evaluation writes into its folder.
+"""Report of an evaluation: the files in its folder.
 
-metrics.json       every number with its 95 % interval, what is undefined and why, definitions, settings, versions
+metrics.json       every number with its 95 % interval, undefined ones with reasons, definitions, settings, versions
 metrics.md         the table that is printed too
 videos.parquet     each video's own numbers, a row per video and set (needs pyarrow)
 plots.png          each video's own numbers and their mean, by metric and set (needs matplotlib)
 samples.png        the first videos: skeleton, video and, where there are any, real frames
 worst.png          the videos with the lowest PCK and the lowest CS, likewise, with their numbers
 
-Shapes: v videos, f frames, H W pixels.
+Shapes: f frames, H W pixels.
 """
 
 import json
@@ -18,9 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from followyourpose.common.checks import counted
+from followyourpose.common.files import atomic_file, atomic_write
+from followyourpose.common.pictures import caption, evenly, reduced, stack, write_picture
+from followyourpose.common.tables import markdown_table
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation.measure import DEFINITIONS, METRICS, Measured
 from followyourpose.evaluation.samples import Collection
@@ -29,20 +32,20 @@ from followyourpose.pose.estimate import WEIGHTS
 SETS = {"": "value", "real": "real frames", "no_pose": "without skeleton"}  # of videos, and their columns
 SHOWN = 4  # videos on a picture, or by each metric of WORST
 WORST = ("pck@0.1", "cs")
-_FRAMES, _SIDE, _LABEL = 16, 128, 14  # frames of a row, their height at most, and that of a line of text, in pixels
+_SIDE = 128  # pixels: height of a picture's frames at most
 _PANELS = 5  # of the plots, in a line
-_EXTRA = 'pip install "followyourpose[eval]"'
+_EXTRA = 'pip install -e ".[eval]"'
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
-        collection: what was asked for.
-        videos: what is judged, (f, H, W, 3) uint8 each.
+        collection: the samples.
+        videos: the evaluated videos, (f, H, W, 3) uint8 each.
         measured: name in SETS -> its numbers.
-        results: what metrics.json begins with.
+        results: the first part of metrics.json.
     """
 
     collection: Collection
@@ -52,26 +55,25 @@ class Report:
 
 
 def write_report(folder: Path, config: EvaluateConfig, report: Report) -> None:
-    """Writes all of the above, and prints the table; a line says what is left out for want of a package."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all of the above, and print the table; a line names a file that is left out for want of a package."""
     write_samples(folder, report.collection, report.videos)
     worst, labels = worst_cases(report)
-    cv2.imwrite(str(folder / "worst.png"), sheet_of(report.collection, report.videos, worst, labels)[..., ::-1])
+    write_picture(folder / "worst.png", sheet_of(report.collection, report.videos, worst, labels))
     _write_rows(folder / "videos.parquet", report)
     _write_plots(folder / "plots.png", report)
     table = format_table(report.results)
-    (folder / "metrics.md").write_text(table + "\n")
-    undefined = {name: measured.undefined for name, measured in report.measured.items() if measured.undefined}
+    atomic_write(folder / "metrics.md", table + "\n")
+    undefined = report.measured[""].undefined
     # Last: a folder with a metrics.json is complete.
-    write_metrics(folder, config, {**report.results, "undefined": undefined.get("", {})}, DEFINITIONS)
+    write_metrics(folder, config, {**report.results, "undefined": undefined}, DEFINITIONS)
     print(table)
-    for name, reasons in undefined.get("", {}).items():
+    for name, reasons in undefined.items():
         for why, count in reasons.items():
-            print(f"{name} is undefined for {count} of {report.results['n']} videos: {why}")
+            print(f"{name} is undefined for {count} of {counted(report.results['n'], 'video')}: {why}")
 
 
 def write_metrics(folder: Path, config: EvaluateConfig, results: dict[str, Any], definitions: dict[str, str]) -> None:
-    """Writes metrics.json: the results, with definitions, judges, settings and versions."""
+    """Write metrics.json: the results, with definitions, evaluator models, settings and versions."""
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     detector = config.detector or WEIGHTS[config.backend]
     content = {
@@ -81,43 +83,34 @@ def write_metrics(folder: Path, config: EvaluateConfig, results: dict[str, Any],
         "settings": asdict(config),
         "versions": {"python": platform.python_version(), **versions},
     }
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    atomic_write(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_samples(folder: Path, collection: Collection, videos: Sequence[np.ndarray]) -> None:
-    """Writes samples.png: the first of the videos, (f, H, W, 3) uint8 each."""
+    """Write samples.png: the first of the videos, (f, H, W, 3) uint8 each."""
     shown = range(min(SHOWN, len(collection.samples)))
-    cv2.imwrite(str(folder / "samples.png"), sheet_of(collection, videos, shown)[..., ::-1])
+    write_picture(folder / "samples.png", sheet_of(collection, videos, shown))
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """The results as a markdown table: a line per metric that is defined: interval, other sets, and what it is."""
-    sets = [name for name in SETS if not name or f"cs_{name}" in results]
-    rows = [[f"{results['n']} videos", *(SETS[name] for name in sets), ""]]
-    rows[0].insert(2, "95 % interval")
+    """Return the results as Markdown: a row per metric that is defined, with its interval and the other sets."""
+    first, *others = [name for name in SETS if not name or f"cs_{name}" in results]
+    head = [counted(results["n"], "video"), SETS[first], "95 % interval", *(SETS[name] for name in others), ""]
+    rows = []
     for name in METRICS:
-        if results[name] is None:
-            continue
-        interval = results[f"{name}_ci95"]
-        plain = name.replace("@0.1", "")
-        others = [_number(results[f"{plain}_{each}"]) for each in sets[1:]]
-        rows.append(
-            [
+        if results[name] is not None:
+            interval, plain = results[f"{name}_ci95"], name.replace("@0.1", "")
+            rows.append([
                 name,
-                _number(results[name]),
+                format_number(results[name]),
                 "{:.3f} to {:.3f}".format(*interval) if interval else "",
-                *others,
+                *(format_number(results[f"{plain}_{other}"]) for other in others),
                 DEFINITIONS[name],
-            ]
-        )
-    rows.insert(1, ["---"] * len(rows[0]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    widths[-1] = 0
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in padded]
+            ])  # fmt: skip
+    lines = [markdown_table(head, rows, aligned=True)]
     if "pck_ratio" in results:
         lines += ["", f"PCK as a share of that of real frames: {results['pck_ratio']:.3f}"]
     if "pck_no_pose_ratio" in results:
@@ -128,7 +121,8 @@ def format_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a number with three decimals; an undefined one is empty."""
     return "" if value is None else f"{value:.3f}"
 
 
@@ -136,7 +130,7 @@ def _number(value: float | None) -> str:
 
 
 def worst_cases(report: Report) -> tuple[list[int], list[str]]:
-    """The numbers of the videos that are worst by each metric of WORST, and a line of text for each."""
+    """Return the numbers of the videos that are worst by each metric of WORST, and a line of text for each."""
     rows, chosen = report.measured[""].rows(), {}
     for metric in WORST:
         known = [number for number, row in enumerate(rows) if row[metric] is not None]
@@ -145,7 +139,7 @@ def worst_cases(report: Report) -> tuple[list[int], list[str]]:
     labels = []
     for number in chosen:
         sample = report.collection.samples[number]
-        values = ", ".join(f"{name} {_number(rows[number][name]) or '-'}" for name in WORST)
+        values = ", ".join(f"{name} {format_number(rows[number][name]) or '-'}" for name in WORST)
         labels.append(f"{sample.name}: {sample.prompt} ({values})")
     return list(chosen), labels
 
@@ -153,52 +147,30 @@ def worst_cases(report: Report) -> tuple[list[int], list[str]]:
 def sheet_of(
     collection: Collection, videos: Sequence[np.ndarray], numbers: Sequence[int], labels: Sequence[str] = ()
 ) -> np.ndarray:
-    """A picture (height, width, 3) uint8 of videos, (f, H, W, 3) each, by number; rows as `contact_sheet` has them."""
-    groups = []
-    for number in numbers:
-        sample, group = collection.samples[number], [videos[number]]
-        if sample.people is not None:
-            group.insert(0, sample.skeleton)
-        if collection.real is not None:
-            group.append(collection.real[number])
-        groups.append(group)
-    return contact_sheet(groups, labels)
+    """Return a picture (height, width, 3) uint8 of videos, (f, H, W, 3) each, by number, below their labels.
 
-
-def contact_sheet(groups: Sequence[Sequence[np.ndarray]], labels: Sequence[str] = ()) -> np.ndarray:
-    """Groups of clips (f, H, W, 3) uint8, a clip in a row, as one picture (height, width, 3), each below its label.
-
-    At most 16 frames of a clip are shown, evenly spaced, and none higher than 128 pixels.
+    A video has a row of its skeleton, if any, one of its own and one of its real frames, if any: at most 16 frames,
+    evenly spaced, and none higher than 128 pixels.
     """
     strips = []
-    for number, group in enumerate(groups):
-        rows = [np.concatenate([_small(frame) for frame in clip[_evenly(len(clip))]], axis=1) for clip in group]
+    for place, number in enumerate(numbers):
+        sample, clips = collection.samples[number], [videos[number]]
+        if sample.people is not None:
+            clips.insert(0, sample.skeleton)
+        if collection.real is not None:
+            clips.append(collection.real[number])
+        rows = [np.concatenate([reduced(clip[i], _SIDE) for i in evenly(len(clip))], axis=1) for clip in clips]
         if labels:
-            line = np.full((_LABEL, max(row.shape[1] for row in rows), 3), 255, np.uint8)
-            place, font = (2, _LABEL - 4), cv2.FONT_HERSHEY_SIMPLEX
-            cv2.putText(line, labels[number], place, font, 0.32, (0, 0, 0), 1, cv2.LINE_AA)
-            rows.insert(0, line)
+            rows.insert(0, caption(labels[place], max(row.shape[1] for row in rows)))
         strips += rows
-    width = max(strip.shape[1] for strip in strips)
-    return np.concatenate([np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0))) for strip in strips])
+    return stack(strips)
 
 
-def _evenly(total: int) -> np.ndarray:
-    return np.linspace(0, total - 1, min(total, _FRAMES)).round().astype(int)
-
-
-def _small(frame: np.ndarray) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if height <= _SIDE:
-        return frame
-    return cv2.resize(frame, (max(1, round(width * _SIDE / height)), _SIDE), interpolation=cv2.INTER_AREA)
-
-
-# ---- what needs more packages ---------------------------------------------------------------------------------------
+# ---- optional packages ----------------------------------------------------------------------------------------------
 
 
 def rows_of(report: Report) -> list[dict[str, Any]]:
-    """A row per set and video: set ("" is what is judged), video, prompt, seed, frames, height, width, each metric."""
+    """Return a row per set and video: set ("": the evaluated ones), video, prompt, seed, its size, and each metric."""
     rows = []
     for name, measured in report.measured.items():
         for sample, size, numbers in zip(report.collection.samples, measured.sizes, measured.rows(), strict=True):
@@ -217,11 +189,12 @@ def _write_rows(path: Path, report: Report) -> None:
     rows = rows_of(report)
     kinds = {name: pyarrow.float64() for name in METRICS}  # also of a metric that is undefined for all of them
     columns = {key: pyarrow.array([row[key] for row in rows], kinds.get(key)) for key in rows[0]}
-    parquet.write_table(pyarrow.table(columns), path)
+    with atomic_file(path) as partial:
+        parquet.write_table(pyarrow.table(columns), partial)
 
 
 def _write_plots(path: Path, report: Report) -> None:
-    """A panel per metric: each video's own number as a dot, by set; the number of what is judged with its interval."""
+    """Write a panel per metric: each video's number as a dot, by set; the evaluated set's number with its interval."""
     try:
         from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
     except ImportError:
@@ -241,4 +214,5 @@ def _write_plots(path: Path, report: Report) -> None:
         axes.plot(0, report.results[name], "_", color="black", markersize=16)
         axes.set_title(name, fontsize=9)
         axes.set_xticks(range(len(kinds)), list(kinds), rotation=20, fontsize=7)
-    figure.savefig(path, dpi=100)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")

@@ -1,6 +1,6 @@
-"""What is judged: videos, what each was to show, and the puppet world as a source of them.
+"""Samples to evaluate: videos with their prompts and poses, and held-out puppet scenes as a source of them.
 
-Letters: v videos, f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
+Letters: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from followyourpose.common.checks import counted
 from followyourpose.config import EvaluateConfig
 from followyourpose.data.transforms import Geometry, cover
 from followyourpose.data.video_io import probe, read_frames
@@ -22,12 +23,12 @@ from followyourpose.puppets.world import Scene, render_scene
 
 @dataclass(frozen=True)
 class Sample:
-    """What one video is to show.
+    """Prompt and poses of one video; where the poses are unknown, all that needs them raises a ValueError.
 
     Attributes:
-        name: of the video; prompt: its text; seed: of the noise that it starts from.
-        people: per frame one (17, 3) per person; None: nothing is known of poses.
-        size: height and width of the frames that they are on, in pixels.
+        name: of the video; prompt: its text; seed: of its initial noise.
+        people: per frame one (17, 3) per person; None: the poses are unknown.
+        size: height and width in pixels of the frames that the people are on.
         scene: of the puppet world; None: of another.
     """
 
@@ -40,19 +41,11 @@ class Sample:
 
     @property
     def skeleton(self) -> np.ndarray:
-        """The people's skeletons (f, H, W, 3) uint8.
-
-        Raises:
-            ValueError: nothing is known of poses.
-        """
+        """The people's skeletons (f, H, W, 3) uint8."""
         return np.stack([render_skeleton(people, *self.size) for people in self.on(*self.size)])
 
     def on(self, height: int, width: int) -> list[list[np.ndarray]]:
-        """The people on frames of another size, (17, 3) each.
-
-        Raises:
-            ValueError: nothing is known of poses.
-        """
+        """Return the people on frames of another size, (17, 3) each."""
         if self.people is None:
             raise ValueError("it has no skeleton with keypoints")
         scale = np.array([width / self.size[1], height / self.size[0], 1.0])
@@ -61,13 +54,9 @@ class Sample:
         return [[((person + centre) * scale - centre).astype(np.float32) for person in each] for each in self.people]
 
     def bodies(self, height: int, width: int) -> np.ndarray:
-        """Where the people are on frames of that size, (f, height, width) bool.
-
-        Raises:
-            ValueError: nothing is known of poses.
-        """
+        """Return the people's silhouettes on frames of that size, (f, height, width) bool."""
         people = self.on(height, width)
-        if self.scene is not None:  # the world knows where hidden joints are, and the body is there too
+        if self.scene is not None:  # the world has the places of hidden joints, and the body is there too
             people = [[np.column_stack([person[:, :2], np.ones(NUM_JOINTS)]) for person in each] for each in people]
         return np.stack([body_mask(each, height, width) for each in people])
 
@@ -81,7 +70,7 @@ class VideoFile(NamedTuple):
 
 
 class VideoFiles(Sequence):
-    """Videos in files, each (f, H, W, 3) uint8 and read whenever it is asked for; a slice is such a sequence too."""
+    """Videos in files, each (f, H, W, 3) uint8 and read at every access."""
 
     def __init__(self, files: Sequence[VideoFile]) -> None:
         self.files = files
@@ -89,9 +78,7 @@ class VideoFiles(Sequence):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int | slice) -> "np.ndarray | VideoFiles":
-        if isinstance(index, slice):
-            return VideoFiles(self.files[index])
+    def __getitem__(self, index: int) -> np.ndarray:
         file = self.files[index]
         frames = read_frames(file.path, slice(None) if file.numbers is None else file.numbers)
         return frames if file.geometry is None else file.geometry.of_frames(frames)
@@ -99,10 +86,10 @@ class VideoFiles(Sequence):
 
 @dataclass(frozen=True)
 class Collection:
-    """Samples with what there is of each; a video is (f, H, W, 3) uint8.
+    """Samples and their videos, (f, H, W, 3) uint8 each.
 
     Attributes:
-        videos: what is judged; None: it is still to be drawn.
+        videos: the videos to evaluate; None: the model draws them.
         real: real frames in the same poses; None: there are none.
     """
 
@@ -112,10 +99,10 @@ class Collection:
 
 
 def puppets(config: EvaluateConfig, height: int, width: int) -> Collection:
-    """`num_videos` held-out scenes of one person, those of `benchmark` or drawn from `seed`, with their real frames.
+    """Return held-out scenes of one person with their real frames, those of `benchmark` or drawn from `seed`.
 
     Raises:
-        ValueError: see `benchmark_scenes`.
+        ValueError: as `benchmark_scenes`.
     """
     if config.benchmark is None:
         scenes = held_out_scenes(config.seed, config.num_videos)
@@ -131,10 +118,10 @@ def puppets(config: EvaluateConfig, height: int, width: int) -> Collection:
 
 
 def of_benchmark(collection: Collection, name: str) -> Collection:
-    """The same with the scenes that its samples are of, which their seeds tell.
+    """Return a collection whose samples have their benchmark's scenes, found by their seeds.
 
     Raises:
-        ValueError: a sample is none of that benchmark, or see `benchmark_scenes`.
+        ValueError: a sample is none of that benchmark, or as `benchmark_scenes`.
     """
     scenes = dict(enumerate(benchmark_scenes(name), BENCHMARKS[name].seed))
     samples = []
@@ -143,14 +130,14 @@ def of_benchmark(collection: Collection, name: str) -> Collection:
         if scene is None or scene.caption != sample.prompt:
             raise ValueError(
                 f"{sample.name}: got {sample.prompt!r} with seed {sample.seed}, expected a prompt of {name} with its "
-                "seed; of other videos, set benchmark=null"
+                "seed; for other videos, set benchmark=null"
             )
         samples.append(replace(sample, scene=scene))
     return replace(collection, samples=samples)
 
 
 def fitted(collection: Collection, height: int, width: int, num_frames: int) -> Collection:
-    """What is to be drawn, at the size of who draws it: as `generate` cuts and resizes skeletons, their first frames.
+    """Return samples to draw at a model's size: their first frames, cut and resized as `generate` does it.
 
     Raises:
         ValueError: a sample has no skeleton, or too short a one.
@@ -159,13 +146,14 @@ def fitted(collection: Collection, height: int, width: int, num_frames: int) -> 
     for number, sample in enumerate(collection.samples):
         shown = sample.on(*sample.size)
         if len(shown) < num_frames:
-            raise ValueError(f"{sample.name}: its skeleton has {len(shown)} frames, expected num_frames, {num_frames}")
+            got = counted(len(shown), "frame")
+            raise ValueError(f"{sample.name}: its skeleton has {got}, expected num_frames, {num_frames}")
         geometry = cover(sample.size, (height, width))
         people = [[geometry.of_keypoints(person) for person in people] for people in shown[:num_frames]]
         samples.append(replace(sample, people=people, size=(height, width)))
         if collection.real is not None:
             file = collection.real.files[number]
-            numbers = range(num_frames) if file.numbers is None else file.numbers[:num_frames]
             info = probe(file.path)
-            real.append(VideoFile(file.path, numbers, cover((info.height, info.width), (height, width))))
+            real_geometry = cover((info.height, info.width), (height, width))
+            real.append(VideoFile(file.path, file.numbers[:num_frames], real_geometry))
     return Collection(samples, real=VideoFiles(real) if real else None)

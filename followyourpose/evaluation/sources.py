@@ -1,4 +1,4 @@
-"""What is judged, from files: a run of `generate`, or videos of any system with a manifest.
+"""Collections of videos in files: a run of `generate`, or videos of any system with a manifest.
 
 A manifest is a .jsonl file, or the folder of a manifest.jsonl, with a line for each video of any system:
 
@@ -6,12 +6,13 @@ A manifest is a .jsonl file, or the folder of a manifest.jsonl, with a line for 
 
 video      a video or a folder of images, no gif, whose 256 colours would be measured too; where no line has one, the
            model draws them
-prompt     what the video is to show
+prompt     the video's text
 skeleton   keypoints as extract-pose writes them (.json), or a video or folder of drawn skeletons with such a file
-           beside it: x.json beside x.mp4, or keypoints.json beside skeleton.mp4. Without it nothing is said of poses
-frames     the numbers of the skeleton's frames that the video's frames were to follow, from 0; without it all
-real       frames of real people in that skeleton's poses, as many as it has: what a judge can reach at most
-seed       of the noise that the model starts from
+           beside it: x.json beside x.mp4, or keypoints.json beside skeleton.mp4. Without it metrics of poses are
+           undefined
+frames     the numbers of the skeleton's frames that drive the video's frames, from 0; without it all
+real       frames of real people in that skeleton's poses, as many as it has: the ceiling of each metric
+seed       of the model's initial noise
 
 `video` and `prompt` are needed, paths are relative to the manifest. A skeleton has the shape of its video, but may have
 another size.
@@ -19,7 +20,6 @@ another size.
 Shapes: f frames. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from followyourpose.common.files import slug
+from followyourpose.common.checks import counted
+from followyourpose.common.files import json_lines, read_json, slug
 from followyourpose.config import GenerateConfig, build_config
+from followyourpose.config.sampling import LARGEST_SEED
 from followyourpose.data.video_io import probe
 from followyourpose.data.video_readers import VideoInfo
 from followyourpose.evaluation.samples import Collection, Sample, VideoFile, VideoFiles
@@ -41,7 +43,7 @@ KEYS = ("video", "prompt", "skeleton", "frames", "real", "seed")
 
 
 def read_collection(path: Path) -> Collection:
-    """The videos of a run's folder, or of a manifest (the file, or its folder).
+    """Return the videos of a run's folder, or of a manifest (the file, or its folder).
 
     Raises:
         ValueError: it is neither, it has no videos, or a line or a file of it cannot be used; the message names it.
@@ -62,11 +64,12 @@ def read_collection(path: Path) -> Collection:
 
 
 def _run(folder: Path) -> Collection:
-    """Its videos in their order: those of its first skeleton, of its second, ..."""
+    """Return a run's videos in their order: those of its first skeleton, of its second, ..."""
+    record = read_json(folder / RUN)
     try:
-        record = json.loads((folder / RUN).read_text())
         settings, videos = record["settings"], record["videos"]
-        rows = [(folder / video["files"][0], video["prompt"], video["seed"]) for video in videos]
+        rows = [(folder / video["files"][0], video["prompt"] + "", int(video["seed"])) for video in videos]
+        size = settings["height"] + 0, settings["width"] + 0
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{folder / RUN}: not the record of a run of generate ({error})") from error
     if not rows:
@@ -76,16 +79,14 @@ def _run(folder: Path) -> Collection:
         sources = [_with_people(source, folder, number) for number, source in enumerate(open_skeletons(config))]
     except ValueError as error:
         raise ValueError(f"{folder / RUN}: {error}") from error
-    height, width = config.height * config.enlarge, config.width * config.enlarge
+    height, width = (side * config.enlarge for side in size)
     samples = []
     for number, (file, prompt, seed) in enumerate(rows):
         source, info = sources[number * len(sources) // len(rows)], probe(file)
-        expected = (len(source.indices), height + height % 2, width + width % 2)  # an .mp4 has even sizes
-        if (info.num_frames, info.height, info.width) != expected:
-            raise ValueError(
-                f"{file}: has {info.num_frames} frames of {info.width} x {info.height} pixels, expected those of the "
-                f"run: {expected[0]} of {expected[2]} x {expected[1]}"
-            )
+        even = {"height": height + height % 2, "width": width + width % 2}  # as in an .mp4
+        expected = replace(info, num_frames=len(source.indices), **even)
+        if info != expected:
+            raise ValueError(f"{file}: has {_described(info)}, expected those of the run: {_described(expected)}")
         people = None
         if source.keypoints is not None:
             people = _drawn(source.people(height, width, range(info.num_frames)), config.pose.min_confidence)
@@ -94,7 +95,7 @@ def _run(folder: Path) -> Collection:
 
 
 def _with_people(source: SkeletonInput, folder: Path, number: int) -> SkeletonInput:
-    """A run's skeleton with its keypoints: its own, those found in a raw video, or those beside a drawn one, if any."""
+    """Return a run's skeleton with its keypoints: its own, a raw video's from the run, or those beside a drawn one."""
     if source.config.pose.source == "raw":
         pose = folder / "pose"
         several = pose / f"{number:02d}-{slug(source.name)}"
@@ -102,22 +103,25 @@ def _with_people(source: SkeletonInput, folder: Path, number: int) -> SkeletonIn
     if source.keypoints is not None or (file := _keypoints_of(source.path)) is None:
         return source
     clip, info = read_keypoints(file), probe(source.path)
-    if (len(clip.frames), clip.height, clip.width) != (info.num_frames, info.height, info.width):
-        raise ValueError(
-            f"{file}: has {len(clip.frames)} frames of {clip.width} x {clip.height} pixels, expected those of "
-            f"{source.path}: {info.num_frames} of {info.width} x {info.height}"
-        )
+    own = replace(info, num_frames=len(clip.frames), height=clip.height, width=clip.width)
+    if own != info:
+        raise ValueError(f"{file}: has {_described(own)}, expected those of {source.path}: {_described(info)}")
     return replace(source, keypoints=clip)
+
+
+def _described(info: VideoInfo) -> str:
+    return f"{counted(info.num_frames, 'frame')} of {info.width} x {info.height} pixels"
 
 
 # ---- a manifest -----------------------------------------------------------------------------------------------------
 
 
 def _manifest(manifest: Path) -> Collection:
-    rows = []
-    for number, line in enumerate(manifest.read_text().splitlines(), 1):
+    rows, numbers = [], []
+    for number, row in json_lines(manifest):
+        numbers.append(number)
         try:
-            rows.append(_row(line, manifest.parent))
+            rows.append(_row(row, manifest.parent))
         except ValueError as error:
             raise ValueError(f"{manifest}: line {number}: {error}") from error
     if not rows:
@@ -125,25 +129,24 @@ def _manifest(manifest: Path) -> Collection:
     samples, videos, real = zip(*rows, strict=True)
     for key, files in (("video", videos), ("real", real)):
         if any(files) and not all(files):
-            raise ValueError(f"{manifest}: line {files.index(None) + 1}: no {key}, but other lines have one")
+            raise ValueError(f"{manifest}: line {numbers[files.index(None)]}: no {key}, but other lines have one")
     return Collection(list(samples), *(VideoFiles(files) if any(files) else None for files in (videos, real)))
 
 
-def _row(line: str, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | None]:
-    """A line's sample, its video and its real frames, checked.
+def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | None]:
+    """Return a line's sample, its video and its real frames, checked.
 
     Raises:
         ValueError: the line cannot be used.
     """
-    row = json.loads(line)
     if not isinstance(row, dict) or set(row) - set(KEYS):
         got = ", ".join(sorted(set(row) - set(KEYS))) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"got {got}, expected an object with keys of {', '.join(KEYS)}")
     prompt, seed = row.get("prompt"), row.get("seed", 0)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt: got {prompt!r}, expected what the video is to show")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed: got {seed!r}, expected a whole number, at least 0")
+        raise ValueError(f"prompt: got {prompt!r}, expected the video's text")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed: got {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
     video, skeleton, real = (_path(row, key, folder) for key in ("video", "skeleton", "real"))
     if video and video.suffix.lower() == ".gif":
         raise ValueError(f"video: {video}: a gif's 256 colours would be measured too, expected a video or images")
@@ -155,11 +158,12 @@ def _row(line: str, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile |
     numbers = _numbers(row, total)
     if video and infos["video"].num_frames != len(numbers):
         raise ValueError(
-            f"{video} has {infos['video'].num_frames} frames, its skeleton {len(numbers)} of {total}: which it follows "
-            '"frames" says, a list of their numbers'
+            f"{video} has {counted(infos['video'].num_frames, 'frame')}, its skeleton {len(numbers)} of {total}: "
+            'expected the numbers of those that it follows as "frames", a list'
         )
     if real and infos["real"].num_frames != total:
-        raise ValueError(f"{real} has {infos['real'].num_frames} frames, expected those of the skeleton, {total}")
+        got = counted(infos["real"].num_frames, "frame")
+        raise ValueError(f"{real} has {got}, expected those of the skeleton, {total}")
     size = (clip.height, clip.width) if clip else (infos["video"].height, infos["video"].width)
     for key, info in infos.items():
         _check_shape(row[key], info, size)
@@ -186,7 +190,7 @@ def _numbers(row: dict[str, Any], total: int) -> list[int]:
 
 
 def _check_shape(name: str, info: VideoInfo, size: tuple[int, int]) -> None:
-    """Passes if frames have the skeleton's shape to within a pixel."""
+    """Raise a ValueError unless frames have the skeleton's shape to within a pixel."""
     if abs(info.height / size[0] * size[1] - info.width) > 1 and abs(info.width / size[1] * size[0] - info.height) > 1:
         raise ValueError(
             f"{name} is {info.width} x {info.height} pixels, its skeleton {size[1]} x {size[0]}, another shape: give "
@@ -203,13 +207,13 @@ def _clip(skeleton: Path) -> ClipKeypoints:
 
 
 def _keypoints_of(skeleton: Path) -> Path | None:
-    """The keypoints file beside a drawn skeleton, or in its folder; None: there is none."""
+    """Return the keypoints file beside a drawn skeleton, or in its folder; None: there is none."""
     files = [skeleton.with_suffix(".json"), skeleton / "keypoints.json"]
     files += [skeleton.with_name("keypoints.json")] * (skeleton.stem == "skeleton")
     return next((file for file in files if file.is_file()), None)
 
 
 def _drawn(people: Sequence[Sequence[np.ndarray]], least: float) -> list[list[np.ndarray]]:
-    """People (17, 3) as they are drawn: joints with less than so much confidence are not there."""
+    """Return people (17, 3) as they are drawn: without joints of less than `least` confidence."""
     joints = np.array([1.0, 1.0, 0.0], np.float32)
     return [[np.where(person[:, 2:] < least, person * joints, person) for person in each] for each in people]

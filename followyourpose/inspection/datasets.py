@@ -1,4 +1,4 @@
-"""`followyourpose inspect` of a data set: counts, sizes, which joints are seen, and random samples on one picture.
+"""`followyourpose inspect` of a data set: counts, sizes, visible joints, and a picture of random samples.
 
 Shapes: p people, H W pixels. Keypoints (p, 17, 3): x, y in pixels, confidence.
 """
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
+from followyourpose.common.checks import counted
+from followyourpose.common.pictures import caption, grid, write_picture
 from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import SEEN
@@ -22,53 +24,56 @@ from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import JOINTS
 
-MEASURED = 500  # samples that are read for the numbers; counts are of all
+MEASURED = 500  # samples that are read and measured at most; counts are of all
 _LAYOUTS = ("*.tar", *MANIFESTS, "part_*/video_clips")
-_TILE, _COLUMNS, _FONT, _LINES = 192, 4, 12, 3  # pixels, frames in a row, pixels, lines of a caption
+_TILE, _COLUMNS, _LINES = 192, 4, 3  # pixels, frames in a row, lines of a caption
 
 DataSet = ImagePoseShards | ImagePoseFolder | VideoClips
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Whether stage-1 shards, a manifest or HD-VILA's parts lie at `path`; or it is a shard itself."""
+    """Return whether `path` is a shard, or holds stage-1 shards, a manifest or HD-VILA's parts."""
     path = Path(path)
     return (path.suffix == ".tar" and path.is_file()) or any(next(path.glob(layout), None) for layout in _LAYOUTS)
 
 
 def describe_data(path: str | Path, sheet: str | Path, samples: int = 16, seed: int = 0) -> str:
-    """Writes a picture of random samples, skeletons drawn over them and captions below, and says what the data hold.
+    """Write a picture of random samples with skeletons and captions, and return the numbers of a data set as text.
 
     Args:
         sheet: the .png to write.
-        samples: on the picture.
-        seed: of their choice.
+        samples: number on the picture.
+        seed: of the choice of samples.
 
     Raises:
-        ValueError: there is no sample to train on, as the readers of training see it, or the picture cannot be written.
+        ValueError: the readers of training find no sample, or the picture cannot be written.
     """
     path, sheet = Path(path), Path(sheet)
     if sheet.suffix != ".png" or samples < 1:
-        raise ValueError(f"got {samples} samples for {sheet}, expected at least 1 and a name that ends in .png")
+        got = counted(samples, "sample")
+        raise ValueError(f"{sheet}: got this name and {got}, expected a name that ends in .png and at least 1 sample")
     source = _open(path)
     order = np.random.default_rng(seed).permutation(len(source))[: max(MEASURED, samples)].tolist()
     found, tiles = _Numbers(), []
     for index in tqdm(order, "samples", leave=False, disable=None):
         try:
-            frames, caption, people = _read(source, index)
+            frames, text, people = _read(source, index)
         except (ValueError, OSError) as error:
             found.unreadable.append(f"{source.name(index)} ({' '.join(str(error).split())})")
             continue
-        found.add(source.num_frames(index), frames, caption, people)
+        found.add(source.num_frames(index), frames, text, people)
         if len(tiles) < samples:
-            tiles.append(_tile(frames, caption, people))
-    lines = [f"{path}: {len(source):,} {'clips' if isinstance(source, VideoClips) else 'images'}"]
+            tiles.append(_tile(frames, text, people))
+    lines = [f"{path}: {counted(len(source), 'clip' if isinstance(source, VideoClips) else 'image')}"]
     lines += [f"left out when read: {source.dropped}"]
     if files := stats_files(path):
         lines += [f"when it was prepared: {tell(add_up(files))}"]
     lines += found.lines(len(order))
     if tiles:
-        _write(tiles, sheet)
-        lines += [f"picture of {len(tiles)} samples: {sheet}"]
+        width = max(tile.shape[1] for tile in tiles)
+        padded = [np.pad(t, ((0, 0), (0, width - t.shape[1]), (0, 0)), constant_values=255) for t in tiles]
+        write_picture(sheet, grid(padded, max(1, _COLUMNS * _TILE // width)))
+        lines += [f"picture of {counted(len(tiles), 'sample')}: {sheet}"]
     return "\n".join(lines)
 
 
@@ -92,11 +97,11 @@ def _open(path: Path) -> DataSet:
 
 
 def _read(source: DataSet, index: int) -> tuple[list[np.ndarray], str, np.ndarray | None]:
-    """The image, or a clip's first, middle and last frame, (H, W, 3) each; the caption; the people, or None."""
+    """Return the image, or a clip's first, middle and last frame, (H, W, 3) each; the caption; the people, or None."""
     last = source.num_frames(index) - 1
     chosen = sorted({0, last // 2, last})
-    caption, people = source.label(index, [last // 2])
-    return list(source.read(index, chosen)), caption, people
+    text, people = source.label(index, [last // 2])
+    return list(source.read(index, chosen)), text, people
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -104,29 +109,29 @@ def _read(source: DataSet, index: int) -> tuple[list[np.ndarray], str, np.ndarra
 
 @dataclass
 class _Numbers:
-    """What samples have in common."""
+    """Numbers of the samples that were read."""
 
     lengths: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     captions: set[str] = field(default_factory=set)
     people: Counter[int] = field(default_factory=Counter)  # number of people -> images
-    seen: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS), int))  # people by joint seen
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS), int))  # per joint the people who show it
     unreadable: list[str] = field(default_factory=list)
 
-    def add(self, length: int, frames: Sequence[np.ndarray], caption: str, people: np.ndarray | None) -> None:
+    def add(self, length: int, frames: Sequence[np.ndarray], text: str, people: np.ndarray | None) -> None:
         self.lengths.append(length)
         self.sizes.append(frames[0].shape[:2])
-        self.words.append(len(caption.split()))
-        self.captions.add(caption)
+        self.words.append(len(text.split()))
+        self.captions.add(text)
         if people is not None:
             seen = people[..., 2] >= SEEN
             self.people[int(seen.any(-1).sum())] += 1
             self.seen += seen.sum(0)
 
     def lines(self, measured: int) -> list[str]:
-        """One line per kind of number."""
-        lines = [f"measured on {measured:,} samples, {len(self.unreadable)} of them unreadable"]
+        """Return one line per kind of number."""
+        lines = [f"measured on {counted(measured, 'sample')}, {len(self.unreadable)} of them unreadable"]
         lines += [f"  {name}" for name in self.unreadable[:3]]
         if not self.lengths:
             return lines
@@ -136,7 +141,7 @@ class _Numbers:
             lines += [f"{_range(self.lengths)} frames"]
         lines += [f"captions of {_range(self.words)} words, {len(self.captions):,} different ones"]
         if self.people:
-            counts = ", ".join(f"{count} in {images} images" for count, images in sorted(self.people.items()))
+            counts = ", ".join(f"{count} in {counted(n, 'image')}" for count, n in sorted(self.people.items()))
             everyone = sum(count * images for count, images in self.people.items())
             joints = zip(JOINTS, self.seen / max(1, everyone), strict=True)
             lines += [f"people: {counts}"]
@@ -151,21 +156,18 @@ def _range(numbers: Sequence[int]) -> str:
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _tile(frames: Sequence[np.ndarray], caption: str, people: np.ndarray | None) -> Image.Image:
-    """A sample: its frames side by side, each in a square, the skeletons over them, the caption below."""
-    lines = textwrap.wrap(caption, len(frames) * _TILE // (_FONT // 2), max_lines=_LINES, placeholder=" ...")
-    tile = Image.new("RGB", (len(frames) * _TILE, _TILE + _LINES * (_FONT + 4)), "white")
+def _tile(frames: Sequence[np.ndarray], text: str, people: np.ndarray | None) -> np.ndarray:
+    """Draw a sample: its frames side by side, each in a square, the skeletons over them, the caption below."""
+    row = np.full((_TILE, len(frames) * _TILE, 3), 255, np.uint8)
     for column, frame in enumerate(frames):
-        picture = Image.fromarray(_fitted(frame, people))
-        tile.paste(picture, (column * _TILE, _TILE - picture.height))
-    # Pillow's own font: letters that it does not have are drawn as boxes.
-    text = ImageDraw.Draw(tile)
-    text.multiline_text((2, _TILE + 1), "\n".join(lines), "black", ImageFont.load_default(_FONT), spacing=2)
-    return tile
+        picture = _fitted(frame, people)
+        left = column * _TILE
+        row[-picture.shape[0] :, left : left + picture.shape[1]] = picture
+    return np.concatenate([row, caption(text, row.shape[1], _LINES)])
 
 
 def _fitted(frame: np.ndarray, people: np.ndarray | None) -> np.ndarray:
-    """A frame (H, W, 3) as large as fits into a tile, with the skeletons of people (p, 17, 3) over it."""
+    """Draw a frame (H, W, 3) as large as fits into a tile, with the skeletons of people (p, 17, 3) over it."""
     scale = (_TILE - 4) / max(frame.shape[:2])
     height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
     picture = np.asarray(Image.fromarray(frame).resize((width, height)))
@@ -175,16 +177,3 @@ def _fitted(frame: np.ndarray, people: np.ndarray | None) -> np.ndarray:
     moved[..., :2] = (people[..., :2] + 0.5) * scale - 0.5
     skeleton = render_skeleton(list(moved), height, width)
     return np.where(skeleton.any(-1, keepdims=True), skeleton, picture)
-
-
-def _write(tiles: Sequence[Image.Image], sheet: Path) -> None:
-    columns = max(1, _COLUMNS * _TILE // max(tile.width for tile in tiles))
-    width, height = max(tile.width for tile in tiles), tiles[0].height
-    picture = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
-    for index, tile in enumerate(tiles):
-        picture.paste(tile, (index % columns * width, index // columns * height))
-    try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(sheet)
-    except OSError as error:
-        raise ValueError(f"{sheet}: cannot be written ({error.strerror or error})") from error

@@ -1,20 +1,22 @@
-"""`followyourpose inspect` of weights: what a folder of them, or one file, holds, without loading it."""
+"""`followyourpose inspect` of weights: contents of a folder of them, or of one file, without loading it."""
 
-import json
 from collections import Counter
 from math import prod
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from followyourpose.common.checks import counted
+from followyourpose.common.files import read_json
+
 
 def describe(path: str | Path) -> str:
-    """A line per .safetensors file: its component's class, its numbers of tensors and parameters, its types.
+    """Return a line per .safetensors file: its component's class, its numbers of tensors and parameters, its types.
 
     For a single file, a line per tensor follows, with its shape.
 
     Raises:
-        ValueError: there is nothing of the kind at `path`, or a file is broken; the message names it.
+        ValueError: there is no such file at `path`, or one is broken; the message names it.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
@@ -28,14 +30,14 @@ def describe(path: str | Path) -> str:
         shapes, kinds = _tensors(file)
         label = f"{file.relative_to(path) if file != path else file.name}{_class_name(file.parent)}"
         count = sum(prod(shape) for shape in shapes.values())
-        lines.append(f"{label}: {len(shapes)} tensors, {count:,} parameters, {', '.join(sorted(kinds))}")
+        lines.append(f"{label}: {counted(len(shapes), 'tensor')}, {count:,} parameters, {', '.join(sorted(kinds))}")
     if path.is_file():
         lines += [f"  {name} {tuple(shape)}" for name, shape in sorted(shapes.items())]
     return "\n".join(lines)
 
 
 def _tensors(file: Path) -> tuple[dict[str, list[int]], Counter]:
-    """Shapes by name, and how many tensors there are of each type; read from the file's header alone."""
+    """Return shapes by name, and the number of tensors of each type, from the file's header alone."""
     try:
         with safe_open(file, "np") as weights:
             slices = {name: weights.get_slice(name) for name in weights.keys()}
@@ -46,10 +48,10 @@ def _tensors(file: Path) -> tuple[dict[str, list[int]], Counter]:
 
 
 def _class_name(folder: Path) -> str:
-    """The class that a diffusers or transformers config beside the weights names, in brackets; nothing without one."""
+    """Return the class of a diffusers or transformers config beside the weights, in brackets; "" without one."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        config = read_json(folder / "config.json")
+        name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    except (ValueError, AttributeError, TypeError):
         return ""
-    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
     return f" ({name})" if name else ""

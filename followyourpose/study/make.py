@@ -1,7 +1,7 @@
-"""Makes a user study, the paper's QU: a page on which raters choose among systems' videos of the same prompt.
+"""`followyourpose study make`: a user study, the paper's QU, on a page where raters choose among systems' videos.
 
-The page knows neither systems nor names of files: every video is written anew under a random name, by one encoder, and
-`key.json`, which the page never reads, says whose it is. `study_score` makes percentages of the answers.
+The page is blind: every video is encoded anew under a random name, and `key.json`, which the page never reads, maps the
+names to systems. `score.py` computes percentages from the answers.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from followyourpose.common.files import new_folder
+from followyourpose.common.files import json_lines, new_folder, read_json
 from followyourpose.config import ConfigError, StudyConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.data.video_readers import VIDEO_SUFFIXES, VideoInfo
@@ -31,10 +31,9 @@ QUESTIONS = {
     "pose": "Which video follows the skeleton best?",
     "consistency": "Which video is the steadiest from frame to frame?",
 }
-NEEDED = {"text": "prompt", "pose": "skeleton"}  # what must be shown for a question to be answered
-MOST_SYSTEMS = 9  # one key each
+NEEDED = {"text": "prompt", "pose": "skeleton"}  # part of an item that a question is about
 _LETTERS = "bcdfghjklmnpqrstvwxz"  # of random names: without vowels none is a word
-_FPS = 8.0  # of frames that say nothing about time
+_FPS = 8.0  # of frames without a rate
 _SHOWN = 5  # names in a message
 
 
@@ -43,14 +42,14 @@ class Clip:
     """A file of frames, or the skeletons of a keypoints .json.
 
     Attributes:
-        half: take the left half of its frames: the skeleton, in what generate writes as `-with-skeleton.mp4`.
+        half: take the left half of its frames: the skeleton in generate's `-with-skeleton.mp4`.
     """
 
     path: Path
     half: bool = False
 
     def open(self) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-        """What the file holds, and its frames in parts (f, H, W, 3) uint8 RGB.
+        """Return the file's properties, and its frames in parts (f, H, W, 3) uint8 RGB.
 
         Raises:
             ValueError: it cannot be read; the message names it.
@@ -67,7 +66,7 @@ class Clip:
         return VideoInfo(info.num_frames, info.fps, info.height, width), halves
 
     def write(self, target: Path, fps: float | None) -> float:
-        """Writes the frames as an mp4 of so many per second, None: its own; returns how many seconds it lasts.
+        """Write the frames as an mp4 at `fps` frames per second, None: at their own; return its length in seconds.
 
         Raises:
             ValueError: a file cannot be read or written.
@@ -82,7 +81,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Item:
-    """What raters compare: each system's video of one prompt. `videos` has the systems in the config's order."""
+    """The systems' videos of one prompt, which raters compare; `videos` is in the config's order."""
 
     name: str
     videos: dict[str, Clip]
@@ -91,11 +90,11 @@ class Item:
 
 
 def make_study(config: StudyConfig) -> Path:
-    """Writes the page, index.html with videos/, and key.json into a new folder, which is returned.
+    """Write the page, index.html with videos/, and key.json into a new folder, and return it.
 
     Raises:
-        ValueError: the systems' videos do not match, one cannot be read, a question lacks what it asks about, or the
-            folder is there already; the message names the key, the file or the folder.
+        ValueError: the systems' videos do not match, one cannot be read, a question's prompt or skeleton is missing, or
+            the folder is there already; the message names the key, the file or the folder.
     """
     questions = read_questions(config.questions)
     items = match_videos(config)
@@ -105,7 +104,7 @@ def make_study(config: StudyConfig) -> Path:
             raise ConfigError(f"questions: {question} needs a {part}, and {_listed(bare)} has none; see manifest")
     folder = Path(config.output or f"outputs/study-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
     names = _random_names(len(items) * (len(config.systems) + 2))
-    clips: dict[str, Clip] = {}  # random name -> what is shown under it
+    clips: dict[str, Clip] = {}  # random name -> clip
     keys: dict[str, dict[str, Any]] = {}  # random name of an item -> its part of the key
     for item in items:
         videos = {next(names): system for system in config.systems}
@@ -119,33 +118,33 @@ def make_study(config: StudyConfig) -> Path:
         (work / "videos").mkdir()
         seconds = {
             name: clips[name].write(work / "videos" / f"{name}.mp4", config.fps)
-            for name in tqdm(sorted(clips), unit="video")  # sorted: the files' times tell nothing either
+            for name in tqdm(sorted(clips), unit="video")  # sorted: the files' times are blind too
         }
         content = {"study": study, "questions": questions, "systems": dict(config.systems), "items": keys}
-        (work / KEY).write_text(json.dumps(content, indent=2) + "\n")
+        (work / KEY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (work / "index.html").write_text(study_page(study, questions, keys), encoding="utf-8")
     if uneven := _uneven(keys, seconds):
         print(f"{len(uneven)} of {len(items)} are not equally long, the shorter wait on their last frame: {uneven[0]}")
-    print(f"Raters get {folder / 'index.html'} with {folder / 'videos'}; keep {folder / KEY} to yourself.")
+    print(f"Give raters {folder / 'index.html'} with {folder / 'videos'}; keep {folder / KEY} to yourself.")
     return folder
 
 
 def study_page(study: str, questions: dict[str, str], keys: dict[str, dict[str, Any]]) -> str:
-    """The page as HTML: random names, questions, and the prompts, in an order that tells nothing."""
+    """Return the page as HTML: random names, questions and prompts, sorted by the random names."""
     items = [
         {"item": name, "prompt": key["prompt"], "skeleton": key["skeleton"], "videos": sorted(key["videos"])}
         for name, key in sorted(keys.items())
     ]
-    asked = [{"name": name, "text": text} for name, text in questions.items()]
-    data = json.dumps({"study": study, "questions": asked, "items": items}, ensure_ascii=False)
+    listed = [{"name": name, "text": text} for name, text in questions.items()]
+    data = json.dumps({"study": study, "questions": listed, "items": items}, ensure_ascii=False)
     return PAGE.read_text(encoding="utf-8").replace("{{study}}", data.replace("<", "\\u003c"))  # text is never markup
 
 
 def read_questions(questions: Sequence[str]) -> dict[str, str]:
-    """Name -> question, of names in `QUESTIONS` and of questions of one's own, "name: Which one ...?".
+    """Return name -> question, of names in `QUESTIONS` and of one's own questions, "name: Which one ...?".
 
     Raises:
-        ConfigError: there is none, a name is not known, used twice or no word, or a question is empty.
+        ConfigError: there is none, a name is unknown, repeated or no word, or a question is empty.
     """
     result: dict[str, str] = {}
     for entry in questions:
@@ -161,20 +160,17 @@ def read_questions(questions: Sequence[str]) -> dict[str, str]:
     return result
 
 
-# ---- which videos belong together -----------------------------------------------------------------------------------
+# ---- videos of the same item ----------------------------------------------------------------------------------------
 
 
 def match_videos(config: StudyConfig) -> list[Item]:
-    """One item for each line of the manifest or, without one, for each name that a video has in any folder.
+    """Return one item for each line of the manifest or, without one, for each name of a video in any folder.
 
     Raises:
-        ConfigError: there are too few or too many systems, a folder has no videos or lacks some, folders say different
-            prompts, or the manifest is not as its key says.
+        ConfigError: a folder has no videos or lacks some, prompts of an item differ, or the manifest cannot be used.
     """
-    if not 2 <= len(config.systems) <= MOST_SYSTEMS:
-        raise ConfigError(f"systems: got {len(config.systems)}, expected 2 to {MOST_SYSTEMS}, as systems.NAME=FOLDER")
     listed = None if config.manifest is None else _read_manifest(locate(config.manifest))
-    found = {}  # system -> name of a video -> it, as an item of that system alone
+    found = {}  # system -> name of a video -> its item, with that system's video alone
     for system, path in config.systems.items():
         folder = locate(path)
         run = folder / "run.json"
@@ -183,13 +179,13 @@ def match_videos(config: StudyConfig) -> list[Item]:
     names = listed or dict.fromkeys(sorted({name for items in found.values() for name in items}))
     lacks = {system: [name for name in names if name not in items] for system, items in found.items()}
     if any(lacks.values()):
-        told = [f"{s} ({config.systems[s]}) lacks {_listed(missing)}" for s, missing in lacks.items() if missing]
-        raise ConfigError(f"systems: expected the same videos in each folder, but {'; '.join(told)}")
+        each = [f"{s} ({config.systems[s]}) lacks {_listed(missing)}" for s, missing in lacks.items() if missing]
+        raise ConfigError(f"systems: expected the same videos in each folder, but {'; '.join(each)}")
     return [_join(name, [items[name] for items in found.values()], names[name]) for name in names]
 
 
 def _join(name: str, parts: list[Item], listed: Item | None) -> Item:
-    """One item of those of each system; prompt and skeleton are the manifest's, or else those of the runs."""
+    """Join the systems' items; prompt and skeleton are the manifest's, or else those of the runs."""
     videos = {system: clip for part in parts for system, clip in part.videos.items()}
     if listed is not None:
         return Item(name, videos, listed.prompt, listed.skeleton)
@@ -201,7 +197,7 @@ def _join(name: str, parts: list[Item], listed: Item | None) -> Item:
 
 
 def _of_folder(system: str, folder: Path) -> list[Item]:
-    """Every video in a folder; a gif only where there is no video of its name."""
+    """Return every video in a folder; a gif only where there is no video of its name."""
     if not folder.is_dir():
         raise ConfigError(f"systems.{system}: {folder}: no such folder")
     found: dict[str, Path] = {}
@@ -217,54 +213,55 @@ def _of_folder(system: str, folder: Path) -> list[Item]:
 
 
 def _of_run(system: str, run: Path) -> list[Item]:
-    """The videos of a run of generate, with their prompts and skeletons."""
+    """Return the videos of a run of generate, with their prompts and skeletons."""
     try:
         items = []
-        for made in json.loads(run.read_text())["videos"]:
+        for made in read_json(run)["videos"]:
             video, _, _, pair = (run.parent / file for file in made["files"])
             items.append(Item(video.stem, {system: Clip(video)}, made["prompt"] + "", Clip(pair, half=True)))
         return items
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"systems.{system}: {run}: not the record of a run of generate ({error})") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Item]:
-    """Name of a video -> prompt and skeleton, of .jsonl lines {"video": ..., "prompt": ..., "skeleton": ...}."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"manifest: {path}: cannot be read ({error})") from error
+    """Return name of a video -> prompt and skeleton, of .jsonl lines {"video": ..., "prompt": ..., "skeleton": ...}."""
     items: dict[str, Item] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        at = f"manifest: {path}: line {number}"
-        try:
-            row = json.loads(line)
-            video, prompt, skeleton = row["video"] + "", row.get("prompt"), row.get("skeleton")
-            unknown = sorted(row.keys() - {"video", "prompt", "skeleton"})
-            if unknown or not isinstance(prompt, str | None) or not isinstance(skeleton, str | None):
-                raise TypeError(f"got {unknown or [prompt, skeleton]}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = '{"video": NAME, "prompt": TEXT, "skeleton": FILE}, of which the last two may be left out'
-            raise ConfigError(f"{at}: {error}; expected {what}") from error
-        file = Path(video)
-        name = file.stem if file.suffix.lower() in (*VIDEO_SUFFIXES, ".gif") else file.name
-        if name in items:
-            raise ConfigError(f"{at}: {name} is there already, expected each video once")
-        if skeleton is not None and not (path.parent / skeleton).exists():
-            raise ConfigError(f"{at}: {path.parent / skeleton}: no such file")
-        items[name] = Item(name, {}, prompt, None if skeleton is None else Clip(path.parent / skeleton))
+    try:
+        for number, row in json_lines(path):
+            item = _listed_item(row, path.parent, f"{path}: line {number}")
+            if item.name in items:
+                raise ValueError(f"{path}: line {number}: {item.name} is there already, expected each video once")
+            items[item.name] = item
+    except ValueError as error:
+        raise ConfigError(f"manifest: {error}") from error
     if not items:
         raise ConfigError(f"manifest: {path}: is empty, expected a line for each video")
     return items
+
+
+def _listed_item(row: Any, folder: Path, place: str) -> Item:
+    """Return a manifest's line as an item without videos."""
+    try:
+        video, prompt, skeleton = row["video"] + "", row.get("prompt"), row.get("skeleton")
+        unknown = sorted(row.keys() - {"video", "prompt", "skeleton"})
+        if unknown or not isinstance(prompt, str | None) or not isinstance(skeleton, str | None):
+            raise TypeError(f"got {unknown or [prompt, skeleton]}")
+    except (KeyError, TypeError, AttributeError) as error:
+        what = '{"video": NAME, "prompt": TEXT, "skeleton": FILE}, of which the last two may be left out'
+        raise ValueError(f"{place}: {error}; expected {what}") from error
+    if skeleton is not None and not (folder / skeleton).exists():
+        raise ValueError(f"{place}: {folder / skeleton}: no such file")
+    file = Path(video)
+    name = file.stem if file.suffix.lower() in (*VIDEO_SUFFIXES, ".gif") else file.name
+    return Item(name, {}, prompt, None if skeleton is None else Clip(folder / skeleton))
 
 
 # ---- small things ---------------------------------------------------------------------------------------------------
 
 
 def _random_names(count: int) -> Iterator[str]:
-    """So many names that nobody can guess, all different."""
+    """Return different names that nobody can guess."""
     names: set[str] = set()
     while len(names) < count:
         names.add("".join(secrets.choice(_LETTERS) for _ in range(8)))
@@ -272,15 +269,15 @@ def _random_names(count: int) -> Iterator[str]:
 
 
 def _uneven(keys: dict[str, dict[str, Any]], seconds: dict[str, float]) -> list[str]:
-    """The items whose videos are not equally long, each with their lengths."""
+    """Return the items whose videos differ in length, each with their lengths."""
     result = []
     for key in keys.values():
         lengths = {system: seconds[name] for name, system in key["videos"].items()}
         if key["skeleton"] is not None:
             lengths["skeleton"] = seconds[key["skeleton"]]
         if max(lengths.values()) - min(lengths.values()) > 0.05:
-            told = ", ".join(f"{system} {length:.2f} s" for system, length in lengths.items())
-            result.append(f"{key['name']} ({told})")
+            each = ", ".join(f"{system} {length:.2f} s" for system, length in lengths.items())
+            result.append(f"{key['name']} ({each})")
     return result
 
 

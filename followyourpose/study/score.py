@@ -1,10 +1,12 @@
-"""Scores a user study: the files that raters downloaded from its page -> how often each system was chosen.
+"""`followyourpose study score`: raters' files of answers -> how often each system was chosen.
 
-An answer counts once and whole: whatever does not belong to the study stops the count, with its file and line.
+An answer counts once and whole: a row that does not belong to the study is an error, with its file and line.
 """
 
 import csv
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from math import sqrt
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
+
+from followyourpose.common.checks import counted
+from followyourpose.common.files import atomic_write, read_json, read_text
+from followyourpose.common.tables import markdown_table
 
 COLUMNS = ("study", "rater", "step", "item", "question", "position", "seconds", "choice")
 _EXPECTED = f"expected {','.join(COLUMNS)}"
@@ -41,7 +47,7 @@ def wilson_interval(chosen: int, count: int, level: float = 0.95) -> tuple[float
         ValueError: there is no answer, or more are chosen than there are.
     """
     if not 0 <= chosen <= count or count == 0:
-        raise ValueError(f"got {chosen} of {count} answers, expected at least one answer")
+        raise ValueError(f"got {chosen} of {counted(count, 'answer')}, expected at least one answer")
     p, z = chosen / count, NormalDist().inv_cdf((1 + level) / 2)
     centre = p + z**2 / (2 * count)
     half = z * sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
@@ -50,17 +56,17 @@ def wilson_interval(chosen: int, count: int, level: float = 0.95) -> tuple[float
 
 
 def score_study(key: str | Path, answers: Sequence[str | Path], output: str | Path | None = None) -> str:
-    """The table of a study, as markdown; `output` is a .json file that gets the numbers of `score`.
+    """Return the table of a study as Markdown; the numbers of `score` go to `output`, a .json file.
 
     Raises:
         ValueError: the key or an answer is not as the page writes them, or `output` is there already.
     """
     if output is not None and Path(output).exists():
         raise ValueError(f"{output}: is there already; give another, nothing is overwritten")
-    known = read_key(key)
-    result = score(known, read_answers(known, answers))
+    content = read_key(key)
+    result = score(content, read_answers(content, answers))
     if output is not None:
-        Path(output).write_text(json.dumps(result, indent=2) + "\n")
+        atomic_write(Path(output), json.dumps(result, indent=2) + "\n")
     return format_score(result)
 
 
@@ -68,33 +74,31 @@ def score_study(key: str | Path, answers: Sequence[str | Path], output: str | Pa
 
 
 def read_key(path: str | Path) -> dict[str, Any]:
-    """The content of a key.json, as `make_study` writes it.
+    """Return the content of a key.json, as `make_study` writes it.
 
     Raises:
         ValueError: it cannot be read, or is something else.
     """
+    key = read_json(Path(path))
     try:
-        key = json.loads(Path(path).read_text(encoding="utf-8"))
-        whose = {system for item in key["items"].values() for system in item["videos"].values()}
-        if whose != set(key["systems"]) or not key["questions"] or not isinstance(key["study"], str):
-            raise ValueError("it does not say which videos are whose")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        systems = {system for item in key["items"].values() for system in item["videos"].values()}
+        if systems != set(key["systems"]) or not key["questions"] or not isinstance(key["study"], str):
+            raise ValueError("systems, questions or study do not fit its items")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not the key.json of a study ({type(error).__name__}: {error})") from error
     return key
 
 
 def read_answers(key: dict[str, Any], paths: Sequence[str | Path]) -> list[Answer]:
-    """All answers of the files, each checked against the key.
+    """Return all answers of the files, each checked against the key.
 
     Raises:
-        ValueError: a file is no such table, or of another study, or cut off; an answer is to nothing that was asked, or
-            there twice; or a rater's answers are not complete. The message names the file and the line.
+        ValueError: a file is no such table, of another study, or cut off; an answer is to no question of the study or
+            is repeated; or a rater's answers are not complete. The message names the file and the line.
     """
     answers: dict[tuple[str, str, str], Answer] = {}
     for path in paths:
-        mine: dict[str, set[tuple[str, str]]] = {}  # rater -> what this file answers
+        mine: dict[str, set[tuple[str, str]]] = {}  # rater -> items and questions answered in this file
         for answer in _read_file(key, Path(path)):
             what = (answer.rater, answer.item, answer.question)
             if what in answers:
@@ -106,35 +110,30 @@ def read_answers(key: dict[str, Any], paths: Sequence[str | Path]) -> list[Answe
             mine.setdefault(answer.rater, set()).add(what[1:])
         if not mine:
             raise ValueError(f"{path}: no answer in it, expected some after line 1; is it cut off?")
-        asked = [(item, question) for item in key["items"] for question in key["questions"]]
+        steps = [(item, question) for item in key["items"] for question in key["questions"]]
         for rater, answered in mine.items():
-            if missing := [what for what in asked if what not in answered]:
+            if missing := [step for step in steps if step not in answered]:
                 raise ValueError(
-                    f"{path}: rater {rater}: got {len(answered)} of {len(asked)} answers, none to {missing[0][1]} of "
-                    f"{missing[0][0]}; is it cut off?"
+                    f"{path}: rater {rater}: got {len(answered)} of {counted(len(steps), 'answer')}, none to "
+                    f"{missing[0][1]} of {missing[0][0]}; is it cut off?"
                 )
     return list(answers.values())
 
 
 def _read_file(key: dict[str, Any], path: Path) -> list[Answer]:
-    answers = []
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # sig: a spreadsheet may have put a mark there
-            rows = csv.reader(file)
-            header = next(rows, None)
-            if header is None or tuple(header) != COLUMNS:
-                raise ValueError(f"{path}: line 1: got {','.join(header or []) or 'nothing'}, {_EXPECTED}")
-            answers += [_parse(key, row, f"{path}: line {rows.line_num}") for row in rows if row]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+        header = next(rows, None)
+        if header is None or tuple(header) != COLUMNS:
+            raise ValueError(f"{path}: line 1: got {','.join(header or []) or 'nothing'}, {_EXPECTED}")
+        return [_parse(key, row, f"{path}: line {rows.line_num}") for row in rows if row]
+    except csv.Error as error:
         raise ValueError(f"{path}: not a table of answers ({error})") from error
-    return answers
 
 
 def _parse(key: dict[str, Any], row: list[str], place: str) -> Answer:
     if len(row) != len(COLUMNS):
-        raise ValueError(f"{place}: got {len(row)} columns, {_EXPECTED}; is it cut off?")
+        raise ValueError(f"{place}: got {counted(len(row), 'column')}, {_EXPECTED}; is it cut off?")
     study, rater, _, item, question, position, seconds, choice = row
     if study != key["study"]:
         raise ValueError(f"{place}: got an answer to study {study!r}, expected {key['study']!r}: another key's")
@@ -145,9 +144,9 @@ def _parse(key: dict[str, Any], row: list[str], place: str) -> Answer:
     videos = key["items"][item]["videos"]
     if choice not in videos:
         raise ValueError(f"{place}: choice: got {choice!r}, expected one of {', '.join(sorted(videos))}")
-    if not position.isdecimal() or not 1 <= int(position) <= len(videos):
+    if not re.fullmatch("[0-9]{1,9}", position) or not 1 <= int(position) <= len(videos):
         raise ValueError(f"{place}: position: got {position!r}, expected a number from 1 to {len(videos)}")
-    if not rater.isdecimal() or not seconds.replace(".", "", 1).isdecimal():
+    if not re.fullmatch("[0-9]{1,20}", rater) or not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{,20})?", seconds):
         raise ValueError(f"{place}: rater and seconds: got {rater!r} and {seconds!r}, expected two numbers")
     return Answer(rater, item, question, int(position), float(seconds), videos[choice], place)
 
@@ -156,10 +155,10 @@ def _parse(key: dict[str, Any], row: list[str], place: str) -> Answer:
 
 
 def score(key: dict[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Per question each system's share of all answers and, pair by pair, its share of those for either of the two.
+    """Return per question each system's share of all answers and, pair by pair, its share of those for either.
 
-    Beside them the raters, with how long an answer took them, and how often each position was chosen: both show raters
-    who did not look.
+    Beside them the raters, with their time per answer, and how often each position was chosen: both show raters who
+    did not look.
     """
     systems, questions = list(key["systems"]), {}
     for question, text in key["questions"].items():
@@ -187,28 +186,27 @@ def score(key: dict[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _share(chosen: int, count: int) -> dict[str, Any]:
-    """A share in percent, with its interval; both None where nobody chose either."""
+    """Return a share in percent, with its interval; both None where no answer is for either."""
     interval = None if count == 0 else [100 * end for end in wilson_interval(chosen, count)]
     return {"chosen": chosen, "of": count, "percent": None if count == 0 else 100 * chosen / count, "ci95": interval}
 
 
 def format_score(result: dict[str, Any]) -> str:
-    """The result of `score` as markdown: a line per question and system and, of more than two, per pair."""
+    """Return the result of `score` as Markdown: a row per question and system and, of more than two, per pair."""
     raters, seconds = len(result["raters"]), median(each["median_seconds"] for each in result["raters"].values())
-    lines = [
-        f"{result['answers']} answers of {raters} rater{'s' * (raters > 1)}, {seconds:.1f} seconds each (median).", "",
-        "| question | system | chosen | % | 95 % interval |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+    answers = counted(result["answers"], "answer")
+    rows = []
     for question, shares in result["questions"].items():
-        lines += [f"| {question} | {system} | {_cells(share)} |" for system, share in shares["systems"].items()]
+        rows += [[question, system, *_cells(share)] for system, share in shares["systems"].items()]
         if len(shares["systems"]) > 2:
-            lines += [f"| {question} | {p['system']} over {p['over']} | {_cells(p)} |" for p in shares["pairs"]]
-    lines += [f"| any | position {number} | {_cells(share)} |" for number, share in enumerate(result["positions"], 1)]
-    return "\n".join(lines)
+            rows += [[question, f"{pair['system']} over {pair['over']}", *_cells(pair)] for pair in shares["pairs"]]
+    rows += [["any", f"position {number}", *_cells(share)] for number, share in enumerate(result["positions"], 1)]
+    table = markdown_table(["question", "system", "chosen", "%", "95 % interval"], rows)
+    return f"{answers} of {counted(raters, 'rater')}, {seconds:.1f} seconds each (median).\n\n{table}"
 
 
-def _cells(share: dict[str, Any]) -> str:
+def _cells(share: dict[str, Any]) -> list[str]:
     if share["ci95"] is None:
-        return "0 of 0 | - | -"
+        return ["0 of 0", "-", "-"]
     low, high = share["ci95"]
-    return f"{share['chosen']} of {share['of']} | {share['percent']:.1f} | {low:.1f} to {high:.1f}"
+    return [f"{share['chosen']} of {share['of']}", f"{share['percent']:.1f}", f"{low:.1f} to {high:.1f}"]

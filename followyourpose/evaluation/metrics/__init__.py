@@ -1,17 +1,17 @@
-"""All metrics by one name: arrays in, numbers out.
+"""Metrics: arrays in, numbers out.
 
-    metric                       function                           of                 best    its file
-    CS                           clip_score                         embeddings         100     embedding_metrics
+    metric                       function                           of                 best    file
+    CS                           clip_score                         embeddings         100     embeddings
     FC: consecutive, all, first  frame_consistency                  embeddings         100
     background consistency       background_consistency             embeddings         1
     FID, FVD                     frechet_distance                   features           0
-    PA                           average_precision of match_people  poses              1       pose_metrics
+    PA                           average_precision of match_people  poses              1       poses
     PCK@0.1, PCK@0.05            pck                                poses              1
-    flicker                      flicker                            frames and masks   0       frame_metrics
+    flicker                      flicker                            frames and masks   0       frames
     temporal flickering          temporal_flickering                frames             1
     PSNR, SSIM                   psnr, ssim                         frames and others  inf, 1
 
-Every number gets its interval over videos from `bootstrap_interval`.
+`bootstrap_interval` is the interval of each over videos.
 """
 
 from followyourpose.evaluation.metrics.embeddings import (

@@ -1,20 +1,21 @@
-"""CS and FC of the paper's Table 1, VBench's background consistency, FID and FVD: from features that others computed.
+"""CS and FC of the paper's Table 1, VBench's background consistency, FID and FVD, from given features.
 
-Which network gave the features belongs beside each number: it changes with the network.
+A number depends on the network that gave the features: report the network beside it.
 Letters: f frames, n m samples, d embedding width, k captions.
 """
 
 import numpy as np
 
-from followyourpose.evaluation.checks import check_finite
+from followyourpose.common.checks import check_choice
+from followyourpose.evaluation.metrics.checks import check_finite
 
 FC_PAIRS = ("consecutive", "all", "first")
 
 
 def clip_score(image_embeddings: np.ndarray, text_embedding: np.ndarray) -> float:
-    """CS: the mean cosine of frames' embeddings (f, d) and their caption's (d,), x100; in [-100, 100].
+    """CS: mean cosine of frames' embeddings (f, d) and their caption's (d,), x100; in [-100, 100].
 
-    CLIPScore of Hessel et al. (2021) with weight 100 and without its cut at 0, as the paper's Table 1 has it.
+    CLIPScore of Hessel et al. (2021) with weight 100 and without its cut at 0, as in the paper's Table 1.
 
     Raises:
         ValueError: the shapes do not fit, there is no frame, or a number is not finite.
@@ -25,17 +26,16 @@ def clip_score(image_embeddings: np.ndarray, text_embedding: np.ndarray) -> floa
 
 
 def frame_consistency(embeddings: np.ndarray, pairs: str = "consecutive") -> float:
-    """FC: the mean cosine of pairs of frames' embeddings (f, d), x100; in [-100, 100].
+    """FC: mean cosine of pairs of frames' embeddings (f, d), x100; in [-100, 100].
 
     Args:
         pairs: "consecutive", each frame with the next (Gen-1, Esser et al., 2023; the paper's Table 1); "all", each
             with each other (Tune-A-Video, Wu et al., 2023); "first", the first with each later one.
 
     Raises:
-        ValueError: `pairs` is none of these, there are fewer than two frames, or a number is not finite.
+        ValueError: `pairs` is unknown, there are fewer than two frames, or a number is not finite.
     """
-    if pairs not in FC_PAIRS:
-        raise ValueError(f"pairs: got {pairs!r}, expected one of {', '.join(FC_PAIRS)}")
+    check_choice("pairs", pairs, FC_PAIRS)
     unit = _unit(embeddings, "embeddings", least=2)
     i, j = np.triu_indices(len(unit), k=1)
     chosen = {"consecutive": j - i == 1, "all": j > i, "first": i == 0}[pairs]
@@ -45,8 +45,8 @@ def frame_consistency(embeddings: np.ndarray, pairs: str = "consecutive") -> flo
 def background_consistency(embeddings: np.ndarray) -> float:
     """VBench's background consistency of frames' embeddings (f, d), in [0, 1].
 
-    The mean over all frames but the first of (max(0, cos(frame, first)) + max(0, cos(frame, previous))) / 2
-    (Huang et al., 2024; background_consistency.py of VBench, which takes whole frames and CLIP ViT-B/32).
+    Mean over all frames but the first of (max(0, cos(frame, first)) + max(0, cos(frame, previous))) / 2
+    (Huang et al., 2024; background_consistency.py of VBench, on whole frames, by CLIP ViT-B/32).
 
     Raises:
         ValueError: there are fewer than two frames, or a number is not finite.
@@ -57,7 +57,7 @@ def background_consistency(embeddings: np.ndarray) -> float:
 
 
 def top1(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> int:
-    """Index of the caption, of (k, d), whose embedding is nearest to the mean of a video's frames (f, d).
+    """Return the index of the caption (k, d) nearest to the mean embedding of a video's frames (f, d).
 
     Raises:
         ValueError: the shapes do not fit, there is no frame or no caption, or a number is not finite.
@@ -67,15 +67,15 @@ def top1(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> int:
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """The squared distance of the gaussians that fit features (n, d) and a reference's (m, d); 0 where they are one.
+    """Squared distance of the gaussians fitted to features (n, d) and to a reference (m, d); 0 where they are equal.
 
         |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)),    S: covariance over n - 1
 
     FID (Heusel et al., 2017) where a sample is a frame and the features are Inception's, FVD (Unterthiner et al., 2018)
-    where it is a video and they are I3D's. Its bias falls as samples are added: compare equal n only.
+    where it is a video and they are I3D's. The bias falls as samples are added: compare equal n only.
 
-    With S_1 = A^T A and S_2 = B^T B the trace of the root is the sum of the singular values of A B^T. No root of a
-    matrix is taken, so covariances may be singular, as they are with fewer samples than features.
+    With S_1 = A^T A and S_2 = B^T B the trace of the root is the sum of the singular values of A B^T. No matrix root
+    is taken, so covariances may be singular, as with fewer samples than features.
 
     Raises:
         ValueError: a side has fewer than two samples, the widths differ, or a number is not finite.
@@ -88,14 +88,14 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d) -> their mean (d,) and a factor A (min(n, d), d) of their covariance A^T A."""
+    """Return the mean (d,) of features (n, d) and a factor A (min(n, d), d) of their covariance A^T A."""
     features = features.astype(np.float64)
     mean = features.mean(0)
     return mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
 
 
 def _unit(embeddings: np.ndarray, name: str, least: int, width: int | None = None) -> np.ndarray:
-    """Embeddings (n, d) scaled to length 1, float64."""
+    """Return embeddings (n, d) scaled to length 1, float64."""
     _check(embeddings, name, least, width)
     embeddings = np.asarray(embeddings, np.float64)
     return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True).clip(min=1e-12)

@@ -1,7 +1,6 @@
-"""Flicker, VBench's temporal flickering, PSNR and SSIM: from pixels alone.
+"""Flicker, VBench's temporal flickering, PSNR and SSIM, from pixels alone.
 
-LPIPS is not among them: torchmetrics, whose it would be, takes its networks and their weights from torchvision, which
-this package does without.
+LPIPS is missing: torchmetrics takes its networks and weights from torchvision, which this package does without.
 
 Letters: f frames, p people, H W pixels.
 """
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from followyourpose.evaluation.checks import check_finite
+from followyourpose.evaluation.metrics.checks import check_finite
 from followyourpose.pose.skeleton import JOINT, LIMBS, body_height
 
 # Reach of the body around its joints, in body heights: half widths of limbs and trunk, radius and rise of the head.
@@ -21,11 +20,10 @@ _WINDOW = 11  # pixels of SSIM's gaussian window
 
 
 def body_mask(people: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A generous silhouette of people (p, 17, 3) -> (H, W) bool.
+    """Return a generous silhouette (H, W) bool of people (p, 17, 3).
 
     Limbs are strokes 0.32 body heights wide, the trunk (neck to between the knees) 0.6, the head a disc of radius 0.27:
-    room for helmets, capes and skirts, and for a model that misses a pose by a little. Joints with confidence 0 draw
-    nothing.
+    room for helmets, capes and skirts, and for small errors of a pose. Joints with confidence 0 draw nothing.
 
     Raises:
         ValueError: a number is not finite.
@@ -57,14 +55,14 @@ def body_mask(people: np.ndarray, height: int, width: int) -> np.ndarray:
 def flicker(frames: np.ndarray, foreground: np.ndarray) -> float:
     """Mean absolute change of the background from a frame to the next, in units of 255 (0: still, 255: black to white).
 
-    The background of two frames is what is foreground in neither.
+    A pixel is background of two frames if it is foreground in neither.
 
     Args:
         frames: (f, H, W, 3) uint8.
-        foreground: (f, H, W) bool, such as `body_mask` of the keypoints that drove each frame.
+        foreground: (f, H, W) bool, such as `body_mask` of each frame's driving keypoints.
 
     Raises:
-        ValueError: the shapes do not fit, there is only one frame, or no pixel is background.
+        ValueError: the shapes do not fit, there are fewer than two frames, or no pixel is background.
     """
     _check_frames(frames, least=2)
     if foreground.shape != frames.shape[:3] or foreground.dtype != bool:
@@ -78,11 +76,11 @@ def flicker(frames: np.ndarray, foreground: np.ndarray) -> float:
 def temporal_flickering(frames: np.ndarray) -> float:
     """VBench's temporal flickering of frames (f, H, W, 3) uint8, in [0, 1]: (255 - mean absolute change) / 255.
 
-    The change is that of all pixels from a frame to the next, the body's motion included (Huang et al., 2024;
-    temporal_flickering.py of VBench, which is for videos where little moves).
+    The change is that of all pixels, the body's motion included (Huang et al., 2024; temporal_flickering.py of VBench,
+    meant for videos in which little moves).
 
     Raises:
-        ValueError: the frames are not (f, H, W, 3) uint8 with at least 2 of them.
+        ValueError: the frames are not (f, H, W, 3) uint8 with f >= 2.
     """
     _check_frames(frames, least=2)
     return float((255 - _changes(frames).mean()) / 255)
@@ -93,16 +91,18 @@ def border_change(frames: np.ndarray, borders: Sequence[int]) -> tuple[float, fl
 
     Args:
         frames: (f, H, W, 3) uint8.
-        borders: the numbers of the frames that are the first after a border.
+        borders: indices of the first frames after a border.
 
     Raises:
-        ValueError: the frames are not (f, H, W, 3) uint8, there is no border, or nothing elsewhere.
+        ValueError: the frames are not (f, H, W, 3) uint8 with f >= 2, or all or none of their changes are at a border.
     """
     _check_frames(frames, least=2)
     at = np.zeros(len(frames) - 1, bool)
     at[[border - 1 for border in borders]] = True
     if at.all() or not at.any():
-        raise ValueError(f"got {at.sum()} borders in {len(frames)} frames, expected some, and frames beside them")
+        raise ValueError(
+            f"got {at.sum()} borders in {len(frames)} frames, expected at least one, and changes elsewhere"
+        )
     change = _changes(frames).mean((1, 2, 3))
     return float(change[at].mean()), float(change[~at].mean())
 
@@ -110,13 +110,11 @@ def border_change(frames: np.ndarray, borders: Sequence[int]) -> tuple[float, fl
 def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, mean over frames: 10 log10(255^2 / mean squared difference); inf if one equals.
 
-    By torchmetrics.
-
     Args:
         frames, reference: (f, H, W, 3) uint8.
 
     Raises:
-        ValueError: the frames are not such, or differ in shape; or torchmetrics is not installed.
+        ValueError: the frames are not as above, or differ in shape; or torchmetrics is not installed.
     """
     metric = _torchmetrics("peak_signal_noise_ratio")
     return _mean_over_frames(lambda x, y: metric(x, y, data_range=255.0), frames, reference)
@@ -128,15 +126,13 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
         (2 m_x m_y + c_1) (2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1) (s_x^2 + s_y^2 + c_2))
 
     m and s: means and (co)variances in gaussian windows of 11 x 11 pixels with sigma 1.5; c_1 = (0.01 * 255)^2,
-    c_2 = (0.03 * 255)^2. Only windows that lie in the frame count, as in the authors' program and in scikit-image. By
-    torchmetrics.
+    c_2 = (0.03 * 255)^2. Only windows that lie in the frame count, as in the authors' program and in scikit-image.
 
     Args:
         frames, reference: (f, H, W, 3) uint8.
 
     Raises:
-        ValueError: the frames are not such, differ in shape, or are smaller than a window; or torchmetrics is not
-            installed.
+        ValueError: as `psnr`, or the frames are smaller than a window.
     """
     if min(frames.shape[1:3], default=0) < _WINDOW:
         raise ValueError(f"frames: got {frames.shape}, expected (f, H, W, 3) of at least {_WINDOW} x {_WINDOW} pixels")
@@ -152,7 +148,7 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
 def _mean_over_frames(
     metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], frames: np.ndarray, reference: np.ndarray
 ) -> float:
-    """The mean of a metric of two images (1, 3, H, W) in [0, 255], float64."""
+    """Mean over frames of a metric of two images (1, 3, H, W) in [0, 255], float64."""
     _check_frames(frames)
     _check_frames(reference, "reference")
     if frames.shape != reference.shape:
@@ -165,12 +161,12 @@ def _torchmetrics(name: str) -> Callable[..., torch.Tensor]:
     try:
         from torchmetrics.functional import image
     except ImportError as error:
-        raise ValueError(f'{name}: torchmetrics is not installed; pip install "followyourpose[eval]"') from error
+        raise ValueError(f'{name}: torchmetrics is not installed; pip install -e ".[eval]"') from error
     return getattr(image, name)
 
 
 def _changes(frames: np.ndarray) -> np.ndarray:
-    """|difference| of each frame and the next: (f, H, W, 3) uint8 -> (f - 1, H, W, 3) int16."""
+    """Absolute difference of each frame and the next: (f, H, W, 3) uint8 -> (f - 1, H, W, 3) int16."""
     return np.abs(np.diff(frames.astype(np.int16), axis=0))
 
 

@@ -1,11 +1,11 @@
-"""How sure a number is that was measured on some videos: the bootstrap."""
+"""Confidence intervals of numbers over videos: the bootstrap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from followyourpose.evaluation.checks import check_finite
+from followyourpose.evaluation.metrics.checks import check_finite
 
 
 def bootstrap_interval(
@@ -15,16 +15,16 @@ def bootstrap_interval(
     rounds: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap (Efron, 1979): where `statistic` lies in `level` of the samples drawn from the videos.
+    """Percentile bootstrap (Efron, 1979) of a statistic of videos.
 
-    A sample has as many videos as there are, drawn with replacement; the ends are its (1 - level) / 2 and
-    (1 + level) / 2 quantiles.
+    Each of `rounds` resamples draws as many videos as there are, with replacement; the ends of the interval are the
+    (1 - level) / 2 and (1 + level) / 2 quantiles of their statistics.
 
     Args:
-        videos: what is known of each: a number for the mean, `Matches` for `average_precision`.
+        videos: the statistic's input from each: a number for the mean, `Matches` for `average_precision`.
 
     Raises:
-        ValueError: there is no video, or the statistic of a sample is not finite.
+        ValueError: there is no video, or the statistic of a resample is not finite.
     """
     if not len(videos):
         raise ValueError("no videos: an interval is undefined")

@@ -1,7 +1,7 @@
-"""PA of the paper's Table 1 and PCK: poses found in a video against those that drove it.
+"""PA of the paper's Table 1 and PCK: detected poses against the driving ones.
 
-Letters: v videos, f frames, n poses, p q people. Keypoints are (17, 3): x, y in pixels and a confidence. A target's
-joint with confidence 0 never counts; a pose found that has no joint with a confidence above 0 is nobody.
+Letters: f frames, n poses, p q people. Keypoints are (17, 3): x, y in pixels and a confidence. A target's joint with
+confidence 0 never counts; a detected pose without a joint of confidence above 0 is nobody.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from followyourpose.evaluation.checks import check_finite
+from followyourpose.common.checks import counted
+from followyourpose.evaluation.metrics.checks import check_finite
 from followyourpose.pose.similarity import object_keypoint_similarity
 from followyourpose.pose.skeleton import NUM_JOINTS, body_height
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-MAX_FOUND = 20  # COCO's: the surest of a frame that count
+MAX_FOUND = 20  # COCO: only the most confident detections of a frame count
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 def nobody_found(predicted: np.ndarray) -> np.ndarray:
-    """Where nobody was found: poses (..., 17, 3) -> (...) bool. They count as misses; report how many there are."""
+    """Return where poses (..., 17, 3) have no joint: (...) bool. They count as misses; report how many there are."""
     return ~(predicted[..., 2] > 0).any(-1)
 
 
 def pck(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.1) -> float:
-    """Percentage of correct keypoints, in [0, 1]: joints at most `threshold` body heights from where they should be.
+    """Percentage of correct keypoints, in [0, 1]: joints at most `threshold` body heights from the target's.
 
-    The height is that of the box around the target's joints (`body_height`). A joint found with confidence 0 was not
-    found, and is a miss (Yang and Ramanan, 2013, who measure in sides of the box).
+    The height is that of the box around the target's joints (`body_height`). A detected joint with confidence 0 is a
+    miss (Yang and Ramanan, 2013, who measure in sides of the box).
 
     Args:
         predicted, target: (n, 17, 3).
@@ -49,12 +50,12 @@ def pck(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.1) -> fl
 
 
 class Matches(NamedTuple):
-    """People found, next to the people there are: what average precision needs to know of some frames.
+    """Detections matched with the people of some frames: the input of average precision.
 
     Attributes:
-        scores: (found,) confidence of each person found.
-        hits: (found, 10) whether it is a right one, at each of OKS_THRESHOLDS.
-        people: how many people there are.
+        scores: (p,) confidence of each detection.
+        hits: (p, 10) whether it is a true positive at each of OKS_THRESHOLDS.
+        people: number of people in the targets.
     """
 
     scores: np.ndarray
@@ -63,25 +64,26 @@ class Matches(NamedTuple):
 
 
 def match_people(predicted: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> Matches:
-    """Matches people frame by frame, as COCO does: the surest first, each to the most similar person still free.
+    """Match detections frame by frame, as COCO does: the most confident first, each to the most similar free person.
 
-    Of equally similar people the last is taken, of equally sure ones the first comes first, and a frame's 20 surest
-    count (pycocotools' COCOeval, with which this agrees). A person's score is the mean confidence of its joints.
+    Of equally similar people the last is taken, of equally confident detections the first comes first, and a frame's
+    20 most confident ones count (in agreement with pycocotools' COCOeval). A detection's score is the mean confidence
+    of its joints.
 
     Args:
-        predicted, target: per frame the people found, (p, 17, 3), and those that are there, (q, 17, 3); p and q may be
-            0. A target without visible joints is left out, as by COCO if it has no box either; so is who was found
-            without any.
+        predicted, target: per frame the detected people (p, 17, 3) and the target's (q, 17, 3); p and q may be 0. Poses
+            without visible joints are left out on both sides, as by COCO where a target has no box either.
 
     Raises:
-        ValueError: a number is not finite, a shape is wrong, or the frames are not as many.
+        ValueError: a number is not finite, a shape is wrong, or the numbers of frames differ.
     """
     if len(predicted) != len(target):
-        raise ValueError(f"got {len(predicted)} frames of people found and {len(target)} of those there are")
+        got = counted(len(predicted), "frame")
+        raise ValueError(f"predicted: got {got}, expected as many as in target, {len(target)}")
     scores, hits, people = [], [np.zeros((0, len(OKS_THRESHOLDS)), bool)], 0
     for frame, (found, there) in enumerate(zip(predicted, target, strict=True)):
         found, there = (_people(poses, f"{name}, frame {frame}") for poses, name in
-                        ((found, "people found"), (there, "people there")))  # fmt: skip
+                        ((found, "predicted"), (there, "target")))  # fmt: skip
         score = found[:, :, 2].mean(-1)
         order = np.argsort(-score, kind="stable")[:MAX_FOUND]
         similarity = np.array([[object_keypoint_similarity(found[i], person) for person in there] for i in order])
@@ -94,11 +96,10 @@ def match_people(predicted: Sequence[np.ndarray], target: Sequence[np.ndarray]) 
 def average_precision(matches: Sequence[Matches]) -> float:
     """COCO's average precision, in [0, 1], of all frames together: the mean over OKS .50:.05:.95 and 101 recalls.
 
-    The precision at a recall is the best that is reached at it or a higher one (cocodataset.org, keypoint evaluation,
-    all areas).
+    The precision at a recall is the best at it or at a higher one (cocodataset.org, keypoint evaluation, all areas).
 
     Raises:
-        ValueError: there is nobody to be found.
+        ValueError: the targets have nobody.
     """
     people = sum(m.people for m in matches)
     if people == 0:
@@ -119,7 +120,7 @@ def average_precision(matches: Sequence[Matches]) -> float:
 
 
 def _people(poses: np.ndarray, name: str) -> np.ndarray:
-    """Those of the people (p, 17, 3) that have a joint with a confidence above 0, float64."""
+    """Return those of the people (p, 17, 3) that have a joint with a confidence above 0, float64."""
     poses = np.asarray(poses, np.float64)
     if not len(poses):
         return np.zeros((0, NUM_JOINTS, 3))
@@ -130,7 +131,7 @@ def _people(poses: np.ndarray, name: str) -> np.ndarray:
 
 
 def _match(similarity: np.ndarray) -> np.ndarray:
-    """OKS of people found, the surest first, with those there are, (p, q) -> (p, 10): who is a right one."""
+    """Return the true positives (p, 10) of the OKS (p, q) of detections, the most confident first, and targets."""
     hits = np.zeros((len(similarity), len(OKS_THRESHOLDS)), bool)
     last = similarity.shape[1] - 1
     for column, threshold in enumerate(OKS_THRESHOLDS):

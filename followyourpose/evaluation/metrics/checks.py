@@ -1,14 +1,10 @@
-"""What every metric asks of its numbers."""
+"""Check of the arrays that metrics take."""
 
 import numpy as np
 
 
 def check_finite(**arrays: np.ndarray) -> None:
-    """Refuses arrays (..., d) of any shape that hold NaN or infinity; they are given by the names the error shall use.
-
-    Raises:
-        ValueError: a number is not finite; the message says how many are, and where the first is.
-    """
+    """Raise a ValueError unless all numbers of the arrays are finite; it has an array's name, a count and an index."""
     for name, array in arrays.items():
         bad = ~np.isfinite(array)
         if bad.any():
