@@ -14,8 +14,8 @@ from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, P
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
-    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "download", "export", "inspect", "demo",
-    "study",
+    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "configs", "download",
+    "export", "inspect", "demo", "study",
 ]  # fmt: skip
 INNER = ["study make", "study score"]
 
@@ -83,6 +83,17 @@ def test_every_flag_of_extract_pose_has_a_text(capsys: pytest.CaptureFixture) ->
     for field in dataclasses.fields(PoseConfig):
         if field.name != "source":
             assert re.search(rf"--{field.name.replace('_', '-')} X \w.*?\(default: ", out), field.name
+
+
+def test_configs_are_listed_shown_and_copied(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    out, _ = output_of(capsys, "configs")
+    assert "| puppet/generate " in out and "| sd14/stage1 " in out
+    text = (REPOSITORY / "configs/sd14/stage1.yaml").read_text()
+    assert output_of(capsys, "configs", "sd14/stage1")[0] == text
+    output_of(capsys, "configs", "--to", str(tmp_path))
+    assert (tmp_path / "sd14/stage1.yaml").read_text() == text
+    assert "is there already" in refusal(capsys, "configs", "sd14/stage1", "--to", str(tmp_path))
+    assert "expected one of puppet/" in refusal(capsys, "configs", "stage1")
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract_pose(add)
     _add_puppets(add)
     _add_convert_weights(add)
+    _add_configs(add)
     _add_download(add)
     _add_export(add)
     _add_inspect(add)
@@ -242,6 +243,17 @@ def _add_convert_weights(add: Add) -> None:
     verb.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
     verb.add_argument("--pose-encoder", type=Path, metavar="PATH", help="the pose encoder's weights, where apart")
     verb.add_argument("--to", choices=("ours", "released"), default="ours", help="the layout to write (default: ours)")
+
+
+def _add_configs(add: Add) -> None:
+    verb = add(
+        "configs", verbs.configs, "list, show and copy the shipped configs",
+        "Without a NAME it lists them; with one it prints that one. With --to it copies them into a folder.",
+        "followyourpose configs",
+        "followyourpose configs sd14/stage1 --to my-configs",
+    )  # fmt: skip
+    verb.add_argument("name", nargs="?", metavar="NAME", help="such as puppet/generate")
+    verb.add_argument("--to", type=Path, metavar="FOLDER", help="where copies are written; nothing is overwritten")
 
 
 def _add_download(add: Add) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from followyourpose.common.files import atomic_write
 from followyourpose.config import (
     REPOSITORY,
     EvaluateConfig,
@@ -129,6 +130,30 @@ def convert_weights(options: argparse.Namespace) -> None:
 
     convert_weights(options.source, options.target, pose_encoder=options.pose_encoder, to=options.to)
     print(options.target)
+
+
+def configs(options: argparse.Namespace) -> None:
+    """Shipped configs: a list, the text of one, or copies."""
+    from followyourpose.common.tables import markdown_table
+
+    home = REPOSITORY / "configs"
+    shipped = {file.relative_to(home).with_suffix("").as_posix(): file for file in sorted(home.rglob("*.yaml"))}
+    if options.name is not None and options.name not in shipped:
+        raise ValueError(f"configs: got {options.name!r}, expected one of {', '.join(shipped)}")
+    chosen = list(shipped) if options.name is None else [options.name]
+    if options.to is not None:
+        for name in chosen:
+            target = options.to / f"{name}.yaml"
+            if target.exists():
+                raise ValueError(f"{target}: is there already, and nothing is overwritten")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, shipped[name].read_bytes())
+            print(target)
+    elif options.name is None:
+        rows = [(name, file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name, file in shipped.items()]
+        print(markdown_table(["name", "use"], rows, aligned=True))
+    else:
+        print(shipped[options.name].read_text(encoding="utf-8"), end="")
 
 
 def download(options: argparse.Namespace) -> None:
