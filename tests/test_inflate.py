@@ -1,4 +1,4 @@
-"""Inflation uses every image weight, and what it adds changes nothing at first."""
+"""Inflation: every image weight is used, and the new layers change nothing at first."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def test_every_image_weight_is_used(tiny_config: dict[str, Any]) -> None:
 def test_a_frame_of_a_still_clip_equals_the_image_unet(
     tiny_config: dict[str, Any], clip: Callable[..., tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    """All frames alike: cross-frame attention and clip-wide norms then see what the image UNet sees."""
+    """Of equal frames, cross-frame attention and clip-wide norms are the image UNet's."""
     image_unet = UNet2DConditionModel.from_config(tiny_config)
     latents, timestep, text = clip(f=1)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_a_frame_of_a_still_clip_equals_the_image_unet(
 def test_with_nothing_over_time_each_frame_is_the_image_unets(
     tiny_config: dict[str, Any], clip: Callable[..., tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    """The two ablations together, before anything is trained: a clip is a batch of images."""
+    """With the two ablations together, before training, a clip is a batch of images."""
     image_unet = UNet2DConditionModel.from_config(tiny_config)
     unet = inflate(image_unet, {"clip_norm": False, "cross_frame_attention": False})
     latents, timestep, text = clip()

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: how near they are to what they were, how small, and that the layers compute with them."""
+"""Weights in 8 bits: their rounding, their size, and the results of their layers."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Long videos: what windows hold, how they are joined, and that the pipeline keeps to it."""
+"""Window plans of long videos: their frames, their weights, and the order of their noise."""
 
 from collections import Counter
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""LoRA: trained by the one loop, written as others read it, and taken only by the base that it fits."""
+"""LoRA: trained by the one loop, written in diffusers' format, and loaded only into a base that it fits."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def lora(run: Path) -> Path:
 
 
 def additions(run: Path) -> dict[str, Tensor]:
-    """What the LoRA of a run adds to the weights of its layers, alpha / rank * B A, by the names of these weights."""
+    """Return the additions of a run's LoRA, alpha / rank * B A, by the names of the weights that they are added to."""
     weights = trained_weights(run)
     layers = {name.partition(".lora_")[0] for name in weights}
     a, b = ({layer: weights[f"{layer}.lora_{which}.default.weight"] for layer in layers} for which in "AB")
@@ -49,7 +49,7 @@ def additions(run: Path) -> dict[str, Tensor]:
 
 
 def assert_added(before: dict[str, Tensor], after: dict[str, Tensor], added: dict[str, Tensor], factor: float = 1):
-    """Passes when weights are what they were and a multiple of what is added; half precision is near enough."""
+    """Assert that weights are those before plus a multiple of the additions, in half precision."""
     assert before.keys() == after.keys() and added.keys() <= before.keys()
     for name in before.keys() & added.keys():
         torch.testing.assert_close(after[name], before[name] + factor * added[name], rtol=2e-3, atol=2e-3)
@@ -64,7 +64,7 @@ def assert_added(before: dict[str, Tensor], after: dict[str, Tensor], added: dic
 def test_a_run_stores_nothing_but_the_lora(run: Path):
     weights = trained_weights(run)
     assert len(weights) == 2 * len(additions(run)) and all(".lora_" in name for name in weights)
-    assert not any("attn_temp" in name for name in weights)  # an image model has no such layer
+    assert not any("attn_temp" in name for name in weights)  # an image model has none
     assert all(tensor.any() for name, tensor in weights.items() if ".lora_B." in name)  # they start at zero
 
 
@@ -111,8 +111,8 @@ def test_memory_is_estimated_with_a_lora(world: Path, tmp_path: Path):
             {"trainable": ["lora", "^unet.*to_q"]},
             "trainable: got unet.*base_layer.weight, expected a LoRA's weights alone",
         ),
-        ({"scratch": ["unet"]}, "lora.rank: got 2, expected a trained UNet to add to, but unet is among scratch"),
-        ({"objective": "autoencode"}, "lora.rank: got 2, expected a trained UNet to add to, but the objective is"),
+        ({"scratch": ["unet"]}, "lora.rank: got 2, expected a trained UNet, but unet is among scratch"),
+        ({"objective": "autoencode"}, "lora.rank: got 2, which is for objective denoise; this one is autoencode"),
     ],
 )
 def test_settings_that_make_no_lora_are_named(world: Path, tmp_path: Path, stage: dict[str, Any], reason: str):
@@ -143,7 +143,7 @@ def test_the_file_says_what_it_was_trained_on(world: Path, run: Path, lora: Path
 
 @pytest.mark.parametrize("kind", [FollowYourPosePipeline, StableDiffusionPipeline])
 def test_the_file_does_in_both_pipelines_what_was_trained(world: Path, run: Path, lora: Path, kind: type):
-    """The image model's own pipeline, in diffusers, takes it as the video pipeline does, wherever it was trained."""
+    """The image model's own pipeline, in diffusers, loads it as the video pipeline does, wherever it was trained."""
     folder = world / ("video-model" if kind is FollowYourPosePipeline else "image-model")
     pipe = kind.from_pretrained(folder, **{} if kind is FollowYourPosePipeline else {"safety_checker": None})
     before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The pipeline's contracts: the released trajectory, equal results however it is called, and one-line errors."""
+"""The pipeline: the released trajectory, equal results of equal calls, loading, and errors of one line."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def single_file(image_model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def video_model(image_model: Path) -> Path:
-    """A folder of ours in which every new layer and the pose encoder do something."""
+    """A pipeline's folder in which no new layer is an identity and the pose features are not zero."""
     pipe = FollowYourPosePipeline.from_image_model(image_model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -95,13 +95,13 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def count_calls(module: torch.nn.Module) -> list[tuple[int, ...]]:
-    """Gives a list that will hold the input shape of every call of a module."""
+    """Return a list that will hold the input shape of every call of a module."""
     shapes = []
     module.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
     return shapes
 
 
-# ---- what it computes -----------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [5, 10])
@@ -459,7 +459,7 @@ def test_pose_encoder_must_fit_the_vae(pipe: FollowYourPosePipeline) -> None:
 
 
 def lora_file(path: Path, layout: str) -> Path:
-    """Writes a LoRA for one attention of the UNet and one of the text encoder, in one of the layouts people share."""
+    """Write a LoRA for one attention of the UNet and one of the text encoder, in kohya's or diffusers' layout."""
     generator = torch.Generator().manual_seed(5)
     unet, text = "mid_block.attentions.0.transformer_blocks.0.attn2", "text_model.encoder.layers.0.self_attn"
     names = {f"unet.{unet}.{layer}": 16 for layer in ("to_q", "to_out.0")}
@@ -561,12 +561,6 @@ def test_wrong_argument_is_named(
 
 def test_size_comes_from_the_model_unless_it_is_given(pipe: FollowYourPosePipeline) -> None:
     assert pipe("a cat", **FAST).videos.shape == (1, 4, 1, 16, 16)
-    assert pipe("a cat", height=18, width=48, **FAST).videos.shape == (
-        1,
-        4,
-        1,
-        9,
-        24,
-    )  # unposed
+    assert pipe("a cat", height=18, width=48, **FAST).videos.shape == (1, 4, 1, 9, 24)  # unposed
     wide = np.zeros((2, 16, 48, 3), np.uint8)
     assert pipe("a cat", wide, height=16, width=48, **FAST).videos.shape == (1, 4, 2, 8, 24)

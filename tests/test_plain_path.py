@@ -1,4 +1,4 @@
-"""The benchmark's plain path computes what the network computes, without what the network saves."""
+"""The benchmark's plain path: the network's result without its savings."""
 
 import torch
 

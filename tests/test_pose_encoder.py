@@ -1,4 +1,4 @@
-"""The pose encoder equals the released one, starts at zero, and refuses what it cannot read."""
+"""The pose encoder: equal to the released one, zero at its start, and with errors for other inputs."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What makes generation faster: how much it may change, and that a compiled UNet is compiled once."""
+"""Savings of time: their effect on the result, and one compilation of a compiled UNet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,26 +19,27 @@ Run = Callable[..., Tensor]
 
 @pytest.fixture
 def run(pipe: FollowYourPosePipeline) -> Run:
-    """Generates three frames in ten steps from one noise: latents (1, 4, 3, 16, 16)."""
-    skeleton = np.zeros((3, 32, 32, 3), np.uint8)
-    skeleton[:, 4:28, 10:14] = (255, 80, 0)
-    noise = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    """Return a function that generates three frames in ten steps from one noise: latents (1, 4, 3, 8, 8)."""
+    skeleton = np.zeros((3, 16, 16, 3), np.uint8)
+    skeleton[:, 2:14, 5:7] = (255, 80, 0)
+    noise = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    arguments = {"skeleton": skeleton, "latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
+    arguments |= {"num_frames": 3, "height": 16, "width": 16, "output_type": "latent"}
 
     def generate(**changes: Any) -> Tensor:
-        arguments = {"skeleton": skeleton, "latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
-        return pipe("a cat", **arguments | {"num_frames": 3, "output_type": "latent"} | changes).videos
+        return pipe("a cat", **arguments | changes).videos
 
     return generate
 
 
 def rows_of(module: torch.nn.Module) -> list[int]:
-    """Gives a list that will hold the batch of every call of a module."""
+    """Return a list that will hold the batch of every call of a module."""
     rows = []
     module.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     return rows
 
 
-# ---- the pose's strength ---------------------------------------------------------------------------------------------
+# ---- strength of the pose --------------------------------------------------------------------------------------------
 
 
 def test_pose_scale_multiplies_the_features(pipe: FollowYourPosePipeline, run: Run) -> None:
@@ -75,15 +76,15 @@ def test_guidance_outside_of_every_step_is_the_conditional_prediction(run: Run) 
     torch.testing.assert_close(one_sided, none, rtol=1e-5, atol=1e-5)
 
 
-# ---- deep features used again ----------------------------------------------------------------------------------------
+# ---- reused deep features -------------------------------------------------------------------------------------------
 
 
-def test_every_so_many_th_step_is_a_full_one(pipe: FollowYourPosePipeline, run: Run) -> None:
+def test_one_step_of_an_interval_is_a_full_one(pipe: FollowYourPosePipeline, run: Run) -> None:
     full, all_steps = rows_of(pipe.unet.mid_block), rows_of(pipe.unet.conv_out)
     run(cache_interval=3)
     assert len(full) == 4 and len(all_steps) == 10
     full.clear()
-    run(cache_interval=3, guidance_end=0.4)  # steps 4 and 5 begin without a half that step 3 had
+    run(cache_interval=3, guidance_end=0.4)  # steps 4 and 5 have no unconditional half, which step 3 had
     assert full == [6, 6, 3, 3, 3]
 
 
@@ -99,7 +100,7 @@ def test_deep_features_stay_with_their_condition(pipe: FollowYourPosePipeline, r
     assert first.deep_at(step=1, rows=6) is first.deep
     assert first.deep_at(step=2, rows=6) is None and first.deep_at(step=1, rows=3) is None
     assert second.deep_at(step=1, rows=6) is None
-    assert torch.equal(run(cache_interval=2), run(cache_interval=2))  # nothing is left over from the first video
+    assert torch.equal(run(cache_interval=2), run(cache_interval=2))  # nothing of the first video
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,12 @@ def test_strengths_out_of_range_are_named(run: Run, changes: dict[str, Any], mes
         run(**changes)
 
 
-# ---- compilation -----------------------------------------------------------------------------------------------------
+# ---- compilation, run by .ci/run ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def graphs(pipe: FollowYourPosePipeline) -> list[int]:
-    """Compiles the UNet as `pipe.compile` does, but for code generation; the list gets the size of every graph."""
+    """Compile the UNet as `pipe.compile` does, without code generation; return a list that gets every graph's size."""
     sizes = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
@@ -136,14 +137,16 @@ def graphs(pipe: FollowYourPosePipeline) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_windows_share_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
     for window in range(3):
-        skeleton = np.random.default_rng(window).integers(0, 255, (3, 32, 32, 3), np.uint8)
-        noise = torch.randn(1, 4, 3, 16, 16)
+        skeleton = np.random.default_rng(window).integers(0, 255, (3, 16, 16, 3), np.uint8)
+        noise = torch.randn(1, 4, 3, 8, 8)
         run(skeleton=skeleton, latents=noise, num_inference_steps=4, guidance_scale=4.0 + window, pose_end=0.5)
     assert len(graphs) == 1  # fullgraph makes a break an error
 
 
+@pytest.mark.slow
 def test_compiled_steps_that_reuse_deep_features_are_a_second_graph(
     pipe: FollowYourPosePipeline, run: Run, graphs: list[int]
 ) -> None:
@@ -153,12 +156,14 @@ def test_compiled_steps_that_reuse_deep_features_are_a_second_graph(
     torch.testing.assert_close(compiled, run(cache_interval=2), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_with_another_sampler_is_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     run(num_inference_steps=3)
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_weights_in_8_bits_compile_to_one_graph(pipe: FollowYourPosePipeline, run: Run, graphs: list[int]) -> None:
     keep_in_int8(pipe.unet)
     compiled = run(num_inference_steps=3)
@@ -167,6 +172,7 @@ def test_weights_in_8_bits_compile_to_one_graph(pipe: FollowYourPosePipeline, ru
     torch.testing.assert_close(compiled, run(num_inference_steps=3), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_training_has_the_same_gradients(tiny_config: dict[str, Any], clip: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     unet = randomise(VideoUNet.from_config({**tiny_config, "layers_per_block": 1}))

@@ -1,4 +1,4 @@
-"""The released layout goes in and comes out bit for bit, and what it cannot hold is said."""
+"""The released layout: read and written bit for bit, and errors for networks that it cannot hold."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ from followyourpose.models.weights import (
 
 
 class FollowYourPosePipeline(DiffusionPipeline):
-    """The least that diffusers needs to load our folders."""
+    """A pipeline of the least that diffusers needs to load our folders."""
 
     def __init__(self, unet: VideoUNet, pose_encoder: PoseEncoder, scheduler: DDIMScheduler):
         super().__init__()

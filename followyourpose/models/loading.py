@@ -3,11 +3,12 @@
 from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from followyourpose.common.files import read_json
+
+if TYPE_CHECKING:  # the kind of a model is found without the seconds that torch takes
+    from torch import Tensor, nn
 
 INDEX = "model_index.json"  # lists the components of a diffusers folder
 # How diffusers and transformers name the problems of loaded weights -> how messages name them.
@@ -71,7 +72,7 @@ def check_loaded(source: str | PathLike[str], model: str, info: Mapping[str, Any
 
 
 def load_every_weight(
-    model: nn.Module, weights: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
+    model: "nn.Module", weights: "Mapping[str, Tensor]", source: str, may_miss: Collection[str] = ()
 ) -> None:
     """Copy weights into a model by name, in place; those in `may_miss` keep their start where they are not given.
 

@@ -20,6 +20,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 from followyourpose.common.files import new_folder
 from followyourpose.config import TrainConfig, load_config, locate
 from followyourpose.models.inflate import NEW_LAYERS, inflate
+from followyourpose.models.loading import check_loaded, model_kind
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
@@ -35,8 +36,8 @@ def root_folder(folder: str | Path) -> Path:
         ValueError: the folder is neither a run nor a pipeline folder.
     """
     *_, folder = _chain(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder}: neither a run (config.yaml) nor a pipeline folder (model_index.json)")
+    if model_kind(folder) == "file":
+        raise ValueError(f"{folder}: is a file, expected a run's or a pipeline's folder")
     return folder
 
 
@@ -104,7 +105,7 @@ def as_video(unet: UNet2DConditionModel | VideoUNet, changes: Mapping[str, Any] 
 
 
 def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
-    if name == "pose_encoder" and not (folder / name).exists():
+    if name == "pose_encoder" and model_kind(folder) == "image":
         vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -114,14 +115,16 @@ def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
         raise ValueError(f"{folder}: component {name} is missing (no {config})")
     cls = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "clip": CLIPModel, "detector": PuppetDetector,
            "pose_encoder": PoseEncoder, "unet": UNet2DConditionModel}[name]  # fmt: skip
-    if name == "unet" and json.loads(config.read_text(encoding="utf-8")).get("_class_name") == "VideoUNet":
+    if name == "unet" and model_kind(folder) == "pipeline":
         cls = VideoUNet
     if scratch:
         return _from_config(cls, config)
     try:
-        return cls.from_pretrained(folder / name).float()
+        module, info = cls.from_pretrained(folder / name, output_loading_info=True)
     except OSError as error:
         raise ValueError(f"{folder / name}: cannot be loaded ({str(error).splitlines()[0]})") from error
+    check_loaded(folder / name, cls.__name__, info, extra=True)
+    return module.float()
 
 
 def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
