@@ -3,7 +3,6 @@
 Shapes: p people, H W pixels. Keypoints (p, 17, 3): x, y in pixels, confidence.
 """
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -16,25 +15,20 @@ from tqdm import tqdm
 
 from followyourpose.common.checks import counted
 from followyourpose.common.pictures import caption, grid, write_picture
-from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
-from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import SEEN
 from followyourpose.data.prepared import add_up, stats_files, tell
+from followyourpose.data.sources import DataSet, layout_of, open_data
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import JOINTS
 
 MEASURED = 500  # samples that are read and measured at most; counts are of all
-_LAYOUTS = ("*.tar", *MANIFESTS, "part_*/video_clips")
 _TILE, _COLUMNS, _LINES = 192, 4, 3  # pixels, frames in a row, lines of a caption
-
-DataSet = ImagePoseShards | ImagePoseFolder | VideoClips
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Return whether `path` is a shard, or holds stage-1 shards, a manifest or HD-VILA's parts."""
-    path = Path(path)
-    return (path.suffix == ".tar" and path.is_file()) or any(next(path.glob(layout), None) for layout in _LAYOUTS)
+    """Return whether `path` is a shard, or a folder in a layout that training reads."""
+    return layout_of(path) is not None
 
 
 def describe_data(path: str | Path, sheet: str | Path, samples: int = 16, seed: int = 0) -> str:
@@ -52,7 +46,7 @@ def describe_data(path: str | Path, sheet: str | Path, samples: int = 16, seed: 
     if sheet.suffix != ".png" or samples < 1:
         got = counted(samples, "sample")
         raise ValueError(f"{sheet}: got this name and {got}, expected a name that ends in .png and at least 1 sample")
-    source = _open(path)
+    source = open_data(path)
     order = np.random.default_rng(seed).permutation(len(source))[: max(MEASURED, samples)].tolist()
     found, tiles = _Numbers(), []
     for index in tqdm(order, "samples", leave=False, disable=None):
@@ -78,22 +72,6 @@ def describe_data(path: str | Path, sheet: str | Path, samples: int = 16, seed: 
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _open(path: Path) -> DataSet:
-    if path.is_file():
-        return ImagePoseShards([path])
-    manifest = next((path / name for name in MANIFESTS if (path / name).is_file()), None)
-    if manifest is None:
-        return ImagePoseShards(path) if any(path.glob("*.tar")) else VideoClips(path)
-    if manifest.suffix == ".jsonl":
-        with open(manifest) as lines:
-            try:
-                if "video" in json.loads(next(lines, "{}")):
-                    return VideoClips(path)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{manifest}: line 1: not an object ({error})") from error
-    return ImagePoseFolder(path)
 
 
 def _read(source: DataSet, index: int) -> tuple[list[np.ndarray], str, np.ndarray | None]:
