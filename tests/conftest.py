@@ -16,7 +16,7 @@ from followyourpose import FollowYourPosePipeline
 from followyourpose.models.pose_encoder import PoseEncoder, identity_start
 from followyourpose.models.unet import VideoUNet
 from followyourpose.puppets.dataset import write_dataset
-from tests.runs import SIZE
+from tests.runs import SIZE, STAGE1, STAGE2, settings
 from tests.tiny import write_image_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,15 +59,31 @@ def golden_weights(goldens: Path) -> dict[str, Tensor]:
     return load_file(goldens / "tiny_a_weights.safetensors")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `image-model`, `video-model` (the same, inflated), `data/images` and `data/clips`."""
+    """A folder with image-model, video-model (the same, inflated), data/images and data/clips; not to be changed."""
     folder = tmp_path_factory.mktemp("world")
     write_image_model(folder / "image-model")
     torch.manual_seed(0)
     FollowYourPosePipeline.from_image_model(folder / "image-model").save_pretrained(folder / "video-model")
     write_dataset(folder / "data", images=7, clips=3, size=SIZE, clip_frames=6)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stage1(world: Path) -> Path:
+    """A finished run of stage 1; not to be changed."""
+    from followyourpose.training.loop import train  # late: most test files need none of it
+
+    return train(settings(world, world / "runs" / "stage1", STAGE1))
+
+
+@pytest.fixture(scope="session")
+def stage2(world: Path, stage1: Path) -> Path:
+    """A finished run of stage 2, on top of `stage1`; not to be changed."""
+    from followyourpose.training.loop import train
+
+    return train(settings(world, world / "runs" / "stage2", STAGE2, f"init={stage1}"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The cache: a data set encoded once, which a run cannot tell from the pixels, and which cannot go stale."""
+"""The cache: a data set encoded once, on which a run is the same as on pixels, and which cannot go stale."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from followyourpose.training.cache import cached_source, make_cache
 from followyourpose.training.components import fingerprint
 from followyourpose.training.feed import open_source
 from followyourpose.training.loop import build_objective, train
-from tests.runs import SIZE
+from tests.runs import SIZE, contents
 from tests.tiny import TEXT_WIDTH, TOKENS
 
 COUNTS = {"images": 7, "clips": 3}
@@ -39,7 +39,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(world: Path, folder: Path, kind: str = "images", *overrides: str) -> TrainConfig:
-    """A small run that takes its data from the cache `folder`/cache; an override is key=value."""
+    """A small run on the cache `folder`/cache; an override is key=value."""
     data = {"path": str(world / "data" / kind), "kind": kind, "height": SIZE, "width": SIZE}
     data |= {"skeleton": kind == "images", "cache": str(folder / "cache")}
     content = {
@@ -49,11 +49,7 @@ def settings(world: Path, folder: Path, kind: str = "images", *overrides: str) -
     return build_config(TrainConfig, content, overrides)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-# ---- what is in it ---------------------------------------------------------------------------------------------------
+# ---- content ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["images", "clips"])
@@ -100,14 +96,14 @@ def test_a_shard_holds_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch) -
 def test_only_the_wanted_frames_are_read(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = LatentCache(make_cache(settings(world, tmp_path, "clips")))
     whole = cached.read(1, range(6))["moments"]
-    asked = []
+    rows_read = []
 
     class Slice:
         def __init__(self, content) -> None:
             self.content = content
 
         def __getitem__(self, rows: list[int]) -> torch.Tensor:
-            asked.append(rows)
+            rows_read.append(rows)
             return self.content[rows]
 
     class File:
@@ -120,7 +116,7 @@ def test_only_the_wanted_frames_are_read(world: Path, tmp_path: Path, monkeypatc
     safe_open, fresh = latent_cache.safe_open, LatentCache(cached.folder)
     monkeypatch.setattr(latent_cache, "safe_open", File)
     moments = fresh.read(1, [2, 5])["moments"]
-    assert asked[0] == [6 + 2, 6 + 5] and len(asked[1]) == 1  # clip 1 begins after clip 0's six frames
+    assert rows_read[0] == [6 + 2, 6 + 5] and len(rows_read[1]) == 1  # clip 1 begins after clip 0's six frames
     assert torch.equal(moments, whole[:, [2, 5]])
 
 
@@ -141,7 +137,7 @@ def test_workers_read_what_the_process_itself_reads(world: Path, tmp_path: Path,
             assert torch.equal(getattr(here, name), getattr(there, name))
 
 
-# ---- a run cannot tell -----------------------------------------------------------------------------------------------
+# ---- the same run -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["images", "clips"])
@@ -188,7 +184,7 @@ def test_pictures_of_any_size_are_placed_as_a_run_places_them(world: Path, tmp_p
     torch.testing.assert_close(own["moments"].float(), moments, rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_read_is_told_by_the_run_that_needs_it(world: Path, tmp_path: Path) -> None:
+def test_a_sample_that_cannot_be_read_is_named_by_the_run_that_needs_it(world: Path, tmp_path: Path) -> None:
     data = tmp_path / "clips"
     shutil.copytree(world / "data" / "clips", data)
     (data / "000001.mp4").write_text("no video")
@@ -239,20 +235,20 @@ def test_a_killed_encode_goes_on_and_equals_an_unbroken_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     unbroken = make_cache(settings(world, tmp_path / "unbroken"))
-    replace = cache.os.replace
+    write = cache.atomic_write
 
-    def dies(source: Path, target: Path) -> None:
+    def dies(target: Path, content: bytes) -> None:
         if target.name == file:
             raise KeyboardInterrupt
-        replace(source, target)
+        write(target, content)
 
     config = settings(world, tmp_path)
-    monkeypatch.setattr(cache.os, "replace", dies)
+    monkeypatch.setattr(cache, "atomic_write", dies)
     with pytest.raises(KeyboardInterrupt):
         make_cache(config)
-    monkeypatch.setattr(cache.os, "replace", replace)
+    monkeypatch.setattr(cache, "atomic_write", write)
     folder = tmp_path / "cache"
-    assert (folder / f"{file}.partial").exists() and not (folder / file).exists()
+    assert not (folder / file).exists()
     with pytest.raises(ValueError, match="cache"):
         LatentCache(folder)
     whole = {p.name: p.stat().st_mtime_ns for p in folder.glob("*-*.safetensors")}
@@ -275,13 +271,13 @@ def test_several_processes_share_the_work(world: Path, tmp_path: Path) -> None:
     assert contents(folder) == contents(tmp_path / "one" / "cache")
 
 
-def test_a_full_disk_is_told_and_what_is_whole_stays(
+def test_a_full_disk_is_reported_and_whole_files_stay(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
-        if path.name.startswith("latents-00001"):
+        if "latents-00001" in path.name:
             write(path, content[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, content)
@@ -369,7 +365,7 @@ def test_a_dry_run_encodes_nothing(world: Path, tmp_path: Path, capsys: pytest.C
     ("override", "reason"),
     [
         ("data.cache=null", "data.cache: got None, expected the folder of an encoded data set"),
-        ("data.cache=true", "data.cache: got True, expected the folder"),
+        ("data.cache=true", "data.cache: got 'true', expected the folder"),
         ("objective=locate", "data.cache: got .*, which is for objective denoise; this one is locate"),
         ("scratch=[vae]", "data.cache: got .*, but vae is among scratch"),
         ("data.crop=random", "data.crop: got 'random', expected 'center': a cache holds one view of each sample"),
@@ -378,7 +374,7 @@ def test_a_dry_run_encodes_nothing(world: Path, tmp_path: Path, capsys: pytest.C
         ("data.kind=image", "data.kind: got 'image', expected one of images, clips"),
     ],
 )
-def test_what_cannot_be_encoded_says_why_and_leaves_nothing(
+def test_settings_that_cannot_be_encoded_are_named_and_leave_nothing(
     world: Path, tmp_path: Path, override: str, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):

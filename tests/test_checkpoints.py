@@ -1,4 +1,4 @@
-"""The embedded default: what is committed under checkpoints/ loads, is small, and is one model at two moments."""
+"""The embedded default: the folders under checkpoints/ load, are small, and are one model at two moments."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_a_skeleton_changes_what_is_drawn_and_none_does_not_need_one(pipe):
     assert not torch.allclose(posed, unposed)
 
 
-def test_the_judges_know_the_world_that_they_judge():
+def test_the_evaluators_recognise_the_world():
     rng = np.random.default_rng(7)
     scenes = [sample_scene(rng, two=0) for _ in range(40)]
     drawn = [render_scene(scene, 1, 64, 64) for scene in scenes]

@@ -1,4 +1,4 @@
-"""The puppet benchmark: a name stands for the same prompts, motions and seeds for ever."""
+"""The puppet benchmark: a name means the same prompts, motions and seeds for ever."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_its_motions_never_change_silently():
         np.testing.assert_allclose(people[3, 0, [0, 9, 16], :2], places, atol=0.02)
 
 
-def test_a_list_that_came_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_list_of_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch):
     small = replace(BENCHMARKS["puppet-bench-1"], num_videos=3, digest=digest(held_out_scenes(1000, 3), 1000))
     monkeypatch.setitem(BENCHMARKS, "small", small)
     assert len(benchmark_scenes("small", 2)) == 2

@@ -1,4 +1,4 @@
-"""The puppet world: what its pictures, labels and files promise."""
+"""The puppet world: its pictures, labels, files and losses."""
 
 import json
 import tarfile
@@ -27,7 +27,7 @@ def scenes(count: int, **options) -> list[Scene]:
     return [sample_scene(rng, **options) for _ in range(count)]
 
 
-def test_the_world_is_as_large_as_it_says():
+def test_the_world_has_enough_characters_places_and_motions():
     assert len(CHARACTERS) >= 10 and len(BACKGROUNDS) >= 8 and len(MOTIONS) >= 8
 
 
@@ -157,7 +157,7 @@ def test_a_blueprint_has_no_colour_but_blue():
     assert (blue >= green).all() and (green >= red).all()
 
 
-def test_a_data_set_in_a_style_has_the_same_scenes_and_says_so(tmp_path: Path):
+def test_a_data_set_in_a_style_has_the_same_scenes_and_captions_that_name_it(tmp_path: Path):
     labels = []
     for name, style in (("plain", None), ("drawn", "blueprint")):
         write_dataset(tmp_path / name, images=2, clips=1, clip_frames=2, style=style)

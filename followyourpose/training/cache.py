@@ -19,8 +19,16 @@ from tqdm import tqdm
 from followyourpose.common.files import LOCK, atomic_write, read_json
 from followyourpose.config import TrainConfig, locate
 from followyourpose.data.batch import Source, place, to_pixels
-from followyourpose.data.latent_cache import CAPTIONS, LABELS, PLAN, LatentCache, Plan, missing_shards, read_plan
-from followyourpose.data.packed import Packed
+from followyourpose.data.latent_cache import (
+    CAPTIONS,
+    LABELS,
+    PLAN,
+    LatentCache,
+    Plan,
+    missing_shards,
+    packed,
+    read_plan,
+)
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
 from followyourpose.training.feed import is_at_hand, open_source
 from followyourpose.training.objectives import Denoise, Objective
@@ -151,9 +159,9 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
     one = _encode(torch.zeros(3, 1, data.height, data.width), objective)
     latents = _portions([one.nbytes * count for count in frames])
     text = _portions([_states([""], objective).nbytes] * len(captions))
-    names = Packed.of(source.name(index) for index in range(len(source)))
+    names, name_ends = packed(source.name(index) for index in range(len(source)))
     labels = {"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}
-    labels |= {"names": torch.from_numpy(names.content), "name_ends": torch.from_numpy(names.ends)}
+    labels |= {"names": torch.from_numpy(names), "name_ends": torch.from_numpy(name_ends)}
     _write(folder / LABELS, save(labels))
     _write(folder / CAPTIONS, json.dumps(list(captions), indent=0).encode())
     _write(folder / PLAN, json.dumps(asdict(Plan(identity, latents, text)), indent=1).encode())

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,11 +22,9 @@ from torch.utils.data import DataLoader
 from followyourpose.common.files import read_text
 from followyourpose.config import DataConfig, TrainConfig, locate
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
-from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
-from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import Rules
-from followyourpose.data.remote import is_pattern, missing_copies, shard_files
-from followyourpose.data.video_clips import VideoClips
+from followyourpose.data.remote import is_pattern
+from followyourpose.data.sources import open_data, shards_at_hand
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
 
@@ -43,24 +42,22 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         ValueError: there is nothing to train on; the message counts the samples that were dropped, by reason.
     """
-    if config.kind == "clips":
-        return VideoClips(locate(config.path), config.limit, config.captions and locate(config.captions))
     rules = Rules(config.min_keypoints, config.min_caption, config.min_size)
-    if is_pattern(config.path):
-        pattern = config.path if "://" in config.path else str(_locate_pattern(config.path))
-        return ImagePoseShards(shard_files(pattern, config.download), config.limit, rules)
-    folder = locate(config.path)
-    kind = ImagePoseFolder if any((folder / name).is_file() for name in MANIFESTS) else ImagePoseShards
-    return kind(folder, config.limit, rules)
+    pattern = config.kind == "images" and is_pattern(config.path)
+    path = _locate_pattern(config.path) if pattern else locate(config.path)
+    captions = config.captions and locate(config.captions)
+    return open_data(path, config.kind, config.limit, rules, captions, config.download)
 
 
 def is_at_hand(config: DataConfig) -> bool:
     """Whether `open_source` would copy no remote shard."""
-    return "://" not in config.path or not missing_copies(config.path, config.download)
+    return shards_at_hand(config.path, config.download)
 
 
-def _locate_pattern(pattern: str) -> Path:
-    """Locate a pattern by the folder before its first brace."""
+def _locate_pattern(pattern: str) -> str | Path:
+    """Locate a pattern of local shards by the folder before its first brace."""
+    if "://" in pattern:
+        return pattern
     folder, brace, rest = pattern.partition("{")
     head, slash, name = folder.rpartition("/")
     return locate(head + slash) / (name + brace + rest)
@@ -153,10 +150,12 @@ class Feed(Iterator[Batch]):
 
     def _open(self) -> None:
         before = set(multiprocessing.active_children())
-        # Garbage with threads, as video readers are, would block a forked worker that frees it: it has not the threads.
-        gc.collect()
-        gc.freeze()
-        processes = {"timeout": min(_CHECK, self.timeout), "multiprocessing_context": _START} if self.workers else {}
+        processes: dict[str, Any] = {}
+        if self.workers:
+            processes = {"timeout": min(_CHECK, self.timeout), "multiprocessing_context": _START}
+            # Garbage with threads, as video readers are, would block a forked worker that frees it: it has no threads.
+            gc.collect()
+            gc.freeze()
         with warnings.catch_warnings():  # of a fork beside threads: a worker uses none of their locks
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             loader = DataLoader(

@@ -61,6 +61,7 @@ class RunDir:
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
         self.path, self.main, self.config = Path(config.output), main, config
         self.changes: list[str] = []
+        self._has_config = False  # of this command: settings that may change are those of the last one
         stored = self.path / "config.yaml"
         if stored.exists():
             before, now = _flat(asdict(load_config(TrainConfig, stored))), _flat(asdict(config))
@@ -204,8 +205,10 @@ class RunDir:
         return f"cannot be written ({error}); the last checkpoint is {last[0]}"
 
     def _write_config(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, self.path / "config.yaml")
+        if not self._has_config:
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_config(self.config, self.path / "config.yaml")
+            self._has_config = True
 
 
 def trained_weights(run: Path) -> dict[str, Tensor]:
