@@ -1,4 +1,4 @@
-"""The page of a run shows every video with what made it, and needs nothing but the files beside it."""
+"""Page of a run: every video with its prompt, skeleton and seed, in one file beside the videos."""
 
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ ENDS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")
 
 
 class Page(HTMLParser):
-    """The tags of a page, the files that it names, and its text."""
+    """Tags of a page, the files that it names, and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""extract-pose: a video of people becomes skeletons, keypoints and an overlay; whole, or not at all."""
+"""extract-pose: a video of people -> skeletons, keypoints and an overlay, all of them or none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ FILES = {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
 
 
 def video_of(path: Path, frames: int = 12, height: int = 100, width: int = 160) -> Path:
-    """A video whose frames are as bright as their number."""
+    """A video whose frames grow brighter with their number."""
     clip = np.broadcast_to((20 * np.arange(frames, dtype=np.uint8))[:, None, None, None], (frames, height, width, 3))
     write_video(path, clip, fps=12.5)
     return path
@@ -31,7 +31,7 @@ def video_of(path: Path, frames: int = 12, height: int = 100, width: int = 160) 
 
 @pytest.fixture
 def finding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes every backend find given people, per frame: it looks at how bright a frame is to know its number."""
+    """Let every backend find given people per frame; a frame's brightness is its number."""
 
     def find(people: list[list[np.ndarray]]) -> None:
         def found(frames: np.ndarray) -> list[np.ndarray]:
@@ -56,8 +56,9 @@ def test_a_puppet_video_gives_the_poses_that_it_was_drawn_from(tmp_path: Path) -
     assert pck(np.stack(found), np.stack(truth)) > 0.9
 
 
+@pytest.mark.slow
 def test_a_raw_video_drives_the_embedded_default_as_well_as_true_skeletons_do(tmp_path: Path) -> None:
-    """The poses of what is generated from poses found in a video are as near to the truth, within a tenth."""
+    """Videos driven by poses found in a video are as near to the true poses, within a tenth."""
     config = load_config(GenerateConfig, locate("configs/puppet/generate.yaml"), ["num_inference_steps=10"])
     pipe = load_pipeline(config)
     pipe.set_progress_bar_config(disable=True)
@@ -99,7 +100,7 @@ def test_the_command_writes_skeleton_keypoints_and_overlay(
         assert np.abs(laid[index][empty[index]].astype(int) - 20 * index).mean() < 3  # the frame it was found in
 
 
-def test_flags_reach_what_they_are_for(tmp_path: Path, finding: Callable[..., None]) -> None:
+def test_flags_reach_the_settings_of_that_name(tmp_path: Path, finding: Callable[..., None]) -> None:
     main_person, other = walking(12), walking(12, 110, height=50)
     frames = [[first, second] for first, second in zip(main_person, other, strict=True)]
     frames[5] = [other[5]]
@@ -124,7 +125,7 @@ def test_smoothing_makes_a_shaking_skeleton_steady(tmp_path: Path, finding: Call
     assert np.abs(smooth - poses).mean() < 0.8 * np.abs(shaken - poses).mean()
 
 
-def test_a_video_without_people_gives_a_black_skeleton_and_says_so(
+def test_a_video_without_people_gives_a_black_skeleton_and_a_hint(
     tmp_path: Path, finding: Callable[..., None], capsys: pytest.CaptureFixture
 ) -> None:
     finding([[]] * 12)
@@ -137,7 +138,7 @@ def test_a_video_without_people_gives_a_black_skeleton_and_says_so(
     assert capsys.readouterr().out == "1 person in 12 frames; nobody in 4 of them\n"
 
 
-def test_only_some_frames_are_looked_at(tmp_path: Path, finding: Callable[..., None]) -> None:
+def test_a_range_of_frames_is_searched_alone(tmp_path: Path, finding: Callable[..., None]) -> None:
     poses = walking(12)
     finding([[pose] for pose in poses])
     clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig(), range(3, 7))
@@ -169,7 +170,7 @@ def test_images_have_poses_too(tmp_path: Path, finding: Callable[..., None]) -> 
     assert probe(tmp_path / "out" / "skeleton.mp4").width == 64  # H.264 wants an even size
 
 
-def test_what_fails_leaves_nothing_behind(tmp_path: Path, finding: Callable[..., None]) -> None:
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, finding: Callable[..., None]) -> None:
     video = video_of(tmp_path / "v.mp4")
     finding([[person()]] * 3)  # frame 3 is an error
     with pytest.raises(IndexError):

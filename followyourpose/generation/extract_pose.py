@@ -1,6 +1,6 @@
 """`followyourpose extract-pose`: a video of people -> the video of their skeletons, by any of three pose estimators.
 
-The video is read twice, to find people and to draw them, a few frames at a time: only keypoints are kept of all of it.
+The video is read twice, to find people and to draw them, a few frames at a time; memory holds keypoints only.
 Letters: f frames, H W pixels.
 """
 
@@ -9,39 +9,38 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from followyourpose.common.checks import counted
 from followyourpose.common.files import new_folder
 from followyourpose.config import PoseConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
-from followyourpose.pose.estimate import WEIGHTS, open_estimator
+from followyourpose.pose.estimate import WEIGHTS, check_estimator, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay, render_skeleton
-from followyourpose.pose.track import fill_gaps, largest, link, per_frame, smooth
+from followyourpose.pose.track import check_smoothing, fill_gaps, largest, link, per_frame, smooth
 
-FPS = 8.0  # of what is written, where the source, a folder of images, says nothing about time
+FPS = 8.0  # frames per second of the files, where the source is a folder of images without a rate
 
 
 def extract_pose(
     video: str | Path, output: str | Path, config: PoseConfig, frames: range | None = None
 ) -> ClipKeypoints:
-    """Writes skeleton.mp4, keypoints.json and, to check them, overlay.mp4 into a new folder; gives the keypoints.
+    """Write skeleton.mp4, keypoints.json and, to check them, overlay.mp4 into a new folder; return the keypoints.
 
-    Frame i of each is frame i of the video, also of one whose frame rate varies: what is written has the average rate.
+    Frame i of each is frame i of the video; where the video's frame rate varies, the files have its average.
 
     Args:
         video: a video, a gif, an image or a folder of them.
         output: the folder; it appears when all is done.
-        frames: which frames, one after the other; None: all.
+        frames: consecutive frames of the video; None: all.
 
     Raises:
         ValueError: the video, a setting, the backend or the folder cannot be used.
     """
+    check_pose(config)
     info = probe(video)
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
-        find = open_estimator(
-            config.backend, locate(config.weights or WEIGHTS[config.backend]),
-            *(path and locate(path) for path in (config.config, config.boxes)), device=config.device,
-        )  # fmt: skip
+        find = open_estimator(*_files(config), device=config.device)
         found: list[list[np.ndarray]] = []
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
             for chunk in stream_frames(video, frames):
@@ -55,8 +54,20 @@ def extract_pose(
     return clip
 
 
+def check_pose(config: PoseConfig) -> None:
+    """Raise a ValueError where a package or a file that the settings need is missing; nothing is loaded."""
+    check_smoothing(config.smooth)
+    check_estimator(*_files(config))
+
+
+def _files(config: PoseConfig) -> tuple[str, Path, str | Path | None, str | Path | None]:
+    """Return the backend and the places of its weights, config and boxes."""
+    config_file, boxes = (path and locate(path) for path in (config.config, config.boxes))
+    return config.backend, locate(config.weights or WEIGHTS[config.backend]), config_file, boxes
+
+
 def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[list[np.ndarray]], list[list[int]]]:
-    """People as found in each frame, (17, 3) each -> people in each frame as they are kept, and who is who."""
+    """People found in each frame, (17, 3) each -> people kept in each frame, and the numbers of their tracks."""
     sure = config.min_confidence
     tracks = [fill_gaps(track, config.max_gap, sure) for track in link(found, config.max_gap, sure)]
     if config.people is not None:
@@ -81,8 +92,9 @@ def _draw(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseCon
 
 def _summary(clip: ClipKeypoints, config: PoseConfig) -> str:
     people, empty = {number for each in clip.ids for number in each}, sum(not each for each in clip.frames)
+    frames = counted(len(clip.frames), "frame")
     if not people:
-        why = "the embedded detector knows puppets only; " if config.backend == "puppet" else ""
-        return f"nobody was found in {len(clip.frames)} frames, so the skeleton is black ({why}see --backend)"
-    tracks = f"{len(people)} {'person' if len(people) == 1 else 'people'} in {len(clip.frames)} frames"
+        why = "the embedded detector finds puppets only; " if config.backend == "puppet" else ""
+        return f"nobody was found in {frames}, so the skeleton is black ({why}see --backend)"
+    tracks = f"{len(people)} {'person' if len(people) == 1 else 'people'} in {frames}"
     return f"{tracks}; nobody in {empty} of them" if empty else tracks

@@ -1,4 +1,4 @@
-"""The LoRAs of a run: what `lora` of a config names -> files and weights -> a pipeline with them in its own weights."""
+"""LoRAs of a run: `lora` of a config -> files and weights -> a pipeline that has them in its own weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from followyourpose.config import ConfigError, locate
+from followyourpose.config import ConfigError, LoraEntry, locate
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
@@ -17,17 +17,17 @@ USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers'
 
 @dataclass(frozen=True)
 class LoraInput:
-    """A file of LoRA weights, and how many times they count."""
+    """A file of LoRA weights, and the factor of its additions."""
 
     path: Path
     weight: float = 1.0
 
 
 def open_loras(entries: Any) -> list[LoraInput]:
-    """The LoRAs of a run, in order: a path, a mapping with `path` and `weight`, or a list of these; None is none.
+    """Return the LoRAs of a run, in order: a path, a mapping with `path` and `weight`, or a list of these; None: none.
 
     Raises:
-        ConfigError: an entry is neither, a weight is no number, or a file is not there.
+        ConfigError: an entry is neither, a weight is no number, or a file is missing.
     """
     if not isinstance(entries, list):
         entries = [] if entries is None else [entries]
@@ -36,12 +36,10 @@ def open_loras(entries: Any) -> list[LoraInput]:
 
 def _open(index: int, entry: Any) -> LoraInput:
     key = f"lora[{index}]"
-    if isinstance(entry, dict):
-        if unknown := sorted(map(str, entry.keys() - {"path", "weight"})):
-            raise ConfigError(f"{key}: unknown key {unknown[0]}, expected path and weight")
-        path, weight = entry.get("path"), entry.get("weight", 1.0)
-    else:
-        path, weight = entry, 1.0
+    fields = vars(entry) if isinstance(entry, LoraEntry) else entry if isinstance(entry, dict) else {"path": entry}
+    if unknown := sorted(map(str, fields.keys() - {"path", "weight"})):
+        raise ConfigError(f"{key}: unknown key {unknown[0]}, expected path and weight")
+    path, weight = fields.get("path"), fields.get("weight", 1.0)
     if not isinstance(path, str):
         raise ConfigError(f"{key}: got {entry!r}, expected a path or {{path: ..., weight: 0.8}}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not np.isfinite(weight):
@@ -50,7 +48,7 @@ def _open(index: int, entry: Any) -> LoraInput:
 
 
 def _file(path: Path, key: str) -> Path:
-    """The file that a path leads to: itself, or the one that its folder holds."""
+    """Return the file at a path, or the one file of weights in the folder there."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -64,7 +62,7 @@ def _file(path: Path, key: str) -> Path:
 
 
 def apply_loras(pipe: "FollowYourPosePipeline", loras: list[LoraInput]) -> None:
-    """Adds LoRAs to a pipeline's weights, in place, each as many times as it counts: no step is slower for them.
+    """Add LoRAs, times their weights, to a pipeline's own weights, in place: steps take no longer than without them.
 
     Raises:
         ValueError: a file holds no LoRA, or one for another base; the message names the file, the layer and the shapes.

@@ -1,12 +1,112 @@
-"""The page on which all videos of a run are seen side by side: one file that needs nothing but the videos beside it."""
+"""Files of a run of `generate`: every finished video in four forms, the run's record (run.json) and page (index.html).
+
+Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
+"""
 
 import json
-from collections.abc import Mapping
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
+from followyourpose.common.files import atomic_write
+from followyourpose.common.pictures import contact_sheet, enlarge, evenly, write_picture
+from followyourpose.config import GenerateConfig
+from followyourpose.data.video_io import gif_writer, video_writer
+from followyourpose.generation.skeletons import SkeletonInput
+from followyourpose.generation.unfinished import RECORD, UnfinishedVideo
+
+FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # endings of a video's files, behind its name
 INDEX = "index.html"
+VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
+_CHUNK = 16  # finished frames in memory at a time
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One video to draw.
+
+    Attributes:
+        name: beginning of its files' names.
+        size: height and width in pixels.
+    """
+
+    name: str
+    prompt: str
+    source: SkeletonInput
+    seed: int
+    size: tuple[int, int]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the video's files, in the order of `FORMS`."""
+        return [self.name + form for form in FORMS]
+
+    def record(self) -> dict[str, Any]:
+        """Return the video's entry in the run's record."""
+        return {"prompt": self.prompt, "skeleton": self.source.name, "seed": self.seed, "files": self.files}
+
+
+def chunks(total: int) -> Iterator[range]:
+    """Yield the numbers of `total` frames in ranges that fit into memory."""
+    yield from (range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK))
+
+
+def write_forms(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateConfig) -> None:
+    """Write a finished video into the run's folder in all its forms, then remove what was kept of it."""
+    mp4, gif, sheet, pair = (video.folder / file for file in shot.files)
+    height, width = (side * config.enlarge for side in shot.size)
+
+    def frames(numbers: Any) -> np.ndarray:
+        return enlarge(video.frames(numbers), config.enlarge)
+
+    with (
+        video_writer(mp4, height, width, config.fps) as write,
+        gif_writer(gif, height, width, config.fps) as write_gif,
+        video_writer(pair, height, 2 * width, config.fps) as write_pair,
+    ):
+        for numbers in chunks(config.num_frames):
+            part = frames(numbers)
+            write(part)
+            write_gif(part)
+            write_pair(np.concatenate([shot.source.frames(height, width, numbers), part], axis=2))
+    write_picture(sheet, contact_sheet(frames(evenly(config.num_frames))))
+    for file in (mp4, gif, sheet, pair):
+        file.replace(folder / file.name)
+    video.remove()
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a run's page and record."""
+    atomic_write(folder / INDEX, index_page(record))
+    atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the packages that draw; None: not installed, as in a bare checkout."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def printable(text: str) -> str:
+    """Return text with U+FFFD in place of control characters and of surrogates, which UTF-8 does not have."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -45,9 +145,9 @@ _FIGURE = """<figure>
 
 
 def index_page(record: Mapping[str, Any]) -> str:
-    """The page of a run's record (run.json): each video with prompt, skeleton and seed, and the settings below.
+    """Return the page of a run's record: each video with its prompt, skeleton and seed, and the settings below.
 
-    Addresses are relative to the run's folder, so the page can be opened from it, moved with it, or served.
+    Addresses are relative to the run's folder, so that the page can be opened there, moved with it, or served.
     """
     settings, count = record["settings"], len(record["videos"])
     figures = []
@@ -57,8 +157,8 @@ def index_page(record: Mapping[str, Any]) -> str:
             _FIGURE.format(
                 width=settings["width"],
                 height=settings["height"],
-                prompt=escape(video["prompt"]),
-                skeleton=escape(video["skeleton"]),
+                prompt=escape(printable(video["prompt"])),
+                skeleton=escape(printable(video["skeleton"])),
                 seed=video["seed"],
                 mp4=mp4,
                 gif=gif,

@@ -1,4 +1,4 @@
-"""What generate and evaluate share: settings of strength, speed and memory, and the pipeline brought to them."""
+"""Settings of strength, speed and memory, which generate and evaluate share, applied to a pipeline and its calls."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
-# Name -> the class of diffusers, and what is set beside the model's own settings.
+# Name -> the class of diffusers, and its arguments beside the model's own settings.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
@@ -27,23 +27,23 @@ NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "can
 
 
 def sampling_arguments(config: SamplingConfig) -> dict[str, Any]:
-    """What of the settings goes to every call of the pipeline."""
+    """Return the settings that are arguments of every call of the pipeline."""
     return {name: getattr(config, name) for name in ARGUMENTS}
 
 
 def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "torch.device") -> None:
-    """Brings a loaded pipeline to its device, with the scheduler and the savings of the settings, in place.
+    """Move a loaded pipeline to its device, with the scheduler and the savings of the settings, in place.
 
     Raises:
-        ConfigError: something cannot run on this device or with this model.
+        ConfigError: a setting cannot be used on this device or with this model.
     """
-    import torch  # late: the command line reads the checks above without it
+    import torch  # late: the command line reads the table above without the seconds that this takes
 
     from followyourpose.models.int8_weights import keep_in_int8
 
     if config.offload != "none" and device.type != "cuda":
         raise ConfigError(
-            f"offload: got {config.offload!r} on {device}; it keeps weights beside a GPU, and there is none to save"
+            f"offload: got {config.offload!r} on {device}, expected none: it saves the memory of a GPU alone"
         )
     pipe.scheduler = scheduler(config.scheduler, pipe.scheduler)
     if config.weights == "int8":
@@ -64,10 +64,10 @@ def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "tor
 
 
 def scheduler(name: str, current: "SchedulerMixin") -> "SchedulerMixin":
-    """The scheduler of that name with the model's noise schedule, prediction type and timesteps.
+    """Return the scheduler of that name with the model's noise schedule, prediction type and timesteps.
 
     Raises:
-        ConfigError: the model does not predict noise or velocity, or predicts noise where there is nothing but noise.
+        ConfigError: the model predicts neither noise nor velocity, or noise at a timestep that is all noise.
     """
     import diffusers
 
@@ -79,15 +79,15 @@ def scheduler(name: str, current: "SchedulerMixin") -> "SchedulerMixin":
         )
     if config.get("rescale_betas_zero_snr") and config.prediction_type == "epsilon":
         raise ConfigError(
-            "scheduler: the model has rescale_betas_zero_snr with prediction_type 'epsilon': at its last timestep all "
-            "is noise, and to predict that says nothing of the video; expected v_prediction"
+            "scheduler: the model has rescale_betas_zero_snr with prediction_type 'epsilon': its last timestep is all "
+            "noise, whose prediction leaves the video undetermined; expected v_prediction"
         )
     return getattr(diffusers, kind).from_config(config, **changes)
 
 
 @contextmanager
 def memory_explained(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> Iterator[None]:
-    """Turns a lack of memory into a ConfigError that says what would need less, and how much less."""
+    """Turn a lack of memory into a ConfigError that names the settings that need less."""
     import torch
 
     try:
@@ -96,18 +96,18 @@ def memory_explained(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> 
         message = str(error).splitlines()[0]
         if not isinstance(error, torch.OutOfMemoryError) and not any(text in message.lower() for text in NO_MEMORY):
             raise
-        raise ConfigError(f"out of memory ({message}); what needs less: {'; '.join(remedies(pipe, config))}") from error
+        raise ConfigError(f"out of memory ({message}); to need less: {'; '.join(remedies(pipe, config))}") from error
 
 
 def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str]:
-    """The settings that are not used yet and need less memory, with what each saves of this pipeline's weights."""
+    """Return the unused settings that lower the need of memory, with the saving of each on this pipeline's weights."""
     from followyourpose.models.int8_weights import int8_layers
 
     names = ("text_encoder", "pose_encoder", "unet", "vae")
     sizes = [sum(p.numel() * p.element_size() for p in getattr(pipe, name).parameters()) / 2**20 for name in names]
     total, largest, unet = sum(sizes), max(sizes), sizes[2]
     on_gpu = pipe._execution_device.type == "cuda"
-    found = ["fewer num_frames, or a smaller height and width (what a step needs goes with each of the three)"]
+    found = ["fewer num_frames, or a smaller height and width (the need of a step is proportional to each)"]
     if config.dtype == "float32":
         found.append(f"dtype=bfloat16 (half of all, {total / 2:.0f} MB of the weights)")
     if config.offload == "none" and on_gpu:
@@ -120,5 +120,7 @@ def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str
     if config.decode_chunk_size > 1:
         found.append(f"decode_chunk_size=1 (decoding needs up to {config.decode_chunk_size} times as much)")
     if not config.vae_tiling:
-        found.append("vae_tiling=true (decoding needs no more than for a frame of the size it was trained at)")
+        found.append(
+            "vae_tiling=true (decoding needs as much as for a frame of the size that the model was trained at)"
+        )
     return found

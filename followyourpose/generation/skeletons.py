@@ -1,6 +1,6 @@
-"""The skeletons of a run: videos, gifs, folders of frames or keypoints files -> skeleton frames at the run's size.
+"""Skeletons of a run: videos, gifs, folders of frames or keypoints files -> skeleton frames at the run's size.
 
-A raw video becomes one when its people have been found (`SkeletonInput.found`).
+A raw video becomes a skeleton when its people have been found (`SkeletonInput.found`).
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ _CHUNK = 32  # frames of the source in memory at a time
 
 @dataclass(frozen=True)
 class SkeletonInput:
-    """The frames of a skeleton that a run uses; made by `open_skeleton`, which checks them.
+    """Frames of a skeleton that a run uses; made by `open_skeleton`, which checks them.
 
     Attributes:
-        path: where they come from; indices: which frames of it, in order.
+        path: the source; indices: numbers of its frames, in the order of the run's.
         size: height and width of the source in pixels.
-        config: of the run: what is cut off the source's sides, and how keypoints are drawn.
-        keypoints: of the source's frames, from the number `first` on; None for frames that are skeletons already.
+        config: of the run: crop of the source, and drawing style of keypoints.
+        keypoints: of the source's frames, from the number `first` on; None: the source's frames are skeletons.
         others: keypoints that are drawn into the same frames.
     """
 
@@ -44,29 +44,29 @@ class SkeletonInput:
 
     @property
     def name(self) -> str:
-        """What tells it from others to a reader: the names of its files, or of the folders of extract-pose's."""
+        """Names of the files or, of those of extract-pose, of their folders."""
         paths = [each.path.absolute() for each in (self, *self.others)]
         return " + ".join(path.parent.name if path.stem in ("keypoints", "skeleton") else path.stem for path in paths)
 
     def record(self) -> dict[str, Any]:
-        """What a run's record says of it: its name, the files, and which frames of them are used, in order."""
+        """Return the entry in a run's record: name, files, and the numbers of the frames used, in order."""
         files = [str(each.path) for each in (self, *self.others)]
         return {"name": self.name, "files": files, "frames": self.indices}
 
     @property
     def span(self) -> range:
-        """The frames of the source from the first that is used to the last."""
+        """Frames of the source from the first that is used to the last."""
         return range(min(self.indices), max(self.indices) + 1)
 
     def found(self, people: ClipKeypoints) -> "SkeletonInput":
-        """That of a raw video, in whose `span` these people were found."""
+        """Return the skeleton of a raw video, with the people found in its `span`."""
         return replace(self, keypoints=_retargeted(people, self.config.retarget), first=self.span.start)
 
     def frames(self, height: int, width: int, numbers: Sequence[int] | None = None) -> np.ndarray:
-        """Skeleton frames (f, height, width, 3) uint8 RGB: keypoints are drawn at that size, frames are resized to it.
+        """Return skeleton frames (f, height, width, 3) uint8 RGB: keypoints drawn, or frames resized, at that size.
 
         Args:
-            numbers: which of the run's frames, from 0; None: all.
+            numbers: of the run's frames, from 0; None: all.
 
         Raises:
             ValueError: a frame cannot be read.
@@ -82,9 +82,9 @@ class SkeletonInput:
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
 
     def people(self, height: int, width: int, numbers: Sequence[int]) -> list[list[np.ndarray]]:
-        """The people of frames, by their numbers, (17, 3) each: x and y in pixels of height x width, confidence.
+        """Return the people of frames, those of `others` included, by the frames' numbers.
 
-        Those of `others` are among them.
+        Each is (17, 3): x and y in pixels of height x width, confidence.
         """
         geometry = cover(self.size, (height, width), **vars(self.config.crop))
         used = [self.keypoints.frames[self.indices[number] - self.first] for number in numbers]
@@ -94,9 +94,7 @@ class SkeletonInput:
 
 
 def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:
-    """Finds every skeleton that `config.skeleton` names, in order, and checks what is asked of it.
-
-    It is one path, or a list in which each entry is a path, or a list of keypoints files for one frame.
+    """Open every skeleton of a run: a path, or a list of paths and of lists of keypoints files for one frame.
 
     Raises:
         ValueError: as `open_skeleton`, or `config.skeleton` is none of these, or people for one frame are no keypoints.
@@ -125,7 +123,7 @@ def _together(config: GenerateConfig, index: int, paths: list[Any]) -> SkeletonI
 
 
 def open_skeleton(config: GenerateConfig) -> SkeletonInput:
-    """Finds a skeleton, `config.skeleton` or, where that is None, the shipped sample, and checks what is asked of it.
+    """Open a skeleton, `config.skeleton` or, where that is None, the shipped sample, and check its frames and crop.
 
     Raises:
         ValueError: the file is missing, unreadable or of the wrong type, has too few frames, or is cropped away, or
@@ -150,7 +148,7 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
         cover(size, size, **vars(config.crop))
     except ValueError as error:
         raise ValueError(f"skeleton: {path}: {error}") from error
-    # A raw video's people are not known yet; nobody can be retargeted too, and what is wrong is told now.
+    # The people of a raw video are not found yet; retargeting nobody checks the settings now.
     people = keypoints or ClipKeypoints(size[1], size[0], 1.0, [[]])
     retargeted = _retargeted(people, config.retarget)
     return SkeletonInput(path, indices, size, config, None if keypoints is None else retargeted)

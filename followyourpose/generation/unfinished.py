@@ -1,123 +1,207 @@
-"""A run of `generate` on its way: what is finished is kept, and the same command goes on from there.
+"""An interrupted run of `generate`: what is finished is kept, and the same command goes on from there.
 
 FOLDER/unfinished/              removed when the run is done
     settings.json               the run's settings, which must be the same when it goes on
-    NAME.mp4                    the finished frames of the video under way; it can be played at any moment
+    NAME.mp4                    preview: the finished frames of the video under way, playable at any moment
     NAME/frames/000000.png ...  the same frames, lossless; those beyond the state's number do not count
-    NAME/state.safetensors      where their stream stands (denoising.StreamState), replaced when its frames are written
+    NAME/state.safetensors      the stream's state behind these frames (pipeline.denoise.StreamState)
+
+A kill between any two file operations leaves a folder in which the same command goes on: files take their names when
+they are complete, a state is written after its frames, and the settings are removed last.
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
+import errno
+import hashlib
 import json
-import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from followyourpose.data.video_io import read_frames
+from followyourpose.common.files import LOCK, atomic_write, locked, read_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from followyourpose.pipeline.denoise import StreamState
 
-FOLDER = "unfinished"
+FOLDER, SETTINGS, RECORD = "unfinished", "settings.json", "run.json"
+DISK_FULL, LEAST_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 2**20  # bytes: ffmpeg's errors have no number
+
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 class UnfinishedVideo:
-    """The finished frames of a video, and where its stream stands; in a run's `unfinished` folder, under a name."""
+    """Finished frames of a video and the state of its stream, under a name in a run's `unfinished` folder."""
 
     def __init__(self, work: Path, name: str) -> None:
         self.folder, self.preview = work / name, work / f"{name}.mp4"
         self._frames, self._state = self.folder / "frames", self.folder / "state.safetensors"
 
-    def state(self) -> "StreamState":
-        """Where to go on: at the beginning, if nothing was kept."""
-        from safetensors import safe_open  # late, as is torch: what is wrong is told before the seconds that it takes
+    def resume(self, size: tuple[int, int]) -> "StreamState":
+        """Return the state to go on from: the beginning where nothing was kept.
+
+        Where a file is damaged, one line reports it, all that was kept is removed, and the video begins anew.
+
+        Args:
+            size: height and width of the frames.
+        """
+        from safetensors import SafetensorError  # late, as is torch: settings are checked without the seconds it takes
 
         from followyourpose.pipeline.denoise import StreamState
 
         if not self._state.exists():
             return StreamState()
-        with safe_open(self._state, "pt") as file:
-            return StreamState(int(file.metadata()["frames"]), **{name: file.get_tensor(name) for name in file.keys()})
+        try:
+            state = self._read_state()
+            for number in range(state.frames):
+                if (got := self.frames([number]).shape[1:]) != (*size, 3):
+                    raise ValueError(f"{self._frame(number).name}: got {got}, expected {(*size, 3)}")
+            return state
+        except (*UNREADABLE, SafetensorError) as error:
+            print(f"{self.folder}: damaged ({' '.join(str(error).split())[:200]}), so this video begins anew")
+            self.remove()
+            return StreamState()
 
     def keep(self, frames: np.ndarray, state: "StreamState") -> None:
-        """Adds the frames after which a stream stands there; all of them or, where this is interrupted, none."""
-        from safetensors.torch import save_file
+        """Add frames, and the state of the stream behind them; all of them or, where this is interrupted, none."""
+        from safetensors.torch import save
 
         self._frames.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(frames, start=state.frames - len(frames)):
-            Image.fromarray(frame).save(self._frames / f"{number:06d}.png")
-        tensors = {"known": state.known, "random": state.random}
-        partial = self._state.with_suffix(".partial")
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None},
-            partial,
-            {"frames": str(state.frames)},
-        )
-        os.replace(partial, self._state)
+            Image.fromarray(frame).save(self._frame(number))
+        given = {"known": state.known, "random": state.random}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in given.items() if tensor is not None}
+        facts = {"frames": str(state.frames), "sha256": _digest(state.frames, tensors)}
+        atomic_write(self._state, save(tensors, facts))
 
     def frames(self, numbers: Sequence[int]) -> np.ndarray:
-        """Finished frames (f, H, W, 3), by their numbers."""
-        return read_frames(self._frames, numbers)
+        """Return finished frames (f, H, W, 3) by their numbers."""
+        return np.stack([np.asarray(Image.open(self._frame(number))) for number in numbers])
 
     def remove(self) -> None:
-        """Removes all of it: the video is elsewhere now."""
-        self.preview.unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+        """Remove all that is kept of the video."""
+        for path in (self.preview, self.folder):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _frame(self, number: int) -> Path:
+        return self._frames / f"{number:06d}.png"
+
+    def _read_state(self) -> "StreamState":
+        from safetensors import safe_open
+
+        from followyourpose.pipeline.denoise import StreamState
+
+        with safe_open(self._state, "pt") as file:
+            facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        frames = int(facts["frames"])
+        if facts.get("sha256") != _digest(frames, tensors):
+            raise ValueError(f"{self._state.name}: its checksum is another")
+        return StreamState(frames, **tensors)
+
+
+def _digest(frames: int, tensors: Mapping[str, "Tensor"]) -> str:
+    """Return the checksum of a state."""
+    import torch
+
+    found = hashlib.sha256(str(frames).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 @contextmanager
 def unfinished_run(target: Path, settings: dict[str, Any]) -> Iterator[Path]:
-    """Gives the folder for what is unfinished in a run's folder; it is removed when all went well.
+    """Yield the folder for unfinished files in a run's folder; it is removed when all went well.
 
-    When not, it stays if a part of a video is finished; else the run leaves nothing behind. SIGTERM is as Ctrl-C.
+    When not, it stays if a part of a video is finished; else the run leaves nothing behind. SIGTERM acts as Ctrl-C.
 
     Args:
         settings: of the run, by name; nested ones have dotted names in messages.
 
     Raises:
-        ValueError: the target is a file, has something in it that is no run of these settings, or cannot be made. Told
-            before anything is done.
-        KeyboardInterrupt: as it came, with a message that says how to go on.
+        ValueError: the target is a file, has something in it that is no run of these settings, cannot be made, or
+            another command is writing there: before anything is done. The disk is full.
+        KeyboardInterrupt: as it came, with a message on how to go on.
     """
-    work, there = target / FOLDER, target.exists()
-    stored, settings = work / "settings.json", json.loads(json.dumps(settings))
-    try:
-        if stored.exists():
-            check_settings(target, json.loads(stored.read_text()), settings)
-        elif there and (not target.is_dir() or any(path != work for path in target.iterdir())):
-            raise ValueError(f"{target}: is there already, expected a new or an empty folder; nothing is overwritten")
-        work.mkdir(parents=True, exist_ok=True)
-        partial = stored.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(partial, stored)
-    except OSError as error:
-        raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        with _terminated_as_interrupted():
-            yield work
-        shutil.rmtree(work)
-    except BaseException as error:
-        if not any(work.glob("*/state.safetensors")) and not any(path != work for path in target.iterdir()):
-            shutil.rmtree(work if there else target, ignore_errors=True)
-            raise
+    work, settings = target / FOLDER, json.loads(json.dumps(settings))
+    _check_target(target, settings)
+    with locked(target):
+        _check_target(target, settings)  # once more: another command may have ended between check and lock
+        try:
+            with _terminated_as_interrupted():
+                work.mkdir(exist_ok=True)
+                atomic_write(work / SETTINGS, json.dumps(settings, indent=2) + "\n")
+                yield work
+                _remove(work)
+        except BaseException as error:
+            _end(target, error)
+
+
+def _end(target: Path, error: BaseException) -> NoReturn:
+    """Raise the error that ended a run, with the way to go on; where nothing is finished, remove what the run left."""
+    work, how = target / FOLDER, ""
+    if any(work.glob("*/state.safetensors")) or _contents(target):
         how = f"what is finished is in {target}; to go on, run the same command again with output={target}"
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"({how})") from error
+    elif work.exists():
+        _remove(work)
+    if isinstance(error, KeyboardInterrupt) and how:
+        raise KeyboardInterrupt(f"({how})") from error
+    if how:
         print(how)
-        raise
+    if isinstance(error, OSError) and (error.errno in DISK_FULL or shutil.disk_usage(target).free < LEAST_SPACE):
+        raise ValueError(f"{target}: the disk is full ({' '.join(str(error).split())[:200]})") from error
+    raise error
 
 
-def check_settings(target: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Passes if both are the same; else a ValueError names what differs."""
+def _check_target(target: Path, settings: dict[str, Any]) -> None:
+    """Raise a ValueError unless the target is new, empty, or holds an unfinished run of these settings."""
+    if not target.exists():
+        return
+    work, others = target / FOLDER, _contents(target) if target.is_dir() else [target.name]
+    kept = [path.name for path in work.iterdir()] if work.is_dir() else []
+    if SETTINGS in kept:
+        before = read_json(work / SETTINGS)
+    elif RECORD in others and not kept and (work.exists() or (target / LOCK).exists()):
+        before = _settings_of_record(target, settings)  # killed at its very end, after the settings were removed
+    elif others or any(not name.startswith(".") for name in kept):
+        raise ValueError(f"{target}: is there already, expected a new or an empty folder; nothing is overwritten")
+    else:
+        return
+    if not isinstance(before, dict):
+        raise ValueError(f"{work / SETTINGS}: expected an unfinished run's settings; choose another output")
+    _check_same(target, before, settings)
+
+
+def _settings_of_record(target: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings in a run's record as the run was given them: the record has the size that was chosen."""
+    record = read_json(target / RECORD)
+    found = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(found, dict):
+        return None
+    unset = {key: None for key in ("height", "width") if settings.get(key) is None}
+    return {key: found.get(key) for key in settings} | unset
+
+
+def _contents(target: Path) -> list[str]:
+    """Return the names in a run's folder, but for those of unfinished files and of the lock."""
+    return [path.name for path in target.iterdir() if path.name not in (FOLDER, LOCK)]
+
+
+def _check_same(target: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a ValueError that names the settings that differ."""
     before, now = _flat(before), _flat(now)
     differ = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if differ:
@@ -129,16 +213,27 @@ def check_settings(target: Path, before: dict[str, Any], now: dict[str, Any]) ->
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name: {"crop": {"left": 1}} -> {"crop.left": 1}."""
+    """Return nested settings by dotted name: {"crop": {"left": 1}} -> {"crop.left": 1}."""
     flat = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
+def _remove(work: Path) -> None:
+    """Remove the folder of unfinished files, its settings last."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != SETTINGS:
+            path.unlink()
+    (work / SETTINGS).unlink(missing_ok=True)
+    work.rmdir()
+
+
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt, as SIGINT does."""
+    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does."""
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
         yield
         return

@@ -1,0 +1,111 @@
+"""Checks of a run of `generate` before anything is loaded: files, packages and sizes that its settings name.
+
+They take a second or less: no network is read, and neither PyTorch nor diffusers is imported.
+"""
+
+import os
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from followyourpose.common.checks import check_choice, check_installed, check_multiple
+from followyourpose.common.files import read_json
+from followyourpose.config import ConfigError, GenerateConfig, locate
+from followyourpose.generation.loras import open_loras
+from followyourpose.models.loading import model_kind
+
+LARGEST_WRITTEN = 16384  # pixels: the widest picture that H.264 takes
+# Attention backends of diffusers that are packages of their own.
+PACKAGES = {
+    "flash": "flash_attn",
+    "flash_varlen": "flash_attn",
+    "sage": "sageattention",
+    "sage_varlen": "sageattention",
+}
+# Bytes, less than what any run needs: of noise in memory, per latent pixel and frame, and of files, per written pixel.
+NOISE_BYTES, FILE_BYTES = 4 * 4, 0.02
+
+
+def check_settings(config: GenerateConfig) -> list[str]:
+    """Check what settings name, and return the prompts as a list, each with the style behind it.
+
+    Raises:
+        ValueError: names the setting, what was got and what was expected.
+    """
+    open_loras(config.lora)
+    _check_model(config)
+    _check_attention(config.attention)
+    prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
+    style = config.style.strip(" ,")
+    return [", ".join(filter(None, (prompt, style))) for prompt in prompts] if style else prompts
+
+
+def check_space(config: GenerateConfig, folder: Path, size: tuple[int, int], videos: int) -> None:
+    """Raise a ValueError where files cannot be as large as `size` is, or memory or disk cannot hold the result.
+
+    Args:
+        folder: the run's.
+        size: height and width of the frames in pixels, before they are enlarged.
+        videos: number of videos.
+    """
+    height, width = (side * config.enlarge for side in size)
+    if max(height, 2 * width) > LARGEST_WRITTEN:
+        raise ConfigError(
+            f"height, width, enlarge: got files of {height} x {width} pixels, expected at most {LARGEST_WRITTEN} x "
+            f"{LARGEST_WRITTEN // 2}"
+        )
+    noise = NOISE_BYTES * config.num_frames * size[0] * size[1] / 64
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
+    if noise > memory:
+        raise ConfigError(
+            f"num_frames: got {config.num_frames} of {size[0]} x {size[1]} pixels, whose noise alone takes "
+            f"{noise / 2**30:,.0f} GiB of memory, expected at most {memory / 2**30:,.0f} GiB"
+        )
+    files = FILE_BYTES * videos * config.num_frames * height * width
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if files > (free := shutil.disk_usage(there).free):
+        raise ConfigError(
+            f"output: {folder}: got {videos} x {config.num_frames} frames of {height} x {width} pixels, which take "
+            f"{files / 2**30:,.0f} GiB or more, expected at most the disk's {free / 2**30:,.0f} GiB"
+        )
+
+
+def model_size(model: Path) -> tuple[int, int] | None:
+    """Return a model's default height and width, and the number of pixels that divides both; None: unreadable.
+
+    A single file is Stable Diffusion 1.x, whose sizes are known.
+    """
+    if model.is_file():
+        return 512, 64
+    try:
+        unet, vae = (read_json(model / part / "config.json") for part in ("unet", "vae"))
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        return (unet.get("sample_size") or 64) * factor, factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # loading the model reports it
+
+
+def _check_model(config: GenerateConfig) -> None:
+    try:
+        model_kind(locate(config.model))
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    if sizes := model_size(locate(config.model)):
+        for key in ("height", "width"):
+            check_multiple(key, getattr(config, key) or sizes[0], sizes[1], "pixels")
+
+
+def _check_attention(name: str) -> None:
+    """Refuse a backend that diffusers does not have, or whose package is missing.
+
+    diffusers' list of names is read from its source, since its import takes seconds.
+    """
+    source = Path(find_spec("diffusers").origin).parent / "models" / "attention_dispatch.py"
+    names = re.search(r"class AttentionBackendName\b.*?(?=\n\S)", source.read_text(encoding="utf-8"), re.DOTALL)
+    if known := re.findall(r'^    \w+ = "(\w+)"$', names[0] if names else "", re.MULTILINE):
+        check_choice("attention", name, known)
+    if name == "xformers":
+        check_installed("attention", "xformers", "xformers")
+    elif (package := PACKAGES.get(name)) and find_spec(package) is None:
+        raise ConfigError(f"attention: got {name!r}, but {package} is not installed")
