@@ -1,49 +1,65 @@
-"""Captions of clips, from a file: HD-VILA's own text of what is said, or what a captioner made of the frames."""
+"""Captions of clips, from a file: HD-VILA's own transcripts of the speech, or a captioner's descriptions."""
 
-import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from followyourpose.common.files import parse_json
 from followyourpose.data import hdvila
+from followyourpose.data.hdvila import Clip
 
-Captions = str | list[tuple[int, str]]  # of a whole clip; or (frame, what it shows)
+Captions = str | list[tuple[int, str]]  # of a whole clip; or (frame, its caption)
 
 
-def read_captions(file: Path, clips: set[str]) -> dict[str, Captions]:
-    """The captions of these clips, by name.
+def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
+    """Read the captions of these clips.
 
     Args:
-        file: .csv, as `followyourpose.data.hdvila.read_captions` reads it; or lines of {"clip_id", "text"}, as
-            HD-VILA's hdvila_clip_text_100m.jsonl has them, or {"clip_id", "caption"}.
+        file: .csv, as `followyourpose.data.hdvila.read_captions` reads it; or lines of {"clip_id", "text"}, as in
+            HD-VILA's hdvila_clip_text_100m.jsonl, or {"clip_id", "caption"}.
 
     Raises:
         ValueError: it is no such file.
     """
     if file.suffix.lower() == ".csv":
-        return {clip: said for (_, clip), said in hdvila.read_captions(file).items() if clip in clips}
+        captions = hdvila.read_captions(file)
+        of_any_part = {name: each for (_, name), each in captions.items()}  # where the metadata name the part otherwise
+        return {clip: captions.get(clip, of_any_part[clip[1]]) for clip in clips if clip[1] in of_any_part}
+    by_name = defaultdict(list)
+    for clip in clips:
+        by_name[clip[1]].append(clip)
     try:
-        return dict(_lines(file, clips))
+        return {clip: text for name, text in _lines(file) for clip in by_name.get(name, ())}
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _lines(file: Path, clips: set[str]) -> Iterator[tuple[str, Captions]]:
-    with open(file, "rb") as lines:
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the clip's name and the text of each line."""
+    with open(file, "rb") as lines:  # bytes: a line of JSON ends at \n alone
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
-                clip, text = row["clip_id"].removesuffix(".mp4"), row["caption"] if "caption" in row else row["text"]
-                if clip in clips:
-                    yield clip, str(text)
+                row = parse_json(line, f"line {number}")
+                text = row["caption"] if "caption" in row else row["text"]
+                yield row["clip_id"].removesuffix(".mp4"), "" if text is None else str(text)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{file}: line {number}: expected an object with clip_id and text or caption"
                 ) from error
 
 
-def shifted(said: Sequence[tuple[int, str]], skipped: int, frames: int) -> list[dict[str, int | str]]:
-    """Captions of frames, when the clip's first `skipped` are cut off and `frames` are left; the nearest if none is."""
-    moved = [(frame - skipped, text) for frame, text in said]
+def is_text(caption: str) -> bool:
+    """Whether a caption can be written: JSON may hold half a character, such as half an emoji."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shifted(captions: Sequence[tuple[int, str]], skipped: int, frames: int) -> list[dict[str, int | str]]:
+    """Captions of frames in a clip cut down to `frames` frames behind the first `skipped`; without any, the nearest."""
+    moved = [(frame - skipped, text) for frame, text in captions]
     inside = [(frame, text) for frame, text in moved if 0 <= frame < frames]
     nearest = min(moved, key=lambda pair: abs(pair[0] - frames / 2))
     return [{"frame": max(0, frame), "caption": text} for frame, text in inside or [nearest]]

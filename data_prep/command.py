@@ -1,17 +1,18 @@
-"""What the scripts share: a --help that is the manual, the flags that choose who works, errors in one line."""
+"""Parts of every script: a --help that is the manual, the flags that choose the workers, errors in one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from data_prep.scale import RUNNERS, default_workers
 
 
-def parser(about: str, *examples: str) -> argparse.ArgumentParser:
-    """A parser whose help ends with the examples; `about` is the script's docstring."""
+def parser(name: str, about: str, *examples: str) -> argparse.ArgumentParser:
+    """Return a parser of `python -m data_prep.NAME`; its help is `about`, the flags and the examples."""
     return argparse.ArgumentParser(
+        prog=f"python -m data_prep.{name}",
         description=about,
         epilog="\n  ".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -19,8 +20,8 @@ def parser(about: str, *examples: str) -> argparse.ArgumentParser:
 
 
 def add_runner(flags: argparse.ArgumentParser) -> None:
-    """The flags for `scale.run`."""
-    group = flags.add_argument_group("who works")
+    """Add the flags of `scale.run`."""
+    group = flags.add_argument_group("workers")
     group.add_argument(
         "--runner", choices=RUNNERS, default="local",
         help="local: processes; ray: actors on the cluster at RAY_ADDRESS, or on one started here; slurm: processes, "
@@ -34,17 +35,21 @@ def add_runner(flags: argparse.ArgumentParser) -> None:
 
 
 def runner_of(options: argparse.Namespace) -> dict[str, Any]:
-    """These flags' values, as `scale.run` takes them."""
+    """Return the values of these flags, as arguments of `scale.run`."""
     return {"runner": options.runner, "workers": options.workers, "gpus": options.gpus}
 
 
 def start(name: str, main: Callable[[], None]) -> None:
-    """Runs a script and leaves with its exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    """Run a script and exit: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as `| head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        print(f"{Path(name).stem}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+        print(f"{name}: error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{Path(name).stem}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What ffmpeg is asked for: when each frame of a video is shown and how it differs from the one before; exact cuts.
+"""ffmpeg: the time of each frame of a video and its difference from the one before; exact cuts.
 
 Scene cuts come from ffmpeg's own detector, not from PySceneDetect: one pass of a program that is there anyway gives
 times, cuts and motion, turns phone videos upright, and counts frames as the cutting pass does, at a variable rate too.
@@ -15,19 +15,19 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-_LOOKED_AT = 96  # pixels of the squares that are compared: small, so that noise is averaged out and it is fast
-_OUTPUTS = 32  # clips that one call writes, of one pass through the video
+_COMPARED = 96  # pixels of the squares that are compared: small, against noise and for speed
+_OUTPUTS = 32  # clips per pass through the video
 _FRAME = re.compile(r"pts_time:(\S+)\s+lavfi\.scd\.mafd=(\S+)\s+lavfi\.scd\.score=(\S+)")
 
 
 @dataclass(frozen=True)
 class Look:
-    """A video frame by frame.
+    """Measurements of a video's frames.
 
     Attributes:
         times: (n,) seconds since the video's start.
         change: (n,) mean difference of luma from the frame before, in per cent of white.
-        jump: (n,) how much of that is new, in per cent: high where a scene begins, not in fast motion.
+        jump: (n,) scene score, in per cent: high where a scene begins, low in fast motion.
     """
 
     times: np.ndarray
@@ -35,39 +35,39 @@ class Look:
     jump: np.ndarray
 
     def frames(self, start: float, end: float) -> tuple[int, int]:
-        """The span of the frames that are shown from `start` on and before `end`, in seconds."""
+        """Return the span of the frames shown from `start` on and before `end`, in seconds."""
         return int(np.searchsorted(self.times, start)), int(np.searchsorted(self.times, end))
 
     def longest_scene(self, first: int, end: int, threshold: float) -> tuple[int, int]:
-        """The longest span in a span without a jump of `threshold` or more; the first of several."""
+        """Return the longest span within a span without a jump of `threshold` or more; the first of several."""
         cuts = first + 1 + np.flatnonzero(self.jump[first + 1 : end] >= threshold)
         ends = [first, *cuts.tolist(), end]
         return max(zip(ends[:-1], ends[1:], strict=True), key=lambda span: span[1] - span[0])
 
     def motion(self, first: int, end: int) -> float:
-        """The mean change from frame to frame in a span, in per cent."""
+        """Return the mean change from frame to frame in a span, in per cent."""
         return float(self.change[first + 1 : end].mean()) if end - first > 1 else 0.0
 
 
 def look(video: Path) -> Look:
-    """Decodes a video once.
+    """Decode a video once.
 
     Raises:
-        ValueError: it has no picture or cannot be decoded; the message is ffmpeg's first line.
+        ValueError: it has no pictures or cannot be decoded; the message is ffmpeg's first line.
     """
-    filters = f"scale={_LOOKED_AT}:{_LOOKED_AT}:flags=area,format=gray,scdet,metadata=print:file=-"
-    said = _ffmpeg("-i", video, "-map", "0:V:0", "-fps_mode", "passthrough", "-vf", filters, "-f", "null", "-")
-    frames = np.array(_FRAME.findall(said), float).reshape(-1, 3)
+    filters = f"scale={_COMPARED}:{_COMPARED}:flags=area,format=gray,scdet,metadata=print:file=-"
+    printed = _ffmpeg("-i", video, "-map", "0:V:0", "-fps_mode", "passthrough", "-vf", filters, "-f", "null", "-")
+    frames = np.array(_FRAME.findall(printed), float).reshape(-1, 3)
     if not len(frames):
         raise ValueError("no frame can be decoded")
     return Look(*frames.T)
 
 
 def cut(video: Path, spans: Sequence[tuple[int, int]], targets: Sequence[Path], short_side: int) -> None:
-    """Writes these frames of a video to mp4 files (H.264, yuv420p), upright, without sound, each frame at its own time.
+    """Write spans of a video's frames to mp4 files (H.264, yuv420p), upright, without sound, each frame at its time.
 
     Frames are counted as `look` counts them. A larger video is shrunk until its smaller side has `short_side` pixels;
-    sizes are made even by leaving out the last row or column.
+    odd sizes lose their last row or column.
 
     Raises:
         ValueError: a file cannot be written; the message is ffmpeg's first line.
@@ -96,11 +96,11 @@ def _shrink(short_side: int) -> str:
 
 
 def _ffmpeg(*arguments: str | Path) -> str:
-    """What ffmpeg prints on stdout. In one thread: there are videos enough, and x264's bytes depend on their number."""
+    """Return the stdout of ffmpeg, in one thread: workers share the cores, and x264's bytes depend on the number."""
     threads = [word for kind in ("threads", "filter_threads", "filter_complex_threads") for word in (f"-{kind}", "1")]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *threads, *map(str, arguments)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = done.stderr.strip() or "ffmpeg failed without a word"
-        raise ValueError(said.splitlines()[0])  # the cause; what follows it are consequences
+        message = done.stderr.strip() or "ffmpeg failed without a message"
+        raise ValueError(message.splitlines()[0])  # the cause; the lines behind it are consequences
     return done.stdout

@@ -1,13 +1,13 @@
-"""LAION-Pose (paper, section 4.1): img2dataset's shards -> shards with people's keypoints, which stage 1 reads.
+"""LAION-Pose (paper, section 4.1): img2dataset's shards -> shards with people's keypoints, the data of stage 1.
 
-A unit of work is a shard. IN/00000.tar becomes OUT/00000.tar, with the images that are kept, OUT/00000.parquet, with
-every image and what became of it, and OUT/00000_stats.json, the counts, which come last and say that the shard is done.
+A unit of work is a shard. IN/00000.tar becomes OUT/00000.tar, the kept images, OUT/00000.parquet, the status of every
+image, and OUT/00000_stats.json, the counts, which come last and mark the shard as done.
 To go on after any stop, run the same command again.
 """
 
+import argparse
 import io
 import json
-import sys
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,49 +19,56 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of data_prep/, whose names would hide packages
-
+from data_prep.captions import is_text
 from data_prep.command import add_runner, parser, runner_of, start
 from data_prep.scale import run
 from data_prep.selection import Selection, largest_area
-from data_prep.units import is_done, new_files
+from data_prep.units import is_done, new_files, remove_orphans
+from followyourpose.common.checks import check_choice, check_installed
+from followyourpose.common.files import parse_json, read_json
 from followyourpose.config import locate
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
 from followyourpose.data.labels import SEEN, only_inside
 from followyourpose.data.prepared import STATS, add_up, tell
-from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, open_estimator
+from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS
 
-KEPT = "kept"  # the status of an image that is; the others have the reason
+KEPT = "kept"  # status of a kept image; the others have a reason
 _PIXELS = 2**24  # of images that are decoded at a time: 64 of 512 x 512
-_SUFFIXES = {"PNG": "png", "WEBP": "webp"}  # by what the image is; all else that is read is called jpg
+_SUFFIXES = {"PNG": "png", "WEBP": "webp"}  # by the format of the content; any other is named jpg
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The job: annotates shards, and puts what comes of it into `out`."""
+    """Job that annotates shards into the folder `out`."""
 
     out: Path
     backend: str
     selection: Selection = field(default_factory=Selection)
-    weights: str | None = None  # None: those that the backend is documented with
+    weights: str | None = None  # None: the documented ones of the backend
     boxes: str | None = None
 
     def settings(self, shard: Path) -> dict[str, Any]:
-        """All that a shard's output depends on, for its stats file."""
+        """Everything that a shard's output depends on, for its stats file."""
         files = {key: path and Path(path).name for key, path in (("weights", self.weights), ("boxes", self.boxes))}
         return {"backend": self.backend, **files, **asdict(self.selection), "bytes of the input": shard.stat().st_size}
 
     def is_done(self, shard: Path) -> bool:
         return is_done(self.out / f"{shard.stem}{STATS}", self.settings(shard))
 
+    def check(self) -> None:
+        """Raise a ValueError where a setting is out of range, a package or a file is missing; nothing is loaded."""
+        self.selection.check()
+        check_choice("--backend", self.backend, tuple(WEIGHTS))
+        check_estimator(self.backend, **self._networks())
+        check_installed("the index", "data", "pyarrow")
+
     def open(self) -> Callable[[Path], None]:
-        if self.backend not in WEIGHTS:
-            raise ValueError(f"--backend: got {self.backend!r}, expected one of {', '.join(WEIGHTS)}")
-        weights = locate(self.weights or WEIGHTS[self.backend])
-        estimator = open_estimator(self.backend, weights, boxes=self.boxes and locate(self.boxes))
-        return partial(annotate, job=self, estimator=estimator)
+        return partial(annotate, job=self, estimator=open_estimator(self.backend, **self._networks()))
+
+    def _networks(self) -> dict[str, Path | None]:
+        boxes = None if self.boxes is None else locate(self.boxes)
+        return {"weights": locate(self.weights or WEIGHTS[self.backend]), "boxes": boxes}
 
 
 @dataclass
@@ -75,13 +82,13 @@ class _Image:
 
 
 def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
-    """Does a shard: IN/NAME.tar -> OUT/NAME.tar, NAME.parquet and NAME_stats.json, all of them or none.
+    """Annotate a shard: IN/NAME.tar -> OUT/NAME.tar, NAME.parquet and NAME_stats.json, all of them or none.
 
     Raises:
         ValueError: the shard cannot be opened, its output cannot be written, or pyarrow is not installed.
     """
-    write_index = _index_writer()  # where it is missing, that is said before the work
-    rows: dict[str, dict[str, Any]] = {}  # key -> what became of the image
+    check_installed("the index", "data", "pyarrow")
+    rows: dict[str, dict[str, Any]] = {}  # key -> the image's row of the index
     people_per_image, joints_seen = Counter(), np.zeros(len(JOINTS), int)
     with new_files(job.out, f"{shard.stem}{STATS}") as folder:
         samples, whole = scan_shard(shard)
@@ -107,26 +114,31 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
             "people by joint seen": dict(zip(JOINTS, joints_seen.tolist(), strict=True)),
             "download": _download_stats(shard),
         }
-        write_index(folder / f"{shard.stem}.parquet", list(rows.values()))
-        (folder / f"{shard.stem}{STATS}").write_text(json.dumps(stats, indent=2) + "\n")
+        _write_index(folder / f"{shard.stem}.parquet", list(rows.values()))
+        (folder / f"{shard.stem}{STATS}").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _readable(file: BinaryIO, samples: Samples, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, _Image]]:
-    """The images that can be read, by key; of the others their rows say why not."""
+    """Yield the readable images by key, and begin the row of every image; the others' rows have the reason."""
     for key, (places, texts) in samples.items():
-        image = _read(file, places, texts)
+        rows[key] = {"key": key.encode("utf-8", "backslashreplace").decode()}
+        image = _read(file, places, texts) if _is_safe(key) else "with an unsafe name"
         if isinstance(image, str):
-            rows[key] = {"key": key, "status": image}
+            rows[key]["status"] = image
         else:
-            rows[key] = {"key": key}
             yield key, image
 
 
+def _is_safe(key: str) -> bool:
+    """Whether a key can be the name of a tar's member: text, and a path that stays below the folder of the tar."""
+    return key.isprintable() and "\\" not in key and not {"", ".."} & set(key.split("/"))
+
+
 def _read(file: BinaryIO, places: Mapping[str, tuple[int, int]], texts: Mapping[str, bytes]) -> _Image | str:
-    """The image of a sample, or why there is none."""
+    """Read the image of a sample; without one, return the reason."""
     if missing := [part for part in ("image", "txt") if part not in places]:
         return f"without {' and '.join(missing)}"
     offset, size = places["image"]
@@ -137,8 +149,11 @@ def _read(file: BinaryIO, places: Mapping[str, tuple[int, int]], texts: Mapping[
     except ValueError:
         return "that cannot be decoded"
     try:
-        caption, about = texts["txt"].decode().strip(), dict(json.loads(texts.get("json", b"{}")))
-    except (ValueError, TypeError):
+        caption, about = texts["txt"].decode("utf-8-sig").strip(), dict(parse_json(texts.get("json", b"{}"), "json"))
+        json.dumps(about)
+        if not is_text(str(about.get("url"))):
+            raise ValueError("url")
+    except (ValueError, TypeError, RecursionError):
         return "without a readable caption and metadata"
     return _Image(content, _SUFFIXES.get(Image.open(io.BytesIO(content)).format, "jpg"), pixels, caption, about)
 
@@ -156,14 +171,14 @@ def _batches(images: Iterable[tuple[str, _Image]]) -> Iterator[dict[str, _Image]
 
 
 def _find_people(images: Sequence[_Image], estimator: PoseEstimator) -> None:
-    """Fills in the people; images of one size go to the estimator together."""
+    """Fill in the people; images of one size go to the estimator together."""
     by_size = defaultdict(list)
     for image in images:
         by_size[image.pixels.shape].append(image)
     for alike in by_size.values():
         found = estimator(np.stack([image.pixels for image in alike]))
         for image, people in zip(alike, found, strict=True):
-            # Judged as they are written: a hundredth of a pixel is exact enough, and of a confidence too.
+            # Selected by the numbers that are written: to a hundredth of a pixel, and of a confidence too.
             people = np.asarray(people, float).reshape(-1, len(JOINTS), 3).round(2)
             image.people = only_inside(people, image.pixels.shape[:2])
 
@@ -178,13 +193,13 @@ def _add(tar: tarfile.TarFile, key: str, image: _Image) -> None:
     for suffix, content in (
         (image.suffix, image.content), ("txt", image.caption.encode()), ("json", json.dumps(label).encode()),
     ):  # fmt: skip
-        member = tarfile.TarInfo(f"{key}.{suffix}")  # of the year 1970 and of nobody: the same whoever writes it
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # of 1970 and without an owner: the same bytes on every machine
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
 
 
 def _row(image: _Image, reason: str | None) -> dict[str, Any]:
-    """What the index says of an image, beside its key."""
+    """Row of an image in the index, but for its key."""
     height, width = image.pixels.shape[:2]
     seen, url = (image.people[..., 2] >= SEEN).sum(-1), image.about.get("url")
     return {
@@ -194,39 +209,37 @@ def _row(image: _Image, reason: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _index_writer() -> Callable[[Path, list[dict[str, Any]]], None]:
-    """What writes rows as a parquet file."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError('the index needs pyarrow; pip install "followyourpose[data]"') from error
+def _write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of all images as a parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
     text, number = pyarrow.string(), pyarrow.int32()
     kinds = {
         "key": text, "status": text, "url": text, "caption": text, "width": number, "height": number,
         "people": number, "joints_seen": number, "largest_area": pyarrow.float32(),
     }  # fmt: skip
-    return lambda path, rows: parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds)), path)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds)), path)
 
 
 def _download_stats(shard: Path) -> dict[str, int]:
-    """How many links there were, and how many gave an image, where img2dataset left that beside the shard."""
+    """Numbers of links and of downloaded images, from the file that img2dataset left beside the shard."""
     try:
-        content = json.loads(shard.with_name(f"{shard.stem}{STATS}").read_text())
+        content = read_json(shard.with_name(f"{shard.stem}{STATS}"))
         return {key: content[key] for key in ("count", "successes", "failed_to_download", "failed_to_resize")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Annotates a folder of shards; `arguments` None takes those of the process."""
+def _flags() -> argparse.ArgumentParser:
     flags = parser(
+        "laion_pose",
         __doc__,
-        "python data_prep/laion_pose.py data/laion data/laion-pose --backend rtmlib",
-        "sbatch --array=0-99 --wrap 'python data_prep/laion_pose.py data/laion data/laion-pose --runner slurm'",
+        "python -m data_prep.laion_pose data/laion data/laion-pose --backend rtmlib",
+        "sbatch --array=0-99 --wrap 'python -m data_prep.laion_pose data/laion data/laion-pose --runner slurm'",
     )
     usual = Selection()
     flags.add_argument("source", type=Path, metavar="IN", help="img2dataset's folder of .tar shards")
@@ -242,27 +255,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     flags.add_argument(
         "--people", type=int, nargs=2, default=usual.people, metavar=("FEWEST", "MOST"),
-        help="people per image, of whom a joint is seen (default: {} {})".format(*usual.people),
+        help="people per image with at least one seen joint (default: {} {})".format(*usual.people),
     )  # fmt: skip
     flags.add_argument(
         "--area", type=float, nargs=2, default=usual.area, metavar=("LEAST", "MOST"),
-        help="share of the image that the largest person's box takes (default: {} {})".format(*usual.area),
+        help="share of the image for the largest person's box (default: {} {})".format(*usual.area),
     )  # fmt: skip
-    flags.add_argument("--min-size", type=int, default=0, metavar="PIXELS", help="of the smaller side (default: 0)")
+    flags.add_argument(
+        "--min-size", type=int, default=0, metavar="PIXELS", help="least smaller side of an image (default: 0)"
+    )
     add_runner(flags)
-    options = flags.parse_args(arguments)
-    shards = sorted(options.source.absolute().glob("*.tar"))  # absolute, for Ray's actors work in another folder
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Annotate a folder of shards; `arguments` None: those of the process."""
+    options = _flags().parse_args(arguments)
+    shards = sorted(options.source.absolute().glob("*.tar"))  # absolute, since Ray's actors work in another folder
     if not shards:
         raise ValueError(f"{options.source}: holds no .tar shard, expected img2dataset's --output_format webdataset")
     if options.source.resolve() == options.out.resolve():
         raise ValueError(f"{options.out}: got the same folder for IN and OUT")
     selection = Selection(options.min_keypoints, tuple(options.people), tuple(options.area), options.min_size)
-    selection.check()
     job = Annotation(options.out.absolute(), options.backend, selection, options.weights, options.boxes)
+    job.check()
+    remove_orphans(job.out)
     run(job, shards, **runner_of(options))
     files = [options.out / f"{shard.stem}{STATS}" for shard in shards]
     print(f"{options.out}: {tell(add_up(file for file in files if file.is_file()))}")
 
 
 if __name__ == "__main__":
-    start(__file__, main)
+    start("laion_pose", main)

@@ -1,10 +1,8 @@
-"""`python data_prep/puppets.py OUT [--images N] [--clips N] ...` is `followyourpose puppets`, installed or not."""
+"""Both data sets of the puppet world: `python -m data_prep.puppets OUT ...` is `followyourpose puppets OUT ...`."""
 
 import sys
-from pathlib import Path
+
+from followyourpose.cli.main import main
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of data_prep/, whose names would hide packages
-    from followyourpose.cli.main import main
-
     sys.exit(main(["puppets", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""Which images become part of LAION-Pose, judged by the people that were found in them (paper, section 4.1).
+"""Selection of LAION-Pose's images by the people found in them (paper, section 4.1).
 
 Shapes: p people, H W pixels. Keypoints (p, 17, 3): x, y in pixels, confidence.
 """
@@ -12,13 +12,13 @@ from followyourpose.data.labels import SEEN, Rules
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images are kept, by the people that were found in them; a person is one of whom a joint is seen.
+    """Limits of the images that are kept; people with at least one seen joint count.
 
     Attributes:
         min_keypoints: one person must have more than this share of its joints seen (the paper: 0.5).
         people: fewest and most.
-        area: smallest and largest share of the image that the box around the largest person's joints may take.
-        min_size: pixels that the smaller side must have.
+        area: smallest and largest share of the image for the box around the largest person's joints.
+        min_size: least smaller side, in pixels.
     """
 
     min_keypoints: float = 0.5
@@ -27,7 +27,7 @@ class Selection:
     min_size: int = 0
 
     def check(self) -> None:
-        """Raises ValueError where a number is out of range; it is named as the flag."""
+        """Raise a ValueError with the name of the flag where a number is out of range."""
         for flag, values, ends in (
             ("min-keypoints", (self.min_keypoints,), (0, 1)), ("people", self.people, (0, np.inf)),
             ("area", self.area, (0, 1)), ("min-size", (self.min_size,), (0, np.inf)),
@@ -36,7 +36,7 @@ class Selection:
                 raise ValueError(f"--{flag}: got {values}, expected numbers from {ends[0]} to {ends[1]}, in order")
 
     def against(self, caption: str, people: np.ndarray, size: tuple[int, int]) -> str | None:
-        """Why an image (H, W) with this caption and people (p, 17, 3) is left out; None keeps it."""
+        """Reason to drop an image (H, W) with this caption and people (p, 17, 3); None keeps it."""
         count, area = int((people[..., 2] >= SEEN).any(-1).sum()), largest_area(people, size)
         if count == 0 and self.people[0] > 0:
             return "without people"
@@ -48,6 +48,6 @@ class Selection:
 
 
 def largest_area(people: np.ndarray, size: tuple[int, int]) -> float:
-    """The largest share of (H, W) that the box around a person's seen joints takes, of people (p, 17, 3)."""
+    """Largest share of (H, W) among the boxes around the seen joints of people (p, 17, 3)."""
     boxes = [np.ptp(person[person[:, 2] >= SEEN, :2], axis=0) for person in people if (person[:, 2] >= SEEN).any()]
     return max((float(box.prod()) / (size[0] * size[1]) for box in boxes), default=0.0)

@@ -1,6 +1,6 @@
-"""A unit of work, a shard or a video: its files appear whole, and last of all the marker that says that it is done.
+"""Units of work, shards or videos: the files of one appear whole, and last of all its marker.
 
-Whoever does a unit, and however often, writes the same bytes; so a killed run loses nothing and doubles nothing.
+A unit gives the same bytes on every machine and in every run, so a killed run loses nothing and doubles nothing.
 """
 
 import glob
@@ -13,48 +13,52 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from followyourpose.common.files import read_json
+
 
 def is_done(marker: Path, settings: dict[str, Any]) -> bool:
     """Whether a unit's marker, a JSON file with its `settings`, is there.
 
     Raises:
-        ValueError: it is there, but of other settings: the first that differs is named.
+        ValueError: it is there with other settings (the first that differs is named), or cannot be read.
     """
-    try:
-        then = json.loads(marker.read_text())["settings"]
-    except (FileNotFoundError, NotADirectoryError):
+    if not marker.is_file():
         return False
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        then = dict(read_json(marker)["settings"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{marker}: cannot be read ({error}); delete it to have its unit done again") from error
     for key, value in json.loads(json.dumps(settings)).items():
         if then.get(key) != value:
             raise ValueError(
-                f"{marker}: {key}: was done with {then.get(key)!r}, asked for is {value!r}; take the settings of "
-                "before, or another folder, or delete this file to have its unit done again"
+                f"{marker}: {key}: was done with {then.get(key)!r}, got {value!r} now; take the settings of before, or "
+                "another folder, or delete this file to have its unit done again"
             )
     return True
 
 
 @contextmanager
 def new_files(out: Path, marker: str) -> Iterator[Path]:
-    """Gives an empty folder to write a unit's files to; at the end they go to the same places under `out`.
+    """Yield an empty folder for a unit's files; at the end they go to the same places under `out`.
 
     Args:
-        marker: the place of the marker, which is among the files and comes to `out` last.
+        marker: place of the marker, which is among the files and comes to `out` last.
 
     Raises:
-        ValueError: something cannot be written, or what the unit is made of cannot be read.
+        ValueError: something cannot be written, or the unit's input cannot be read.
     """
     name = f".{marker.replace('/', '-')}"
-    # A name of its own: were two runs to do one unit after all, one would stop, and neither would spoil the files.
-    folder = out / f"{name}.{platform.node()}.{os.getpid()}.partial"
+    # Its own name for each process: if two runs do one unit after all, one stops, and neither spoils the files.
+    folder = out / f"{name}{_owner(os.getpid())}"
     try:
         for left in out.glob(f"{glob.escape(name)}.*.partial"):
-            shutil.rmtree(left)  # by a run that was killed
+            shutil.rmtree(left)  # of a killed run
         folder.mkdir(parents=True)
         yield folder
         files = [file for file in folder.rglob("*") if file.is_file()]
         for file in sorted(files, key=lambda file: (file == folder / marker, file)):
+            with open(file, "rb+") as content:
+                os.fsync(content.fileno())  # the marker must not reach the disk before the rest
             target = out / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
@@ -63,3 +67,27 @@ def new_files(out: Path, marker: str) -> Iterator[Path]:
         raise ValueError(f"{place}: cannot be read or written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_orphans(out: Path) -> None:
+    """Remove the folders that killed processes of this machine left in `out`; those of other machines may be alive."""
+    for folder in out.glob(".*.partial"):
+        pid = folder.name.split(".")[-2]
+        if folder.name.endswith(_owner(pid)) and pid.isdecimal() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(pid: int | str) -> str:
+    return f".{platform.node()}.{pid}.partial"
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # a signal of 0 would end the process there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,4 +1,4 @@
-"""Small stand-ins for what img2dataset and a downloader leave on disk, for the tests of data preparation."""
+"""Small stand-ins for the output of img2dataset and of a video downloader, for the tests of data preparation."""
 
 import io
 import json
@@ -6,29 +6,65 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
+from data_prep.laion_pose import Annotation, annotate
+from data_prep.scale import run
 from followyourpose.puppets.world import render_scene, sample_scene
+from tests.poses import person
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def run_script(name: str, *arguments: str | Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
-    """`python data_prep/NAME.py ...` as a user starts it who has not installed the package."""
-    command = [sys.executable, str(REPOSITORY / "data_prep" / f"{name}.py"), *map(str, arguments)]
+    """Run `python -m data_prep.NAME ...` from the repository's root."""
+    command = [sys.executable, "-m", f"data_prep.{name}", *map(str, arguments)]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    done = subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=variables, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder, by its place in it."""
+    """Content of every file under a folder, by its place in it."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FixedAnnotation(Annotation):
+    """Annotation by an estimator that finds the same person in every image, in `seconds` for images of one size."""
+
+    seconds: float = 0.0
+
+    def open(self) -> Callable[[Path], None]:
+        return partial(annotate, job=self, estimator=self._find)
+
+    def _find(self, frames: np.ndarray) -> list[list[np.ndarray]]:
+        time.sleep(self.seconds)
+        return [[person(x=30, feet=60, height=50)]] * len(frames)
+
+
+@dataclass(frozen=True)
+class FailingJob:
+    """Job whose units cannot be done."""
+
+    def is_done(self, unit: Any) -> bool:
+        return False
+
+    def open(self) -> Callable[[Any], None]:
+        raise ValueError("no unit can be done")
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -41,7 +77,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def sample(key: str, image: bytes, caption: str = "a person") -> dict[str, bytes]:
-    """A sample's files as img2dataset writes them."""
+    """Files of a sample as img2dataset writes them."""
     about = {"url": f"https://example.org/{key}.jpg", "key": key, "caption": caption, "status": "success"}
     return {"jpg": image, "json": json.dumps(about).encode(), "txt": caption.encode()}
 
@@ -58,7 +94,7 @@ def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
 
 
 def write_downloads(folder: Path, images: int, per_shard: int) -> dict[str, np.ndarray]:
-    """Shards of puppets as img2dataset writes them, every tenth without anybody; key -> true people (p, 17, 3)."""
+    """Write shards of puppets as img2dataset does, every tenth image without people; key -> true people (p, 17, 3)."""
     truth = {}
     for number, first in enumerate(range(0, images, per_shard)):
         samples = {}
@@ -83,7 +119,7 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def ramp(frames: int, height: int = 48, width: int = 64, step: int = 3) -> np.ndarray:
-    """Frames (f, H, W, 3) whose brightness is `step` times their number; a white corner tells how they are turned."""
+    """Frames (f, H, W, 3) with `step` times their number as brightness; a white corner marks their orientation."""
     clip = np.empty((frames, height, width, 3), np.uint8)
     clip[:] = (step * np.arange(frames))[:, None, None, None]
     clip[:, : height // 3, : width // 3] = 255
@@ -91,7 +127,7 @@ def ramp(frames: int, height: int = 48, width: int = 64, step: int = 3) -> np.nd
 
 
 def write_source(path: Path, frames: np.ndarray, fps: float, *options: str) -> Path:
-    """A video of frames (f, H, W, 3), nearly lossless, in the colour format and of the codec that `options` name."""
+    """Write a video of frames (f, H, W, 3), nearly lossless, in the codec and colour format of `options`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     options = options or ("-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p", "-g", "12")
@@ -102,8 +138,8 @@ def write_source(path: Path, frames: np.ndarray, fps: float, *options: str) -> P
 
 
 def write_metadata(file: Path, videos: dict[str, list[tuple]]) -> Path:
-    """HD-VILA's metadata: video -> clips, each its start and end in seconds, and its text if it has one."""
-    with open(file, "w") as lines:
+    """Write HD-VILA's metadata: video -> clips, each its start and end in seconds, and its text if it has one."""
+    with open(file, "w", encoding="utf-8") as lines:
         for video, spans in videos.items():
             clips = []
             for index, (start, end, *text) in enumerate(spans):
@@ -115,3 +151,10 @@ def write_metadata(file: Path, videos: dict[str, list[tuple]]) -> Path:
 
 def _time(seconds: float) -> str:
     return f"{int(seconds // 3600):02d}:{int(seconds % 3600 // 60):02d}:{seconds % 60:06.3f}"
+
+
+if __name__ == "__main__":  # IN OUT SECONDS: `FixedAnnotation` by two workers
+    from tests.downloads import FixedAnnotation as Job  # by its name, under which the workers find it
+
+    job = Job(Path(sys.argv[2]), "fixed", seconds=float(sys.argv[3]))
+    run(job, sorted(Path(sys.argv[1]).glob("*.tar")), workers=2)

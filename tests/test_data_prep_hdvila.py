@@ -1,4 +1,4 @@
-"""HD-VILA: clips are exactly the frames of their spans, and what is cut, dropped or cannot be read is counted."""
+"""HD-VILA: clips are exactly the frames of their spans; cut, dropped and unreadable ones are counted."""
 
 import json
 import os
@@ -27,17 +27,17 @@ def scene(seed: int) -> Scene:
 
 
 def dance(seed: int, frames: int) -> np.ndarray:
-    """Frames (f, 64, 96, 3) of a puppet that moves."""
+    """Frames (f, 64, 96, 3) of a moving puppet."""
     return render_scene(scene(seed), frames, 64, 96)[0]
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 2.0) -> bool:
-    """Whether two videos are of the same frames: those of `ramp` differ by 3 from one to the next."""
+    """Whether two videos have the same frames: consecutive frames of `ramp` differ by 3."""
     return got.shape == expected.shape and np.abs(got.astype(float) - expected).mean((1, 2, 3)).max() < tolerance
 
 
 def prepare(folder: Path, spans: dict[str, list[tuple]], rules: Rules = SMALL) -> dict:
-    """Cuts the videos in `folder`/videos into `folder`/out; the sum of their stats."""
+    """Cut the videos in `folder`/videos into `folder`/out; return the sum of their stats."""
     write_metadata(folder / "hdvila_part0.jsonl", spans)
     videos, _ = find_videos(folder / "hdvila_part0.jsonl", folder / "videos")
     job = Cutting(folder / "out", rules)
@@ -168,14 +168,14 @@ def test_a_clip_that_crosses_a_cut_keeps_its_longest_scene(prepared: Path) -> No
     assert close(clip, dance(4, 40)[:30], tolerance=6)
 
 
-def test_the_manifest_is_what_training_reads(prepared: Path) -> None:
+def test_training_reads_the_manifest(prepared: Path) -> None:
     source = VideoClips(prepared)
     assert len(source) == 2 and source.dropped == {"without a caption": 1}
     assert source.label(0, range(8)) == (scene(1).caption, None) and source.num_frames(0) == 25
     assert close(source.read(0, range(8)), dance(1, 40)[10:18], tolerance=6)
 
 
-def test_stage_2_trains_on_what_comes_out(world: Path, prepared: Path, tmp_path: Path) -> None:
+def test_stage_2_trains_on_the_output(world: Path, prepared: Path, tmp_path: Path) -> None:
     run = train(settings(world, tmp_path / "run", STAGE2, f"data.path={prepared}"))
     assert len(log_of(run)) == 2 and (run / "weights.safetensors").is_file()
 
@@ -184,7 +184,7 @@ def test_captions_that_come_later_need_no_new_cut(filmed: Path, prepared: Path, 
     before = {name: content for name, content in contents(prepared).items() if name != "manifest.jsonl"}
     text = tmp_path / "hdvila_clip_text_100m.jsonl"
     rows = [("a-B_c.1.mp4", "ça va 舞"), ("-dash.0.mp4", "late"), ("other.0.mp4", "elsewhere")]
-    text.write_text("".join(json.dumps({"clip_id": clip, "text": said}) + "\n" for clip, said in rows))
+    text.write_text("".join(json.dumps({"clip_id": clip, "text": caption}) + "\n" for clip, caption in rows))
     arguments = (filmed / "hdvila_part0.jsonl", filmed / "videos", prepared, "--min-frames", "8", "--captions")
     assert "2 done before" in run_script("hdvila", *arguments, text).stdout
     source = VideoClips(prepared)
@@ -199,7 +199,7 @@ def test_captions_that_come_later_need_no_new_cut(filmed: Path, prepared: Path, 
     assert {name: content for name, content in contents(prepared).items() if name != "manifest.jsonl"} == before
 
 
-def test_whoever_cuts_writes_the_same_bytes(filmed: Path, prepared: Path, tmp_path: Path) -> None:
+def test_every_runner_writes_the_same_bytes(filmed: Path, prepared: Path, tmp_path: Path) -> None:
     arguments = (filmed / "hdvila_part0.jsonl", filmed / "videos", tmp_path / "out", "--min-frames", "8")
     for task in ("1", "0"):
         array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"}
@@ -209,7 +209,7 @@ def test_whoever_cuts_writes_the_same_bytes(filmed: Path, prepared: Path, tmp_pa
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-def test_what_a_killed_run_left_is_done_again_and_nothing_else(
+def test_the_rest_of_a_killed_run_is_done_again_and_nothing_else(
     filmed: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between any two steps leaves the clips of a video without its stats file, and a folder of parts."""
@@ -227,21 +227,21 @@ def test_what_a_killed_run_left_is_done_again_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("said", "skipped", "expected"),
+    ("captions", "skipped", "expected"),
     [
         ([(0, "a"), (64, "b"), (128, "c")], 0, [(0, "a"), (64, "b")]),
         ([(0, "a"), (64, "b"), (128, "c")], 60, [(4, "b"), (68, "c")]),
         ([(0, "a")], 40, [(0, "a")]),
     ],
 )
-def test_captions_of_frames_move_with_what_is_cut_off(said: list, skipped: int, expected: list) -> None:
-    assert [(row["frame"], row["caption"]) for row in shifted(said, skipped, 100)] == expected
+def test_captions_of_frames_move_with_the_cut(captions: list, skipped: int, expected: list) -> None:
+    assert [(row["frame"], row["caption"]) for row in shifted(captions, skipped, 100)] == expected
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_videos_that_are_none_are_counted(tmp_path: Path) -> None:
+def test_files_without_pictures_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     video = write_source(folder / "good.mp4", dance(1, 20), FPS)
     (folder / "text.mp4").write_text("this is no video")
@@ -252,8 +252,8 @@ def test_videos_that_are_none_are_counted(tmp_path: Path) -> None:
     total = prepare(tmp_path, spans)
     assert total["read"] == 5 and total["kept"] == 1
     assert total["dropped"] == {"in a video that cannot be decoded": 4}
-    said = json.loads((tmp_path / "out" / "part_0" / "stats" / "sound_stats.json").read_text())["error"]
-    assert "matches no streams" in said
+    error = json.loads((tmp_path / "out" / "part_0" / "stats" / "sound_stats.json").read_text())["error"]
+    assert "matches no streams" in error
 
 
 def test_a_damaged_video_gives_the_clips_before_the_damage(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_video_that_was_cut_with_other_settings_stops_the_run_by_name(tmp_path
     write_source(tmp_path / "videos" / "a.mp4", dance(1, 20), FPS)
     prepare(tmp_path, {"a": [(0, 0.8)]})
     (video,), _ = find_videos(tmp_path / "hdvila_part0.jsonl", tmp_path / "videos")
-    with pytest.raises(ValueError, match="a_stats.json: min_frames: was done with 8, asked for is 32"):
+    with pytest.raises(ValueError, match="a_stats.json: min_frames: was done with 8, got 32 now"):
         Cutting(tmp_path / "out").is_done(video)
     write_metadata(tmp_path / "hdvila_part0.jsonl", {"a": [(0, 0.4)]})
     with pytest.raises(ValueError, match="hash of the metadata"):
@@ -319,6 +319,19 @@ def test_bad_arguments_are_one_error(
     with pytest.raises((ValueError, OSError), match=reason):
         main([change.get("metadata", "."), change.get("videos", "videos"), "out", *change.get("flags", [])])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_in_a_worker_is_one_line(tmp_path: Path) -> None:
+    """Nothing of the pool's end is printed behind it."""
+    for name in "ab":
+        write_source(tmp_path / "videos" / f"{name}.mp4", dance(1, 20), FPS)
+    write_metadata(tmp_path / "hdvila_part0.jsonl", {"a": [(0, 0.8)], "b": [(0, 0.8)]})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part_0").touch()
+    arguments = (tmp_path / "hdvila_part0.jsonl", tmp_path / "videos", tmp_path / "out", "--workers", "2")
+    error = run_script("hdvila", *arguments, code=2).stderr
+    assert error.startswith("hdvila: error: ") and "part_0" in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""LAION-Pose: whoever annotates a shard, and however often he is killed, the same images come out, once each."""
+"""LAION-Pose: every runner, killed or not, gives the same images, once each."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from data_prep.laion_pose import Annotation, annotate
+from data_prep import scale
+from data_prep.command import start
+from data_prep.laion_pose import Annotation, annotate, main
 from data_prep.scale import slurm_part
 from data_prep.selection import Selection
 from followyourpose.data.image_pose import ImagePoseShards
@@ -22,32 +27,56 @@ from followyourpose.data.labels import Rules
 from followyourpose.data.prepared import add_up, stats_files
 from followyourpose.pose.skeleton import body_height
 from followyourpose.training.loop import train
-from tests.downloads import REPOSITORY, contents, jpeg, run_script, sample, write_downloads, write_tar
+from tests.downloads import (
+    REPOSITORY,
+    FailingJob,
+    FixedAnnotation,
+    contents,
+    jpeg,
+    run_script,
+    sample,
+    write_downloads,
+    write_tar,
+)
 from tests.runs import STAGE1, log_of, settings
 
-IMAGES = int(os.environ.get("FOLLOWYOURPOSE_PREP_IMAGES", 200))  # for the whole proof 2000, and 10 kills
-KILLS = int(os.environ.get("FOLLOWYOURPOSE_PREP_KILLS", 3))
+IMAGES = int(os.environ.get("FOLLOWYOURPOSE_PREP_IMAGES", 200))  # for the whole proof 2000
+KILLS = 6
 SHARDS = 20
 EVERYTHING = Rules(min_keypoints=0)
 
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
-    """img2dataset's folder of puppets, and who is in each picture."""
+    """img2dataset's folder of puppets, and the true people (p, 17, 3) of each image."""
     folder = tmp_path_factory.mktemp("downloads")
     return folder, write_downloads(folder, IMAGES, IMAGES // SHARDS)
 
 
 @pytest.fixture(scope="module")
 def annotated(downloads: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes make of it."""
-    out = tmp_path_factory.mktemp("annotated") / "laion-pose"
-    run_script("laion_pose", downloads[0], out, "--backend", "puppet", "--workers", "2")
-    return out
+    """The annotated shards, made one after the other in this process, in one thread as workers have."""
+    job, threads = Annotation(tmp_path_factory.mktemp("annotated") / "laion-pose", "puppet"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    annotate_all(job, downloads[0])
+    torch.set_num_threads(threads)
+    return job.out
+
+
+@pytest.fixture
+def serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the local runner do the units in this process."""
+    monkeypatch.setattr(scale, "_by_processes", lambda job, units, workers: (scale._do(job, unit) for unit in units))
+
+
+def annotate_all(job: Annotation, source: Path) -> None:
+    work = job.open()
+    for shard in sorted(source.glob("*.tar")):
+        work(shard)
 
 
 def person(joints: int = 17, size: float = 30.0) -> np.ndarray:
-    """A person (17, 3) in a box of `size` pixels, of whom some joints are seen."""
+    """Person (17, 3) in a box of `size` pixels with `joints` seen joints."""
     xy = np.random.default_rng(0).uniform(0, size, (17, 2))
     xy[:2] = [[0, 0], [size, size]]
     return np.concatenate([xy, (np.arange(17) < joints)[:, None]], axis=1)
@@ -58,7 +87,7 @@ def picture(shade: int = 100, height: int = 64, width: int = 64) -> bytes:
 
 
 def seeing(*people: np.ndarray):
-    """An estimator that sees these people in every frame."""
+    """Estimator that finds these people in every frame."""
     return lambda frames: [list(people) for _ in frames]
 
 
@@ -66,10 +95,10 @@ def stats_of(shard: Path, out: Path) -> dict:
     return json.loads((out / f"{shard.stem}_stats.json").read_text())
 
 
-# ---- what comes out --------------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 
-def test_training_reads_what_is_kept_and_its_keypoints_are_those_of_the_people(
+def test_training_reads_the_kept_images_and_their_keypoints_are_those_of_the_people(
     downloads: tuple[Path, dict], annotated: Path
 ) -> None:
     source, truth = ImagePoseShards(annotated), downloads[1]
@@ -87,7 +116,7 @@ def test_training_reads_what_is_kept_and_its_keypoints_are_those_of_the_people(
     assert np.mean(np.array(errors) < 0.1) > 0.9
 
 
-def test_the_index_lists_every_image_once_with_what_became_of_it(downloads: tuple[Path, dict], annotated: Path) -> None:
+def test_the_index_lists_every_image_once_with_its_status(downloads: tuple[Path, dict], annotated: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [row for file in sorted(annotated.glob("*.parquet")) for row in parquet.read_table(file).to_pylist()]
     assert sorted(row["key"] for row in rows) == sorted(downloads[1])
@@ -99,12 +128,12 @@ def test_the_index_lists_every_image_once_with_what_became_of_it(downloads: tupl
     )
 
 
-def test_stage_1_trains_on_what_comes_out(world: Path, annotated: Path, tmp_path: Path) -> None:
+def test_stage_1_trains_on_the_output(world: Path, annotated: Path, tmp_path: Path) -> None:
     run = train(settings(world, tmp_path / "run", STAGE1, f"data.path={annotated}"))
     assert len(log_of(run)) == 2 and (run / "weights.safetensors").is_file()
 
 
-def test_what_img2dataset_says_of_an_image_stays_with_it(tmp_path: Path) -> None:
+def test_the_metadata_of_img2dataset_stay_with_an_image(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
     annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
     label = json.loads(ImagePoseShards(tmp_path / "out")._part(0, "json"))
@@ -148,35 +177,40 @@ def test_an_image_of_any_size_has_its_keypoints_in_its_own_pixels(tmp_path: Path
         assert source.label(index, [0])[1][0, 0].tolist() == [width / 2, height / 2, 1]
 
 
-# ---- who does it, and how often --------------------------------------------------------------------------------------
+# ---- runners, kills and repetition -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["local", "ray"])
-def test_whoever_runs_the_shards_writes_the_same_bytes(
+def test_every_runner_writes_the_same_bytes(
     downloads: tuple[Path, dict], annotated: Path, tmp_path: Path, runner: str
 ) -> None:
     if runner == "ray" and not find_spec("ray"):
-        pytest.skip('Ray is not installed: pip install "followyourpose[ray]"')
-    workers = "1" if runner == "local" else "2"
-    run_script(
-        "laion_pose", downloads[0], tmp_path / "out", "--backend", "puppet", "--runner", runner, "--workers", workers
-    )
+        pytest.skip('Ray is not installed: pip install -e ".[ray]"')
+    arguments = (downloads[0], tmp_path / "out", "--backend", "puppet", "--runner", runner, "--workers", "2")
+    run_script("laion_pose", *arguments)
     assert contents(tmp_path / "out") == contents(annotated)
 
 
+@pytest.mark.usefixtures("serial")
 def test_the_tasks_of_an_array_do_all_shards_once(
-    downloads: tuple[Path, dict], annotated: Path, tmp_path: Path
+    downloads: tuple[Path, dict],
+    annotated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    for task in (5, 4):  # in any order
-        array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "2"}
-        arguments = (downloads[0], tmp_path / "out", "--backend", "puppet", "--runner", "slurm", "--workers", "1")
-        done = run_script("laion_pose", *arguments, **array)
-        assert f"{SHARDS} units, {SHARDS // 2} of them here, 0 done before" in done.stdout
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "4")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    for task in ("5", "4"):  # in any order
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        main([str(downloads[0]), str(tmp_path / "out"), "--backend", "puppet", "--runner", "slurm"])
+        assert f"{SHARDS} units, {SHARDS // 2} of them here, 0 done before" in capsys.readouterr().out
     assert contents(tmp_path / "out") == contents(annotated)
 
 
 def sessions_processes(session: int) -> list[int]:
-    """The processes that are alive in a session."""
+    """Living processes of a session."""
     alive = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -188,31 +222,58 @@ def sessions_processes(session: int) -> list[int]:
     return alive
 
 
+def kill_at_random(command: list[str], out: Path, latest: float, moment: random.Random) -> None:
+    """Start a command and kill it at most `latest` seconds after it has begun a shard; its workers must end too."""
+    before = set(out.iterdir()) if out.exists() else set()
+    run = subprocess.Popen(
+        command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not out.exists() or set(out.iterdir()) <= before:
+        assert run.poll() is None, "it ended by itself"
+        time.sleep(0.005)
+    time.sleep(moment.uniform(0, latest))
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL, "it ended by itself"
+    deadline = time.monotonic() + 20
+    while sessions_processes(run.pid):
+        assert time.monotonic() < deadline, "workers live on"
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for left-over processes in /proc")
-def test_kills_lose_nothing_double_nothing_and_leave_nobody(
-    downloads: tuple[Path, dict], annotated: Path, tmp_path: Path
-) -> None:
-    out, moment = tmp_path / "out", random.Random(0)
-    script = str(REPOSITORY / "data_prep" / "laion_pose.py")
-    command = [sys.executable, script, str(downloads[0]), str(out), "--backend", "puppet", "--workers", "2"]
+def test_kills_lose_nothing_double_nothing_and_leave_no_process(downloads: tuple[Path, dict], tmp_path: Path) -> None:
+    """With an estimator that finds the same person everywhere; killed runs take a tenth of a second for a shard."""
+    expected, out, moment = FixedAnnotation(tmp_path / "expected", "fixed"), tmp_path / "out", random.Random(0)
+    annotate_all(expected, downloads[0])
+    command = [sys.executable, "-m", "tests.downloads", str(downloads[0]), str(out)]
     for _ in range(KILLS):
-        before = set(out.iterdir()) if out.exists() else set()
-        run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not out.exists() or set(out.iterdir()) <= before:  # until it has begun a shard
-            assert run.poll() is None, "it ended by itself"
-            time.sleep(0.005)
-        time.sleep(moment.uniform(0, IMAGES * 3e-4))
-        os.kill(run.pid, signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL, "it ended by itself"
-        deadline = time.monotonic() + 20
-        while sessions_processes(run.pid):
-            assert time.monotonic() < deadline, "workers live on"
-            time.sleep(0.05)
-    done = run_script("laion_pose", downloads[0], out, "--backend", "puppet", "--workers", "2")
-    assert f"{SHARDS} units" in done.stdout
+        kill_at_random([*command, "0.05"], out, 0.1, moment)
+    for done in (0, SHARDS):
+        run = subprocess.run([*command, "0"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert f"{SHARDS} units, {SHARDS} of them here" in run.stdout
+        assert not done or f"{done} done before" in run.stdout
+        assert contents(out) == contents(expected.out)
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.kills
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for left-over processes in /proc")
+def test_kills_of_the_command_lose_nothing(downloads: tuple[Path, dict], annotated: Path, tmp_path: Path) -> None:
+    out, moment = tmp_path / "out", random.Random(0)
+    arguments = [str(downloads[0]), str(out), "--backend", "puppet", "--workers", "2"]
+    for _ in range(5):
+        kill_at_random([sys.executable, "-m", "data_prep.laion_pose", *arguments], out, IMAGES * 1e-4, moment)
+    assert f"{SHARDS} units" in run_script("laion_pose", *arguments).stdout
     assert contents(out) == contents(annotated)
-    again = run_script("laion_pose", downloads[0], out, "--backend", "puppet")
+    again = run_script("laion_pose", *arguments)
     assert f"{SHARDS} done before" in again.stdout and contents(out) == contents(annotated)
+
+
+def test_the_workers_have_ended_when_the_error_of_one_is_raised() -> None:
+    threads = threading.enumerate()
+    with pytest.raises(ValueError, match="no unit"):
+        scale.run(FailingJob(), [1, 2, 3], workers=2)
+    assert multiprocessing.active_children() == [] and threading.enumerate() == threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
@@ -224,7 +285,7 @@ def test_an_arrays_parts_are_disjoint_and_complete(units: int, count: int) -> No
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_an_array_that_is_none_or_has_gaps_is_refused() -> None:
+def test_a_run_outside_of_an_array_and_an_array_with_gaps_are_refused() -> None:
     with pytest.raises(ValueError, match="SLURM_ARRAY_TASK_ID.*sbatch --array"):
         slurm_part(range(3), {})
     with pytest.raises(ValueError, match="without gaps"):
@@ -234,7 +295,7 @@ def test_an_array_that_is_none_or_has_gaps_is_refused() -> None:
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_used_is_counted_by_its_reason(tmp_path: Path) -> None:
+def test_unusable_samples_are_counted_by_their_reason(tmp_path: Path) -> None:
     good, others = sample("0", picture()), {}
     for index, (part, content) in enumerate(
         (("jpg", b"no image"), ("jpg", None), ("txt", None), ("txt", b"\xff"), ("json", b"{"), ("txt", b" "))
@@ -283,7 +344,7 @@ def test_a_shard_that_was_done_with_other_settings_stops_the_run_by_name(tmp_pat
     assert not job.is_done(shard)
     annotate(shard, job, seeing(person()))
     assert job.is_done(shard)
-    with pytest.raises(ValueError, match=r"00000_stats.json: min_keypoints: was done with 0.5, asked for is 0.4"):
+    with pytest.raises(ValueError, match=r"00000_stats.json: min_keypoints: was done with 0.5, got 0.4 now"):
         Annotation(tmp_path / "out", "fixed", Selection(min_keypoints=0.4)).is_done(shard)
     with pytest.raises(ValueError, match="backend: was done with 'fixed'"):
         Annotation(tmp_path / "out", "other").is_done(shard)
@@ -296,7 +357,7 @@ def test_a_shard_that_was_done_with_other_settings_stops_the_run_by_name(tmp_pat
         job.is_done(shard)
 
 
-def test_a_failure_leaves_neither_output_nor_rest(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_files(tmp_path: Path) -> None:
     def fail(frames: np.ndarray) -> list:
         raise MemoryError
 
@@ -317,9 +378,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             annotate(shard, Annotation(tmp_path / "locked" / "out", "fixed"), seeing(person()))
 
 
-def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_is_reported_with_its_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match="pip install"):
+    with pytest.raises(ValueError, match=r"pip install -e \"\.\[data\]\""):
         annotate(tmp_path / "00000.tar", Annotation(tmp_path / "out", "fixed"), seeing(person()))
 
 
@@ -334,18 +395,24 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypa
         (("--backend", "puppet", "--runner", "slurm"), "SLURM_ARRAY_TASK_ID"),
     ],
 )
-def test_bad_arguments_are_one_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+def test_bad_arguments_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], reason: str
+) -> None:
     (tmp_path / "in").mkdir()
     if arguments:
         write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
-    done = run_script("laion_pose", tmp_path / "in", tmp_path / "out", *arguments, code=2)
-    assert done.stderr.startswith("laion_pose: error: ") and reason in done.stderr and done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        start("laion_pose", lambda: main([str(tmp_path / "in"), str(tmp_path / "out"), *arguments]))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("laion_pose: error: ") and reason in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_input_and_output_must_differ(tmp_path: Path) -> None:
     write_tar(tmp_path / "00000.tar", {"0": sample("0", picture())})
-    assert "same folder" in run_script("laion_pose", tmp_path, tmp_path, "--backend", "puppet", code=2).stderr
+    with pytest.raises(ValueError, match="same folder"):
+        main([str(tmp_path), str(tmp_path), "--backend", "puppet"])
 
 
 @pytest.mark.parametrize("script", ["laion_pose", "hdvila", "puppets"])

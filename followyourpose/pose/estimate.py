@@ -61,6 +61,8 @@ def check_estimator(
         if path is not None and not Path(path).exists():
             hint = f"checkpoints/README.md lists the downloads for {backend} and their places"
             raise ValueError(f"{key}: {path}: no such file or folder; {hint}")
+    if backend == "puppet" and not (Path(weights) / "config.json").is_file():
+        raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
     if config is not None and backend != "mmpose":
         raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
     if boxes is not None and backend == "puppet":
@@ -109,7 +111,5 @@ def open_estimator(
 def _puppet(weights: Path, device: str | None) -> Callable[[np.ndarray], np.ndarray]:
     from followyourpose.pose.detector import PuppetDetector
 
-    if not (weights / "config.json").is_file():
-        raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
     detector = PuppetDetector.from_pretrained(weights).eval().to(torch_device(device))
     return lambda frames: detector.detect(frames)[:, None]  # one person per frame
