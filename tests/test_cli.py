@@ -109,7 +109,7 @@ def test_help_and_version_need_no_torch() -> None:
         "import sys; from followyourpose.cli.main import main\n"
         "try: main(['generate', '--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'diffusers', 'decord'} & set(sys.modules)"
+        "assert not {'torch', 'diffusers', 'av'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 

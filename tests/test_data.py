@@ -1,7 +1,9 @@
-"""Training data: what is on disk is read or refused by name, and every sample and every order follows from numbers."""
+"""Training data: files are read or refused by name, and every sample and every order follows from numbers."""
 
 import io
 import json
+import os
+import sys
 import tarfile
 from collections.abc import Sequence
 from itertools import islice
@@ -17,8 +19,9 @@ from torch.utils.data import DataLoader
 from followyourpose.config import DataConfig
 from followyourpose.data.batch import Clips, EndlessBatches, collate, to_pixels, to_skeleton
 from followyourpose.data.image_pose import ImagePoseShards
-from followyourpose.data.labels import Rules, only_inside
-from followyourpose.data.packed import Packed
+from followyourpose.data.labels import STRINGS, Rules, only_inside
+from followyourpose.data.latent_cache import packed, unpacked
+from followyourpose.data.sources import layout_of, open_data
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.data.video_io import VideoError, write_video
 from followyourpose.pose.render import render_skeleton
@@ -81,7 +84,7 @@ class Frames:
 
 
 class Steps(Frames):
-    """The same with pixels that grow to the right by 8, so that each tells its column."""
+    """The same with pixels that grow to the right by 8, by which each names its column."""
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         columns = np.arange(SIZE[1], dtype=np.uint8)[None, None, :, None] * 8
@@ -96,7 +99,7 @@ class Latents(Frames):
 
 
 def frames_of(sample: dict) -> list[int]:
-    """Which frames of a `Frames` clip a sample shows."""
+    """Return the numbers of a `Frames` clip's frames in a sample."""
     return ((sample["pixels"][0, :, 0, 0] + 1) * 127.5).round().int().tolist()
 
 
@@ -160,13 +163,13 @@ def test_images_may_have_any_of_the_usual_types(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"not a tar" * 100, b""])
-def test_what_is_no_tar_is_named_and_left_out(shards: Path, content: bytes) -> None:
+def test_a_file_that_is_no_tar_is_named_and_left_out(shards: Path, content: bytes) -> None:
     (shards / "00002.tar").write_bytes(content)
     source = ImagePoseShards(shards)
     assert len(source) == 5 and source.dropped.names == {"shards cut off or no tar": [str(shards / "00002.tar")]}
 
 
-def test_of_a_cut_shard_what_is_whole_is_kept_and_the_shard_named_once(shards: Path) -> None:
+def test_whole_images_of_a_cut_shard_are_kept_and_the_shard_named_once(shards: Path) -> None:
     """Wherever it was cut: within a header, within a file, or between two."""
     whole = (shards / "00001.tar").read_bytes()
     with tarfile.open(shards / "00001.tar") as tar:
@@ -334,9 +337,45 @@ def test_the_caption_nearest_to_the_middle_of_the_frames_is_taken(tmp_path: Path
 
 @pytest.mark.parametrize("strings", [["a", "", "ein Äffchen", "\n"], [""], []])
 def test_packed_strings_are_the_strings(strings: list[str]) -> None:
-    packed = Packed.of(iter(strings))
-    assert len(packed) == len(strings) and [packed[i] for i in range(len(strings))] == strings
-    assert packed.content.dtype == np.uint8 and packed.ends.shape == (len(strings),)
+    content, ends = packed(iter(strings))
+    assert content.dtype == np.uint8 and ends.shape == (len(strings),)
+    assert unpacked(content, ends).tolist() == strings
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures pages of a forked process")
+def test_forked_workers_share_the_strings_of_a_data_set() -> None:
+    rows = np.array([f"{number} {'x' * 100}" for number in range(100_000)], STRINGS)
+    read, write = os.pipe()
+    if (process := os.fork()) == 0:
+        before = own_memory()
+        length = sum(len(row) for row in rows)
+        os.write(write, f"{length} {own_memory() - before}".encode())
+        os._exit(0)
+    os.waitpid(process, 0)
+    length, grown = map(int, os.read(read, 100).split())
+    assert length > 10_000_000 and grown < 3_000_000
+
+
+def own_memory() -> int:
+    """Bytes of this process that it shares with no other."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def test_the_layout_of_a_folder_is_recognised(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("layouts")
+    assert layout_of(folder) is None and layout_of(folder / "nothing.tar") is None
+    assert layout_of(shards) == layout_of(shards / "00000.tar") == layout_of("s3://host/{0..3}.tar") == "shards"
+    (folder / "part_3" / "video_clips").mkdir(parents=True)
+    assert layout_of(folder) == "clips"
+    write_clips(folder, GOOD)
+    assert layout_of(folder) == "clips" and len(open_data(folder)) == 1
+    (folder / "manifest.jsonl").write_text('{"image": "0.png"}')
+    assert layout_of(folder) == "images"
+    (folder / "cache.json").write_text("{}")
+    assert layout_of(folder) == "latents"
+    with pytest.raises(ValueError, match="holds encoded latents, expected the images or clips"):
+        open_data(folder, "clips")
 
 
 # ---- HD-VILA's layout ------------------------------------------------------------------------------------------------
@@ -421,7 +460,7 @@ def test_the_same_index_and_draw_give_the_same_sample():
     assert len({tuple(frames_of(first[0, draw])) for draw in range(10)}) > 5
 
 
-def test_what_has_the_target_size_stays_as_it_is():
+def test_frames_of_the_target_size_stay_as_they_are():
     for people in (None, 2):
         sample = Clips(Frames(3, people=people), 1, [1, 1], SIZE, None, crop="random")[0, 0]
         assert torch.equal(sample["pixels"], to_pixels(Frames(3).read(0, frames_of(sample))))
@@ -464,7 +503,7 @@ def test_the_skeleton_is_the_rendered_keypoints():
     assert torch.equal((sample["skeleton"][:, 0] * 255).round().byte(), torch.from_numpy(expected).permute(2, 0, 1))
 
 
-def test_a_skeleton_asked_of_a_clip_without_keypoints_is_an_error():
+def test_a_skeleton_of_a_clip_without_keypoints_is_an_error():
     with pytest.raises(ValueError, match="has no keypoints, and data.skeleton asks for a skeleton"):
         Clips(Frames(1), 1, [1, 1], SIZE, render_skeleton)[0, 0]
 
@@ -510,7 +549,7 @@ def test_data_of_which_nothing_can_be_read_is_an_error():
         Clips(Broken(3, bad=range(3)), 2, [1, 1], SIZE, None)[0, 0]
 
 
-def test_a_batch_knows_its_samples_and_the_bad_ones():
+def test_a_batch_names_its_samples_and_the_bad_ones():
     clips = Clips(Broken(6, bad=[1, 2]), 2, [1, 1], SIZE, None)
     batch = collate([clips[index, 0] for index in range(3)])
     assert batch.names[0] == "clip 0" and batch.captions == batch.names
@@ -572,7 +611,7 @@ def test_an_order_goes_on_exactly_from_any_batch(start: int, ranks: int):
 
 @pytest.mark.parametrize(("ranks", "batch"), [(1, 12), (3, 4), (4, 3), (8, 1)])
 def test_an_order_goes_on_with_another_number_of_processes(ranks: int, batch: int):
-    """Two processes saw 24 samples; however many go on, together they see what the two would have."""
+    """After 24 samples of two processes, any number of processes goes on as the two would have."""
     expected = [key for both in zip(*(take(16, 30, 3, 0, rank=rank, ranks=2) for rank in range(2)), strict=True)
                 for part in both for key in part]  # fmt: skip
     steps = 72 // (ranks * batch)

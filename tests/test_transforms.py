@@ -1,8 +1,9 @@
-"""Sampling and geometry: which frames are taken, and that pixels and keypoints move together."""
+"""Sampling and geometry: the choice of frames, and that pixels and keypoints move together."""
 
 import numpy as np
 import pytest
 
+from followyourpose.config import GenerateConfig, build_config
 from followyourpose.data.transforms import cover, fit, frame_indices
 
 
@@ -24,8 +25,8 @@ def test_ends_change_nothing_where_there_are_enough_frames(end: str) -> None:
     assert frame_indices(20, 2, 3, 5, end) == frame_indices(20, 2, 3, 5)
 
 
-def test_too_short_says_its_length_and_the_largest_that_fits() -> None:
-    with pytest.raises(ValueError, match=r"has 10 frames.*6 are missing.*num_frames up to 4 \(or stride up to 1\)"):
+def test_a_clip_that_is_too_short_is_refused_with_its_length_and_the_largest_that_fits() -> None:
+    with pytest.raises(ValueError, match=r"has 10 frames.*6 more needed.*num_frames up to 4 \(or stride up to 1\)"):
         frame_indices(10, offset=0, stride=3, count=6)
     assert len(frame_indices(10, 0, 3, 4)) == 4 and frame_indices(10, 0, 1, 6)
     with pytest.raises(ValueError, match="has 10 frames.*num_frames up to 8, or"):  # no stride would do
@@ -33,18 +34,17 @@ def test_too_short_says_its_length_and_the_largest_that_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "arguments"),
-    [
-        ("temporal_offset", (10, -1, 1, 2)),
-        ("temporal_offset", (10, 10, 1, 2)),
-        ("stride", (10, 0, 0, 2)),
-        ("num_frames", (10, 0, 1, 0)),
-        ("skeleton_end", (10, 0, 1, 2, "bounce")),
-    ],
+    ("key", "value"),
+    [("temporal_offset", -1), ("stride", 0), ("num_frames", 0), ("skeleton_end", "bounce"), ("crop", {"top": -1})],
 )
-def test_numbers_out_of_range_are_named(key: str, arguments: tuple) -> None:
+def test_settings_out_of_range_are_named(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
-        frame_indices(*arguments)
+        build_config(GenerateConfig, {"prompt": "a", key: value})
+
+
+def test_a_clip_of_one_frame_is_counted_in_the_singular() -> None:
+    with pytest.raises(ValueError, match="has 1 frame, too short for temporal_offset 1: at most 0"):
+        frame_indices(1, offset=1, stride=1, count=1)
 
 
 def test_the_same_size_changes_no_pixel() -> None:
@@ -77,14 +77,12 @@ def test_keypoints_move_with_the_pixels(target: tuple[int, int]) -> None:
     keypoints = np.tile(np.array([75.0, 55.0, 0.5]), (1, 17, 1))
     moved = geometry.of_keypoints(keypoints)
     np.testing.assert_allclose(moved[0, 0], [columns.mean(), rows.mean(), 0.5], atol=0.5)
-    assert keypoints[0, 0, 0] == 75.0  # what was given is not changed
+    assert keypoints[0, 0, 0] == 75.0  # the argument is not changed
 
 
 def test_a_crop_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves nothing"):
         cover((10, 12), (6, 6), left=6, right=6)
-    with pytest.raises(ValueError, match=r"crop\.top"):
-        cover((10, 12), (6, 6), top=-1)
 
 
 # ---- the crop and the people -----------------------------------------------------------------------------------------
@@ -98,7 +96,7 @@ def person(x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
 
 
 def inside(geometry, people: np.ndarray) -> np.ndarray:
-    """Which joints lie within the target."""
+    """Return the mask of joints within the target."""
     xy = geometry.of_keypoints(people)[..., :2]
     return ((xy >= -0.5) & (xy <= np.array([geometry.width, geometry.height]) - 0.5)).all(-1)
 

@@ -1,4 +1,4 @@
-"""Source -> sample -> batch: which frames of a clip are taken, how they are placed, and how clips become tensors.
+"""Source -> sample -> batch: the choice of a clip's frames, their placement, and the tensors of a batch.
 
 Shapes: b clips, f frames, p people, H W pixels, h w latent size, c latent channels, l tokens.
 """
@@ -15,15 +15,14 @@ from torch.utils.data import Dataset, Sampler
 from followyourpose.data.labels import only_inside
 from followyourpose.data.transforms import fit
 
-CROPS = ("center", "random")
-_TRIES = 20  # samples that are tried in the place of one; with every second one bad, a millionth would find none
+_TRIES = 20  # samples that are tried in the place of one; with every second one bad, one in a million finds none
 
 Render = Callable[[Sequence[np.ndarray], int, int], np.ndarray]  # people (17, 3), H, W -> (H, W, 3) uint8
 Mirror = Callable[[np.ndarray, int], np.ndarray]  # keypoints (p, 17, 3), W -> those of the mirrored image
 
 
 class Source(Protocol):
-    """What a data set is to the loop: labelled clips, of which any frames can be read.
+    """Labelled clips, of which any frames can be read.
 
     A sample that cannot be read raises ValueError or OSError, from any of the methods but `name`.
     """
@@ -33,18 +32,18 @@ class Source(Protocol):
     def num_frames(self, index: int) -> int: ...
 
     def name(self, index: int) -> str:
-        """What messages call the sample: its file, or its shard and key."""
+        """Return the name of the sample in messages: its file, or its shard and key."""
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
-        """The caption of these frames, and people's keypoints (p, 17, 3) in pixels of what `read` gives, or None."""
+        """Return the caption of these frames, and keypoints (p, 17, 3) in pixels of what `read` returns, or None."""
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray | dict[str, Tensor]:
-        """Frames (f, H, W, 3) uint8 RGB of any size; or, encoded and placed already, a sample's moments and text."""
+        """Return frames (f, H, W, 3) uint8 RGB of any size; or, already encoded, a sample's moments and text."""
 
 
 @dataclass
 class Batch:
-    """What a training step sees.
+    """Input of a training step.
 
     Attributes:
         captions: b strings.
@@ -54,7 +53,7 @@ class Batch:
         skeleton: (b, 3, f, H, W) in [0, 1]; None means unposed.
         people: (b, p, 17, 3) keypoints of the first frame in pixels, confidence 0 where there is no person or the joint
             is outside of the frame; or None.
-        names: b strings, what messages call the samples.
+        names: b strings, the names of the samples in messages.
         bad: (name, reason) of each sample that could not be read while this batch was made; others are in their place.
     """
 
@@ -73,27 +72,27 @@ class Batch:
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
-    """Frames (f, H, W, 3) uint8 -> (3, f, H, W) in [-1, 1]."""
+    """Return frames (f, H, W, 3) uint8 as pixels (3, f, H, W) in [-1, 1]."""
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def to_skeleton(frames: np.ndarray) -> Tensor:
-    """Frames (f, H, W, 3) uint8 -> (3, f, H, W) in [0, 1]."""
+    """Return frames (f, H, W, 3) uint8 as a skeleton (3, f, H, W) in [0, 1]."""
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
 
 
 class Clips(Dataset):
-    """Takes `num_frames` frames of a source's clip with a random start and stride, and places them in `size`.
+    """Samples of `num_frames` frames of a source's clips, with a random start and stride, in one size.
 
-    Indexed by (index, draw): the same pair gives the same sample, whichever worker reads it. A sample that cannot be
-    read is replaced by another, which follows from that pair too.
+    Indexed by (index, draw): the same pair gives the same sample in every worker. A sample that cannot be read is
+    replaced by another, which follows from that pair too.
 
     Frames of another size are resized to cover `size` and cropped, all frames of a clip alike; the keypoints move with
     them, and the skeleton is drawn afterwards. Moments are taken as they are: they cannot be cropped or mirrored.
 
     Args:
         stride: lowest and highest distance of two frames, in frames; lowered where a clip is too short for it.
-        size: (H, W) that the samples get.
+        size: (H, W) of the samples.
         render: draws keypoints as a skeleton; None leaves the clip unposed.
         mirror: keypoints -> those of the mirrored image; needed where clips with keypoints are flipped.
         crop: "center", the crop nearest to the middle that keeps the people, or "random", any that keeps them.
@@ -161,7 +160,7 @@ class Clips(Dataset):
 def place(
     frames: np.ndarray, people: np.ndarray | None, size: tuple[int, int], rng: np.random.Generator | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Brings frames (f, H, W, 3) and keypoints (p, 17, 3) to a size (H, W) by one geometry, which keeps the people.
+    """Bring frames (f, H, W, 3) and keypoints (p, 17, 3) to a size (H, W) by one geometry, which keeps the people.
 
     Args:
         rng: draws the crop; None takes the one nearest to the middle.
@@ -173,7 +172,7 @@ def place(
 
 
 def collate(samples: Sequence[dict]) -> Batch:
-    """Samples -> a batch; people are padded to the largest number in it with confidence 0."""
+    """Return samples as a batch; people are padded to the largest number in it with confidence 0."""
     stacked = {
         name: torch.stack([sample[name] for sample in samples])
         for name in ("pixels", "moments", "text", "skeleton")
@@ -191,11 +190,11 @@ def collate(samples: Sequence[dict]) -> Batch:
 
 
 class EndlessBatches(Sampler):
-    """Batches of (index, draw) without end: every epoch a new order, and every process its own part of each batch.
+    """Endless batches of (index, draw): every epoch a new order, and every process its own part of each batch.
 
-    The ranks' parts of an epoch are disjoint, and together all of it. Where the order begins is counted in samples, of
-    all processes together, so that a resumed run goes on exactly where it stopped, also with more or fewer processes
-    or another batch size.
+    The ranks' parts of an epoch are disjoint, and together all of it. The start is counted in samples of all processes
+    together, so that a resumed run goes on exactly where it stopped, also with another number of processes or another
+    batch size.
 
     Args:
         length: of the data set; batch: samples per process and batch; start: samples that were seen before.

@@ -1,4 +1,4 @@
-"""HD-VILA-100M (Xue et al., CVPR 2022) as it is laid out on disk, with captions as the released code keeps them."""
+"""HD-VILA-100M (Xue et al., CVPR 2022): its layout on disk, with captions as the released code keeps them."""
 
 import csv
 import json
@@ -9,25 +9,25 @@ from pathlib import Path
 CAPTION_EVERY = 64  # frames from one captioned frame of a clip to the next, as the released code captioned them
 COLUMNS = ("part_id", "clip_id", "caption")
 
-Captions = list[tuple[int, str]]  # (frame, what it shows)
+Captions = list[tuple[int, str]]  # (frame, its caption)
 Clip = tuple[str, str]  # the part's folder, and the clip's name without .mp4
 
 
 def hdvila_clips(folder: Path, captions: str | Path | None = None) -> Iterator[tuple[Path, Captions]]:
-    """Every clip that the metadata or the captions name, once: `folder`/part_N/video_clips/CLIP.mp4 and its captions.
+    """Yield every clip that the metadata or the captions name: `folder`/part_N/video_clips/CLIP.mp4 and its captions.
 
     The metadata are hdvila_part*.jsonl beside the parts: {"video_id", "url", "clip": [{"clip_id", "span"}]} per line.
     The captions are a CSV of part_id, clip_id and caption; a clip's k-th row describes its frame 64k.
 
     Args:
-        captions: the CSV; None: the one that lies in `folder`.
+        captions: the CSV; None: the one in `folder`.
 
     Raises:
         ValueError: there is no CSV, or several, or a file is not as above.
     """
-    said = read_captions(_captions_file(folder, captions))
-    for part, clip in dict.fromkeys([*_read_metadata(folder), *said]):
-        yield folder / part / "video_clips" / f"{clip}.mp4", said.get((part, clip), [])
+    captioned = read_captions(_captions_file(folder, captions))
+    for part, clip in dict.fromkeys([*_read_metadata(folder), *captioned]):
+        yield folder / part / "video_clips" / f"{clip}.mp4", captioned.get((part, clip), [])
 
 
 def _captions_file(folder: Path, captions: str | Path | None) -> Path:
@@ -43,29 +43,29 @@ def _captions_file(folder: Path, captions: str | Path | None) -> Path:
 
 
 def read_captions(file: Path) -> dict[Clip, Captions]:
-    """What a CSV of captions says of each clip, by the part's folder and the clip's name.
+    """Read a CSV of captions: those of each clip, by the part's folder and the clip's name.
 
     Raises:
         ValueError: it is not as above.
     """
-    said: dict[Clip, Captions] = {}
+    captioned: dict[Clip, Captions] = {}
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
             rows = csv.DictReader(text)
             if missing := sorted(set(COLUMNS) - set(rows.fieldnames or ())):
                 raise ValueError(f"{file}: got columns {rows.fieldnames}, expected also {', '.join(missing)}")
             for row in rows:
-                clip = said.setdefault(clip_place(row["part_id"] or "", row["clip_id"] or ""), [])
+                clip = captioned.setdefault(clip_place(row["part_id"] or "", row["clip_id"] or ""), [])
                 clip.append((CAPTION_EVERY * len(clip), row["caption"] or ""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: not a readable CSV of captions ({error})") from error
-    return said
+    return captioned
 
 
 def _read_metadata(folder: Path) -> Iterator[Clip]:
     for file in sorted(folder.glob("hdvila_part*.jsonl")):
         part = file.stem.removeprefix("hdvila_part")
-        with open(file) as lines:
+        with open(file, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield from [clip_place(part, clip["clip_id"]) for clip in json.loads(line)["clip"]]
@@ -74,6 +74,6 @@ def _read_metadata(folder: Path) -> Iterator[Clip]:
 
 
 def clip_place(part: str, clip: str) -> Clip:
-    """The folder of a part and the name of a clip: part 3 is also written part3, part_3 and 03, a clip with .mp4."""
+    """Return a part's folder and a clip's name: part 3 is also written part3, part_3 and 03, a clip with .mp4."""
     number = re.fullmatch(r"(?:part)?_?0*(\d+)", part.strip())
     return f"part_{number[1]}" if number else part.strip(), clip.strip().removesuffix(".mp4")

@@ -1,4 +1,4 @@
-"""Stage-1 data as a folder of image files with a manifest: the same labels as in the shards, one image per row."""
+"""Stage-1 data as a folder of image files with a manifest: the labels of the shards, one image per row."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.checks import check_installed
+from followyourpose.common.files import read_json
 from followyourpose.data.image_pose import image_size, read_image
-from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
-from followyourpose.data.packed import Packed
+from followyourpose.data.labels import PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
 
 MANIFESTS = ("manifest.jsonl", "manifest.parquet")
 
@@ -18,11 +19,11 @@ class ImagePoseFolder:
     """Random access to the images of `path`/manifest.jsonl or .parquet; an image is a clip of one frame.
 
     A row has `image` (a path within the folder), `caption`, `people` ([{"keypoints": [[x, y, confidence] * 17]}], also
-    as a JSON string) or else `label` (the path of a JSON file with it), and `width` and `height`, the pixels of which
-    the keypoints are.
+    as a JSON string) or else `label` (the path of a JSON file with it), and `width` and `height`, the size in pixels to
+    which the keypoints belong.
 
     Attributes:
-        dropped: why images were left out, and how many.
+        dropped: number of images left out, by reason.
 
     Raises:
         ValueError: there is no manifest, a row of it is not as above, or no image is left.
@@ -48,7 +49,7 @@ class ImagePoseFolder:
                 self.dropped.add(reason, str(self.path / image))
         if not rows:
             raise ValueError(f"{manifest}: no image, expected at least one (limit: {limit}; {self.dropped})")
-        self._rows = Packed.of(rows)
+        self._rows = np.array(rows, STRINGS)
 
     def _parse(self, row: Any, where: str) -> tuple[str, str, np.ndarray, tuple[int, int] | None]:
         try:
@@ -57,11 +58,11 @@ class ImagePoseFolder:
                 raise TypeError("image or caption is no string")
             label: Mapping = row
             if people is None:
-                label = json.loads((self.path / row["label"]).read_text())
+                label = read_json(self.path / row["label"])
             elif isinstance(people, str):
                 label = {**row, "people": json.loads(people)}
             return image, caption.strip(), *parse_people(label)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{where}: expected image, caption, and people or label ({type(error).__name__}: {error})"
             ) from error
@@ -73,35 +74,34 @@ class ImagePoseFolder:
         return 1
 
     def name(self, index: int) -> str:
-        """The image's path."""
+        """Return the image's path."""
         return str(self.path / json.loads(self._rows[index])[0])
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray]:
-        """The caption, and the people's keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
+        """Return the caption, and the keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
         image, caption, people, size = json.loads(self._rows[index])
         people = np.array(people, np.float32).reshape(-1, 17, 3)
         actual = image_size(self.path / image, self.name(index))
         return caption, rescaled(people, size and tuple(size), actual)
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
-        """The image as frames (1, H, W, 3) uint8 RGB."""
+        """Return the image as frames (1, H, W, 3) uint8 RGB."""
         return read_image(Path(self.name(index)), self.name(index))
 
 
 def _rows(manifest: Path) -> Iterator[Any]:
     if manifest.suffix == ".jsonl":
-        with open(manifest) as lines:
+        with open(manifest, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield json.loads(line)
                 except ValueError as error:
                     raise ValueError(f"{manifest}: line {number}: not JSON ({error})") from error
         return
-    try:
-        from pyarrow import ArrowInvalid
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ValueError(f'{manifest}: needs pyarrow; pip install "followyourpose[data]"') from error
+    check_installed(str(manifest), "data", "pyarrow")
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
     try:
         for batch in ParquetFile(manifest).iter_batches():
             yield from batch.to_pylist()

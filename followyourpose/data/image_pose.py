@@ -11,12 +11,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from followyourpose.data.labels import PAPER, Dropped, Rules, parse_people, rescaled
+from followyourpose.data.labels import PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
-_BLOCK = 512  # bytes; a tar is made of such, and ends with blocks of zeros
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow has all these for bad images
+_BLOCK = 512  # bytes of a block: a tar consists of blocks, the last of them zeros
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow, for bad images
 
 Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> text
 
@@ -25,15 +25,15 @@ class ImagePoseShards:
     """Random access to KEY.jpg (or png, webp), KEY.txt and KEY.json in tar shards; an image is a clip of one frame.
 
     KEY.json is {"width", "height", "people": [{"keypoints": [[x, y, confidence] * 17]}]}, in pixels of that size. The
-    tars are read once, at construction, for where each member lies and for the labels that `rules` judge; they are
-    opened anew for every read, so that the object can be used from several processes.
+    tars are read once, at construction, for the place of each member and for the labels that `rules` judge; they are
+    opened anew for every read, so that several processes can use the object.
 
     Args:
         shards: a folder with .tar files, or the files themselves.
         limit: use only so many images, from the first; None: all.
 
     Attributes:
-        dropped: why images were left out, and how many; a shard that is cut off is used up to there, and counted too.
+        dropped: number of images left out, by reason; a shard that is cut off is used up to there, and counted too.
 
     Raises:
         ValueError: there is no shard, or no image is left.
@@ -58,8 +58,7 @@ class ImagePoseShards:
                 f"{shards if is_folder else self.shards[0].parent}: no image in its {len(self.shards)} shards, "
                 f"expected at least one (limit: {limit}; {self.dropped})"
             )
-        # Arrays, because forked workers would soon each have a copy of a list of objects.
-        self._keys = np.array(keys[:limit])
+        self._keys = np.array(keys[:limit], STRINGS)
         self._places = np.array(places[:limit])  # (n, 7): shard, then offset and size of image, caption and label
 
     def __len__(self) -> int:
@@ -69,17 +68,17 @@ class ImagePoseShards:
         return 1
 
     def name(self, index: int) -> str:
-        """The shard and the key."""
+        """Return the shard and the key."""
         return f"{self.shards[self._places[index, 0]]}: {self._keys[index]}"
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray]:
-        """The caption, and the people's keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
+        """Return the caption, and the keypoints (p, 17, 3): x, y in pixels of the image, and confidence."""
         people, size = parse_people(json.loads(self._part(index, "json")))
         actual = image_size(io.BytesIO(self._part(index, "image")), self.name(index))
         return _caption(self._part(index, "txt")), rescaled(people, size, actual)
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
-        """The image as frames (1, H, W, 3) uint8 RGB."""
+        """Return the image as frames (1, H, W, 3) uint8 RGB."""
         return read_image(io.BytesIO(self._part(index, "image")), self.name(index))
 
     def _part(self, index: int, part: str) -> bytes:
@@ -91,7 +90,7 @@ class ImagePoseShards:
 
 
 def read_image(file: BinaryIO | Path, name: str) -> np.ndarray:
-    """An image file as frames (1, H, W, 3) uint8 RGB; `name` is what messages call it.
+    """Read an image file as frames (1, H, W, 3) uint8 RGB; messages call it `name`.
 
     Raises:
         ValueError: it cannot be decoded.
@@ -101,7 +100,7 @@ def read_image(file: BinaryIO | Path, name: str) -> np.ndarray:
 
 
 def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
-    """(H, W) of an image file, from its first bytes.
+    """Return (H, W) of an image file, from its first bytes.
 
     Raises:
         ValueError: it is no image.
@@ -126,7 +125,7 @@ def _caption(text: bytes) -> str:
 
 
 def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[str, list[int]]]:
-    """Each usable image of a shard: its key, and offset and size of its image, caption and label, in this order."""
+    """Yield each usable image of a shard: its key, and the offsets and sizes of its image, caption and label."""
     samples, whole = scan_shard(shard)
     if not whole:
         dropped.add("shards cut off or no tar", str(shard))
@@ -140,13 +139,16 @@ def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[
             except (ValueError, KeyError, TypeError, AttributeError):
                 reason = "without a readable caption and keypoints"
         if reason is None:
-            yield key, [number for part in _PARTS for number in places[part]]
+            yield (
+                key.encode("utf-8", "backslashreplace").decode(),
+                [number for part in _PARTS for number in places[part]],
+            )
         else:
             dropped.add(reason, f"{shard}: {key}")
 
 
 def scan_shard(shard: Path) -> tuple[Samples, bool]:
-    """Where the parts of each image lie in a shard, with its texts, in one pass; and whether the shard has an end."""
+    """Return the places of the parts of each image in a shard, with its texts, and whether the shard is whole."""
     samples: Samples = {}
     with open(shard, "rb") as file:
         length = file.seek(0, 2)

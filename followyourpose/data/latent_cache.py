@@ -1,21 +1,21 @@
-"""An encoded data set on disk, read like any other source: a run trains from it without the pictures.
+"""Encoded data set on disk, a source for training without the pictures.
 
-cache.json                   what was encoded, by which networks, and how many samples or captions each shard holds
+cache.json                   data and networks of the encoding, and how many samples or captions each shard holds
 captions.json                the distinct captions
 labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame;
-                             names (n_bytes,) and name_ends (n,): what messages call the samples, packed
-latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame, or
-                             no numbers where a sample could not be read; people (n_frames,): how many are in a frame,
-                             -1 where nobody has looked; keypoints (n_people, 17, 3), frame after frame
+                             names (n_bytes,) and name_ends (n,): the samples' names in UTF-8, one after the other
+latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame, NaN
+                             where a sample could not be read; people (n_frames,): number of people in a frame, -1
+                             where it is unknown; keypoints (n_people, 17, 3), frame after frame
 text-NUMBER.safetensors      text (n_captions, l, d), half precision: the text encoder's last hidden states
 
 Shapes: f frames, p people, c latent channels, h w latent size, l tokens.
 """
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from followyourpose.data.packed import Packed
+from followyourpose.common.files import parse_json, read_json
+from followyourpose.data.labels import STRINGS
 
 PLAN, CAPTIONS, LABELS = "cache.json", "captions.json", "labels.safetensors"
 
 
 @dataclass
 class Plan:
-    """What cache.json says.
+    """Content of cache.json.
 
     Attributes:
-        identity: what the contents depend on, by configuration key or network.
+        identity: everything that the contents depend on, by configuration key or network.
         latents: samples in each shard of latents.
         text: distinct captions in each shard of text.
     """
@@ -43,7 +44,7 @@ class Plan:
     text: list[int]
 
     def shards(self) -> list[tuple[str, range]]:
-        """Every shard's name and which captions or samples it holds; the text's shards come first."""
+        """Return every shard's name and its captions or samples; the text's shards come first."""
         return [
             (f"{kind}-{number:05d}.safetensors", range(end - count, end))
             for kind, counts in (("text", self.text), ("latents", self.latents))
@@ -52,26 +53,38 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Reads cache.json.
+    """Read cache.json.
 
     Raises:
         ValueError: it is missing, or is no such file.
     """
     try:
-        return Plan(**json.loads((folder / PLAN).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return Plan(**read_json(folder / PLAN))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / PLAN}: cannot be read as an encoded data set's ({error})") from error
 
 
 def missing_shards(folder: Path) -> list[str]:
-    """The names of the shards that are still to be written; cache.json itself where there is none."""
+    """Return the names of the shards that are still to be written; cache.json itself where there is none."""
     if not (folder / PLAN).is_file():
         return [PLAN]
     return [name for name, _ in read_plan(folder).shards() if not (folder / name).is_file()]
 
 
+def packed(strings: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return strings as bytes (n_bytes,) uint8, one after the other in UTF-8, and the end (n,) of each in them."""
+    encoded = [string.encode() for string in strings]
+    ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
+    return np.array(bytearray().join(encoded), np.uint8), ends
+
+
+def unpacked(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the strings (n,) of `packed` arrays (n_bytes,) and (n,)."""
+    return np.array([content[start:end].tobytes().decode() for start, end in pairwise([0, *ends.tolist()])], STRINGS)
+
+
 def load_labels(shard: Path) -> tuple[np.ndarray, np.ndarray]:
-    """How many people are in each frame of a shard of latents, (n_frames,), and their keypoints (n_people, 17, 3)."""
+    """Return the number of people in each frame (n_frames,) of a shard, and their keypoints (n_people, 17, 3)."""
     with safe_open(shard, "np") as file:
         return file.get_tensor("people"), file.get_tensor("keypoints")
 
@@ -79,10 +92,10 @@ def load_labels(shard: Path) -> tuple[np.ndarray, np.ndarray]:
 class LatentCache:
     """Random access to the samples of an encoded data set; nothing but the labels is kept in memory.
 
-    Files are opened when first read, anew in every process, so that the object can be used from several.
+    Files are opened when first read, anew in every process, so that several processes can use the object.
 
     Args:
-        folder: that `followyourpose cache` wrote.
+        folder: output of `followyourpose cache`.
         limit: use only so many samples, from the first; None: all.
 
     Raises:
@@ -94,9 +107,9 @@ class LatentCache:
         if missing := missing_shards(self.folder):
             raise ValueError(f"{folder}: {missing[0]} is missing; run the command that encodes it again")
         labels = load_file(self.folder / LABELS)
-        self._captions: list[str] = json.loads((self.folder / CAPTIONS).read_text())
+        self._captions: list[str] = parse_json((self.folder / CAPTIONS).read_bytes(), str(self.folder / CAPTIONS))
         self._caption_of, frames = labels["captions"].numpy(), labels["frames"].numpy()
-        self._names = Packed(labels["names"].numpy(), labels["name_ends"].numpy()) if "names" in labels else None
+        self._names = unpacked(labels["names"].numpy(), labels["name_ends"].numpy()) if "names" in labels else None
         self._frames, self._starts = frames[:limit], np.cumsum(frames) - frames  # a sample's first frame
         shards = [load_labels(self.folder / name) for name, _ in plan.shards() if name.startswith("latents")]
         self._people = np.concatenate([people for people, _ in shards])
@@ -116,14 +129,14 @@ class LatentCache:
         return int(self._frames[index])
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, np.ndarray | None]:
-        """The caption in the middle of these frames, and the keypoints (p, 17, 3) of the first; None: unknown."""
+        """Return the caption in the middle of these frames, and keypoints (p, 17, 3) of the first; None: unknown."""
         start = self._starts[index]
         caption = self._captions[self._caption_of[start + (frames[0] + frames[-1]) // 2]]
         people, first = self._people[start + frames[0]], self._first_people[start + frames[0]]
         return caption, None if people < 0 else self._keypoints[first : first + people]
 
     def read(self, index: int, frames: Sequence[int]) -> dict[str, Tensor]:
-        """{"moments": (2c, f, h, w) of the frames at these indices, "text": (l, d)}, half precision.
+        """Return {"moments": (2c, f, h, w) of the frames at these indices, "text": (l, d)}, half precision.
 
         Raises:
             ValueError: the sample could not be read when it was to be encoded.
@@ -140,11 +153,11 @@ class LatentCache:
         return {"moments": moments.transpose(0, 1), "text": text[0]}
 
     def name(self, index: int) -> str:
-        """What a sample is called in messages: as the data set does; by number in a cache that has no names yet."""
+        """Return the name that the data set gives a sample; its number in a cache that was written without names."""
         return f"{self.folder}: sample {index}" if self._names is None else self._names[index]
 
     def _rows(self, file: str, name: str, rows: list[int]) -> Tensor:
-        """These rows of a shard's tensor; no others are read."""
+        """Read these rows of a shard's tensor, and no others."""
         key = (os.getpid(), file)
         if key not in self._open:
             self._open[key] = safe_open(self.folder / file, "pt")

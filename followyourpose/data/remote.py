@@ -1,13 +1,17 @@
-"""Where shards lie: a brace-expanded pattern of local files, or of URLs that are copied to a local folder once."""
+"""Shards by a brace-expanded pattern: local files, or URLs that are copied to a local folder once.
+
+fsspec's own file cache was tried in place of the copies made here: three processes copied one shard three times, where
+a lock makes it one, and its `simplecache` takes the half file of a killed process for the whole.
+"""
 
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-_INSTALL = 'pip install "followyourpose[data]"'
+from filelock import FileLock
+
+from followyourpose.common.checks import check_installed
 
 
 def is_pattern(path: str) -> bool:
@@ -16,9 +20,9 @@ def is_pattern(path: str) -> bool:
 
 
 def shard_files(pattern: str, download: str | Path) -> list[Path]:
-    """The local files of "shards/{00000..00011}.tar" or "https://host/{00000..00011}.tar" (http, https, s3, ...).
+    """Return the local files of "shards/{00000..00011}.tar" or "https://host/{00000..00011}.tar" (http, s3, ...).
 
-    A remote shard is copied into the folder `download` the first time, by one of the processes that ask for it.
+    A remote shard is copied into the folder `download` by the first process that needs it.
 
     Raises:
         ValueError: a local shard is missing, a remote one cannot be copied, or a package is not installed.
@@ -33,7 +37,7 @@ def shard_files(pattern: str, download: str | Path) -> list[Path]:
 
 
 def missing_copies(pattern: str, download: str | Path) -> list[str]:
-    """The URLs of the remote shards that `shard_files` would copy.
+    """Return the URLs of the remote shards that `shard_files` would copy.
 
     Raises:
         ValueError: a package is not installed, or the braces do not match.
@@ -42,10 +46,13 @@ def missing_copies(pattern: str, download: str | Path) -> list[str]:
 
 
 def _expand(pattern: str) -> list[str]:
-    try:
-        from braceexpand import UnbalancedBracesError, braceexpand
-    except ImportError as error:
-        raise ValueError(f"{pattern}: patterns need the package braceexpand; {_INSTALL}") from error
+    if "://" in pattern:
+        check_installed(pattern, "data", "fsspec")
+    if "{" not in pattern:
+        return [pattern]
+    check_installed(pattern, "data", "braceexpand")
+    from braceexpand import UnbalancedBracesError, braceexpand
+
     try:
         return list(braceexpand(pattern))
     except UnbalancedBracesError as error:
@@ -53,7 +60,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _copy_of(url: str, folder: Path) -> Path:
-    # Shards of different data sets have the same names: what came from another address must not be taken for it.
+    # Shards of different data sets have the same names: the address is part of the copy's name.
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{url.split('?')[0].rsplit('/', 1)[-1]}"
 
 
@@ -61,34 +68,21 @@ def _fetch(url: str, folder: Path) -> Path:
     target = _copy_of(url, folder)
     if target.exists():
         return target
-    try:
-        import fsspec
-    except ImportError as error:
-        raise ValueError(f"{url}: needs the package fsspec; {_INSTALL}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    # A name of its own, in case the folder is shared by machines that do not see one another's locks.
+    import fsspec
+
+    # The machine is part of the name, as machines that share a folder may not see one another's locks.
     partial = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}.partial")
-    with _alone(target.with_name(f".{target.name}.lock")):
-        if not target.exists():  # another process may have copied it meanwhile
-            try:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.exists():  # another process may have copied it meanwhile
                 files, path = fsspec.core.url_to_fs(url)
                 files.get_file(path, str(partial))
                 os.replace(partial, target)
-            except ImportError as error:
-                raise ValueError(f"{url}: {error}; {_INSTALL}") from error
-            except Exception as error:  # each protocol has errors of its own
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ValueError(f"{url}: cannot be copied to {folder} ({reason})") from error
-            finally:
-                partial.unlink(missing_ok=True)
+    except Exception as error:  # each protocol has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{url}: cannot be copied to {folder} ({reason})") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
     return target
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time in; the lock goes with the process that holds it."""
-    import fcntl
-
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken, and how they are cropped and resized; pixels and keypoints by the same geometry.
+"""Sampling of a clip's frames, and crops and resizes that move pixels and keypoints by the same geometry.
 
 Shapes: f frames, p people, H W pixels. Frames (f, H, W, 3) uint8; keypoints (..., 17, 3): x, y in pixels (a pixel's
 centre is at its integer coordinates), confidence. Sampling is in frames, cropping in pixels of the source.
@@ -9,38 +9,36 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from followyourpose.common.checks import counted
 from followyourpose.data.labels import SEEN
 
 ENDS = ("stop", "loop", "pingpong", "hold")
 
 
 def frame_indices(total: int, offset: int, stride: int, count: int, end: str = "stop") -> list[int]:
-    """The indices of `count` frames out of `total`: offset, offset + stride, offset + 2 stride, ...
+    """Return the indices of `count` frames out of `total`: offset, offset + stride, offset + 2 stride, ...
 
     Args:
-        end: what follows the last of them: "stop" (nothing: too few frames are an error), "loop" (from `offset`
-            again), "pingpong" (backwards and forwards again) or "hold" (the last frame stays).
+        end: one of ENDS, the continuation after the last of them: "stop" (none: too few frames are an error), "loop"
+            (from `offset` again), "pingpong" (backwards and forwards again) or "hold" (the last frame stays).
 
     Raises:
-        ValueError: `end` is none of these, a number is out of range, no frame is left after `offset`, or, with "stop",
-            there are too few; the message says how many there are and what would fit.
+        ValueError: no frame is left after `offset`, or, with "stop", there are too few; the message has their number
+            and the settings that would fit.
     """
-    if end not in ENDS:
-        raise ValueError(f"skeleton_end: got {end!r}, expected one of {', '.join(ENDS)}")
-    for name, value, least in (("temporal_offset", offset, 0), ("stride", stride, 1), ("num_frames", count, 1)):
-        if value < least:
-            raise ValueError(f"{name}: got {value}, expected at least {least}")
     if offset >= total:
-        raise ValueError(f"the clip has {total} frames, too short for temporal_offset {offset}: at most {total - 1}")
+        raise ValueError(
+            f"the clip has {counted(total, 'frame')}, too short for temporal_offset {offset}: at most {total - 1}"
+        )
     there = range(offset, total, stride)
     if end == "stop" and count > len(there):
         fits = f"num_frames up to {len(there)}"
         if count <= total - offset:
             fits += f" (or stride up to {(total - 1 - offset) // (count - 1)})"
         raise ValueError(
-            f"the clip has {total} frames, too short for temporal_offset {offset} + num_frames {count} at stride "
-            f"{stride}: {offset + stride * (count - 1) + 1 - total} are missing; what fits is {fits}, or skeleton_end "
-            "loop, pingpong or hold"
+            f"the clip has {counted(total, 'frame')}, too short for temporal_offset {offset} + num_frames {count} at "
+            f"stride {stride}: {offset + stride * (count - 1) + 1 - total} more needed; expected {fits}, or "
+            "skeleton_end loop, pingpong or hold"
         )
     order = list(there)
     if end == "hold":
@@ -52,12 +50,12 @@ def frame_indices(total: int, offset: int, stride: int, count: int, end: str = "
 
 @dataclass(frozen=True)
 class Geometry:
-    """Cut a box out of the source, resize it, cut the target out of that; made by `cover` and `fit`.
+    """Crop of the source, resize, and crop of the result; made by `cover` and `fit`.
 
     Attributes:
-        left, top, box_height, box_width: the box, in pixels of the source.
-        resized_height, resized_width: what the box is resized to.
-        x, y: where the target begins in the resized box.
+        left, top, box_height, box_width: the first crop, in pixels of the source.
+        resized_height, resized_width: its size after the resize.
+        x, y: corner of the target in the resized box.
         height, width: of the target.
     """
 
@@ -73,7 +71,7 @@ class Geometry:
     width: int
 
     def of_frames(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (f, H, W, 3) uint8 of the source -> (f, height, width, 3); means of areas when they shrink."""
+        """Return frames (f, H, W, 3) uint8 of the source as (f, height, width, 3); shrinking takes means of areas."""
         boxes = frames[:, self.top : self.top + self.box_height, self.left : self.left + self.box_width]
         mode = cv2.INTER_AREA if self.resized_height < self.box_height else cv2.INTER_LINEAR
         size = (self.resized_width, self.resized_height)
@@ -81,7 +79,7 @@ class Geometry:
         return np.stack([box[self.y : self.y + self.height, self.x : self.x + self.width] for box in resized])
 
     def of_keypoints(self, keypoints: np.ndarray) -> np.ndarray:
-        """Keypoints (..., 17, 3) of the source -> those of the target; some may then lie outside of it."""
+        """Return keypoints (..., 17, 3) of the source as those of the target; some may then lie outside of it."""
         scale = np.array([self.resized_width / self.box_width, self.resized_height / self.box_height])
         moved = np.array(keypoints, np.float32)
         # (x + 0.5 - left) * scale - its place - 0.5: from pixel centres to lengths and back; exact where nothing moves
@@ -93,18 +91,15 @@ class Geometry:
 def cover(
     source: tuple[int, int], target: tuple[int, int], left: int = 0, right: int = 0, top: int = 0, bottom: int = 0
 ) -> Geometry:
-    """The geometry that cuts off the sides, resizes the rest to cover the target, and takes the target from its middle.
+    """Return the geometry that cuts off the sides, resizes the rest to cover the target, and takes its middle.
 
     Args:
         source, target: height and width in pixels. The aspect ratio of the source is kept.
         left, right, top, bottom: pixels of the source cut off first.
 
     Raises:
-        ValueError: a cut is negative, nothing is left after the cuts, or the target is empty.
+        ValueError: nothing is left after the cuts.
     """
-    for name, value in (("left", left), ("right", right), ("top", top), ("bottom", bottom)):
-        if value < 0:
-            raise ValueError(f"crop.{name}: got {value}, expected at least 0")
     (source_height, source_width), (height, width) = source, target
     box_height, box_width = source_height - top - bottom, source_width - left - right
     if box_height < 1 or box_width < 1:
@@ -112,8 +107,6 @@ def cover(
             f"the clip is {source_width} x {source_height} pixels: crop left {left}, right {right}, top {top}, "
             f"bottom {bottom} leaves nothing of it"
         )
-    if height < 1 or width < 1:
-        raise ValueError(f"height, width: got {height}, {width}, expected at least 1")
     scale = max(height / box_height, width / box_width)
     resized_height, resized_width = max(height, round(box_height * scale)), max(width, round(box_width * scale))
     x, y = (resized_width - width) // 2, (resized_height - height) // 2
@@ -126,7 +119,7 @@ def fit(
     people: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
 ) -> Geometry:
-    """As `cover`, but with the target where the people are: all of them if they fit, else as much of the largest.
+    """Return the geometry of `cover`, moved to the people: to all of them if they fit, else to the largest.
 
     Args:
         source, target: height and width in pixels.
@@ -145,7 +138,7 @@ def fit(
 
 
 def _boxes(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest x, y of each person's seen joints, (p, 2) both; the largest person first."""
+    """Return lowest and highest x, y of each person's seen joints, (p, 2) both; the largest person first."""
     seen = people[..., 2:] >= SEEN
     people, seen = people[seen.any((1, 2))], seen[seen.any((1, 2))]
     low = np.where(seen, people[..., :2], np.inf).min(1)
@@ -155,7 +148,7 @@ def _boxes(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(low: np.ndarray, high: np.ndarray, length: int, whole: int) -> tuple[int, int]:
-    """Where a target of `length` pixels may begin in `whole` pixels, first and last, for boxes (p,) along one axis."""
+    """Return the first and last start of a target of `length` pixels in `whole`, for boxes (p,) along one axis."""
     room = whole - length
     if len(low) == 0:
         return 0, room

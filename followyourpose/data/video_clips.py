@@ -1,4 +1,4 @@
-"""Stage-2 data: captioned video clips without poses, a folder with a manifest or as HD-VILA-100M lays them out."""
+"""Stage-2 data: captioned video clips without poses, in a folder with a manifest or in HD-VILA-100M's layout."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from followyourpose.data.hdvila import Captions, hdvila_clips
-from followyourpose.data.labels import Dropped
-from followyourpose.data.packed import Packed
+from followyourpose.data.labels import STRINGS, Dropped
 from followyourpose.data.video_io import probe, read_frames
 
 
@@ -18,13 +17,13 @@ class VideoClips:
 
     `path` is a folder with a manifest.jsonl of {"video", "caption"} lines, where the caption is a string or a list of
     {"frame", "caption"}; or HD-VILA's own layout (see `hdvila_clips`), which `captions`, its CSV, implies. No reader is
-    kept: each read opens its video, so that the object can be used from several processes.
+    kept: each read opens its video, so that several processes can use the object.
 
     Args:
         limit: use only so many clips, from the first; None: all.
 
     Attributes:
-        dropped: why clips were left out, and how many: those without a caption, or without a file.
+        dropped: number of clips left out, by reason: without a caption, or without a file.
 
     Raises:
         ValueError: neither layout is there, a line of the manifest is not such an object, or no clip is left.
@@ -37,19 +36,19 @@ class VideoClips:
         files = cache(_files)
         self.dropped = Dropped()
         clips: list[str] = []
-        for video, said in found:
+        for video, texts in found:
             if limit is not None and len(clips) >= limit:
                 break
-            said = sorted((frame, text.strip()) for frame, text in said if text.strip())
-            if not said:
+            texts = sorted((frame, text.strip()) for frame, text in texts if text.strip())
+            if not texts:
                 self.dropped.add("without a caption", str(video))
             elif video.name not in files(video.parent):
                 self.dropped.add("without a file", str(video))
             else:
-                clips.append(json.dumps([str(video), said]))
+                clips.append(json.dumps([str(video), texts]))
         if not clips:
             raise ValueError(f"{path}: no clip, expected at least one (limit: {limit}; {self.dropped})")
-        self._clips = Packed.of(clips)
+        self._clips = np.array(clips, STRINGS)
         self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -61,16 +60,16 @@ class VideoClips:
         return self._lengths[index]
 
     def name(self, index: int) -> str:
-        """The video's path."""
+        """Return the video's path."""
         return self._clip(index)[0]
 
     def label(self, index: int, frames: Sequence[int]) -> tuple[str, None]:
-        """The caption nearest to the middle of `frames`, of two the earlier; clips have no keypoints."""
+        """Return the caption nearest to the middle of `frames`, of two the earlier; clips have no keypoints."""
         middle = (frames[0] + frames[-1]) / 2
-        return min(self._clip(index)[1], key=lambda said: abs(said[0] - middle))[1], None
+        return min(self._clip(index)[1], key=lambda text: abs(text[0] - middle))[1], None
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
-        """The frames at these indices, (f, H, W, 3) uint8 RGB."""
+        """Return the frames at these indices, (f, H, W, 3) uint8 RGB."""
         return read_frames(self.name(index), frames)
 
     def _clip(self, index: int) -> tuple[str, Captions]:
@@ -78,17 +77,17 @@ class VideoClips:
 
 
 def _files(folder: Path) -> frozenset[str]:
-    """The names in a folder: one look for all its clips."""
+    """Return the names in a folder."""
     return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def _listed(manifest: Path) -> Iterator[tuple[Path, Captions]]:
-    with open(manifest) as lines:
+    with open(manifest, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 caption = row["caption"]
                 rows = [{"frame": 0, "caption": caption}] if isinstance(caption, str) else caption
-                yield manifest.parent / row["video"], [(int(said["frame"]), said["caption"] + "") for said in rows]
+                yield manifest.parent / row["video"], [(int(each["frame"]), each["caption"] + "") for each in rows]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{manifest}: line {number}: expected an object with video and caption") from error

@@ -1,20 +1,16 @@
-"""Frames in and out of files: videos, gifs and folders of images, always (f, H, W, 3) uint8 RGB.
-
-A reader lives for one call only: decord's hangs in a forked worker and must not be shared by threads.
-"""
+"""Frames in and out of files: videos, gifs and folders of images, always (f, H, W, 3) uint8 RGB."""
 
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, readers_for
+from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, reader_for
 
 _CHUNK_BYTES = 2**27  # of frames in memory at a time, when a video is read from its beginning to its end
 
@@ -23,17 +19,17 @@ _CHUNK_BYTES = 2**27  # of frames in memory at a time, when a video is read from
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Number of frames, frame rate and size in pixels of a video, a gif, an image or a folder of them.
+    """Return the number of frames, frame rate and size of a video, a gif, an image or a folder of images.
 
     Raises:
         VideoError: the file is missing, of a type that is not accepted, unreadable, or without frames.
     """
-    path = Path(path)
-    return _with_reader(path, _thrifty_readers(path), lambda reader: reader.info)
+    with _opened(path) as reader:
+        return reader.info
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) -> np.ndarray:
-    """Reads frames, in the order of `indices` (repeats are fine), as (f, H, W, 3) uint8 RGB.
+    """Read frames, in the order of `indices` (repeats are fine), as (f, H, W, 3) uint8 RGB.
 
     Args:
         path: a video, a gif, an image, or a folder of them in natural order (2.png before 10.png).
@@ -42,79 +38,47 @@ def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) 
     Raises:
         VideoError: as `probe`; or an index is beyond the frames there are.
     """
-    path = Path(path)
-
-    def read(reader: Reader) -> np.ndarray:
+    with _opened(path) as reader:
         total = reader.info.num_frames
         wanted = list(range(total)[indices]) if isinstance(indices, slice) else [int(i) for i in indices]
         beyond = [i for i in wanted if not 0 <= i < total]
         if beyond or not wanted:
-            raise VideoError(f"{path}: frames {beyond or 'none'} asked for, expected numbers from 0 to {total - 1}")
+            raise VideoError(f"{path}: got frames {beyond or 'none'}, expected numbers from 0 to {total - 1}")
         return reader.frames(wanted)
-
-    return _with_reader(path, readers_for(path), read)
 
 
 def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 32) -> Iterator[np.ndarray]:
-    """Frames in order, in chunks (f, H, W, 3) uint8 RGB of at most `at_most`: a video of any length in constant memory.
+    """Yield frames in order, in chunks (f, H, W, 3) uint8 RGB of at most `at_most`, in constant memory.
 
     Args:
-        frames: which, one after the other; None: all.
+        frames: their indices; None: all.
 
     Raises:
         VideoError: as `read_frames`.
     """
-    path, problems, rest = Path(path), [], frames
-    for kind in _thrifty_readers(path):
-        try:
-            reader = kind(path)  # for all chunks: one made anew would seek, and decode from the key frame before
-            size = max(1, min(at_most, _CHUNK_BYTES // (3 * reader.info.height * reader.info.width)))
-            rest = range(reader.info.num_frames) if rest is None else rest
-            while rest:
-                yield reader.frames(list(rest[:size]))
-                rest = rest[size:]
-            return
-        except kind.errors() as error:
-            problems.append(_problem(kind, error))
-    raise _unreadable(path, problems)
+    with _opened(path) as reader:  # one for all chunks: another would decode anew from the key frame before
+        size = max(1, min(at_most, _CHUNK_BYTES // (3 * reader.info.height * reader.info.width)))
+        rest = range(reader.info.num_frames) if frames is None else frames
+        while rest:
+            yield reader.frames(list(rest[:size]))
+            rest = rest[size:]
 
 
-Result = TypeVar("Result")
-
-
-def _thrifty_readers(path: Path) -> list[type[Reader]]:
-    """As `readers_for`, but decord last: it decodes ahead of what it is asked for, without a bound."""
-    return sorted(readers_for(path), key=lambda kind: kind.__name__ == "_Decord")
-
-
-def _with_reader(path: Path, readers: list[type[Reader]], use: Callable[[Reader], Result]) -> Result:
-    """What `use` makes of the first of the readers that can read `path`."""
-    problems = []
-    for reader in readers:
-        try:
-            return use(reader(path))
-        except VideoError:
-            raise
-        except reader.errors() as error:
-            problems.append(_problem(reader, error))
-    raise _unreadable(path, problems)
-
-
-def _problem(reader: type[Reader], error: Exception) -> str:
-    return f"{reader.__name__[1:]}: {' '.join(str(error).split())[:120]}"
-
-
-def _unreadable(path: Path, problems: list[str]) -> VideoError:
-    if problems[-1].startswith("Decord"):
-        problems = [*problems, "the package av, not installed here, reads more kinds"]
-    return VideoError(f"{path}: cannot be read as frames ({'; '.join(problems)})")
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Reader]:
+    """Yield the reader of a path, for this process and thread; its errors become one line."""
+    reader = reader_for(Path(path))
+    try:
+        yield reader(Path(path))
+    except reader.errors() as error:
+        raise VideoError(f"{path}: cannot be read as frames ({' '.join(str(error).split())[:120]})") from error
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Writes (f, H, W, 3) uint8 RGB as `video_writer` does.
+    """Write (f, H, W, 3) uint8 RGB as `video_writer` does.
 
     Raises:
         VideoError: the frames or `fps` are not as above, the name does not end in .mp4, or the place cannot be written.
@@ -126,10 +90,10 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
 
 @contextmanager
 def video_writer(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that appends frames (f, H, W, 3) uint8 RGB to an mp4 that browsers play.
+    """Yield a function that appends frames (f, H, W, 3) uint8 RGB to an mp4 that browsers play.
 
     It is H.264 in yuv420p, its index first. That needs even sizes: an odd one gains a copy of its last row or column.
-    The file appears when all went well, and only then.
+    The file appears only once it is whole.
 
     Raises:
         VideoError: the frames or `fps` are not as above, the name does not end in .mp4, or the place cannot be written.
@@ -144,10 +108,9 @@ def video_writer(path: str | Path, height: int, width: int, fps: float) -> Itera
 
 @contextmanager
 def growing_video(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """As `video_writer`, but the file is there at once and can be played at any moment, also of a process that is gone.
+    """Yield a function as `video_writer` does, for a file that can be played at any moment, also of a killed process.
 
-    Every frame of those given, (f, H, W, 3) uint8 RGB, is a fragment of its own, encoded without looking ahead: a
-    larger file than `video_writer`'s.
+    Every frame (f, H, W, 3) uint8 RGB is a fragment of its own, encoded without looking ahead, in a larger file.
 
     Raises:
         VideoError: as `video_writer`.
@@ -162,7 +125,7 @@ def growing_video(path: str | Path, height: int, width: int, fps: float) -> Iter
 def _encoder(
     path: str | Path, file: Path, height: int, width: int, fps: float, *options: str
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Encodes frames into `file`; messages name `path`."""
+    """Yield a function that encodes frames into `file`; messages name `path`."""
     more = (0, height % 2), (0, width % 2), (0, 0)
     encoder = imageio_ffmpeg.write_frames(
         str(file), (width + width % 2, height + height % 2), fps=fps, codec="libx264", pix_fmt_out="yuv420p",
@@ -183,7 +146,7 @@ def _encoder(
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Writes (f, H, W, 3) uint8 RGB as `gif_writer` does.
+    """Write (f, H, W, 3) uint8 RGB as `gif_writer` does.
 
     Raises:
         VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
@@ -195,10 +158,10 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
 
 @contextmanager
 def gif_writer(path: str | Path, height: int, width: int, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that appends frames (f, H, W, 3) uint8 RGB to a gif that repeats for ever.
+    """Yield a function that appends frames (f, H, W, 3) uint8 RGB to a gif that repeats for ever.
 
-    Frames alike are stored once and shown longer; of others, the box that changes is stored, in colours of its own.
-    Nothing but the last frame is kept in memory: Pillow's own writer keeps them all.
+    Equal frames are stored once and shown longer; of others the box that changes is stored, in colours of its own.
+    Nothing but the last frame is kept in memory, where Pillow's own writer keeps them all.
 
     Raises:
         VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
@@ -206,7 +169,11 @@ def gif_writer(path: str | Path, height: int, width: int, fps: float) -> Iterato
     _check_place(path, ".gif", fps)
     with _complete_or_absent(path) as partial, open(partial, "wb") as file:
         file.write(b"GIF89a" + struct.pack("<HH3x", width, height) + b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")
-        shown, box, times = None, (0, 0, width, height), 0  # the last frame, what changed in it, how often it came
+        shown, box, times = (
+            None,
+            (0, 0, width, height),
+            0,
+        )  # the last frame, the box of its change, its number of repeats
 
         def store() -> None:
             image = shown.crop(box).convert("P", palette=Image.Palette.ADAPTIVE)
@@ -246,11 +213,11 @@ def _check_frames(path: str | Path, frames: np.ndarray, height: int | None = Non
 
 @contextmanager
 def _complete_or_absent(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` at the end, or is removed where an error ends it."""
+    """Yield a path to write; it takes the name `path` at the end, or is removed after an error."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        partial.touch()  # a place that cannot be written is told here, not in ffmpeg's many lines
+        partial.touch()  # a folder that cannot be written is an error here, and not in ffmpeg's many lines
         try:
             yield partial
             partial.replace(path)
