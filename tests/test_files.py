@@ -1,5 +1,6 @@
 """Locks and partial files: one command at a time in a folder, and nothing left of a killed one."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from followyourpose.common.files import LOCK, json_lines, locked, new_folder
+from followyourpose.common.files import LOCK, atomic_write, json_lines, locked, new_folder
 
 HOLD = "import sys, time; from pathlib import Path; from followyourpose.common.files import locked, new_folder\n"
 
@@ -64,6 +65,22 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
     for context in (locked, new_folder):
         with pytest.raises(ValueError, match="out: (cannot be written|is there already)"), context(tmp_path / "out"):
             pass
+
+
+@pytest.mark.parametrize("context", [locked, new_folder])
+def test_a_full_disk_is_reported_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: type
+) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with (
+        pytest.raises(ValueError, match=rf"^{tmp_path / 'out'}: cannot be written \(No space left on device\)$"),
+        context(tmp_path / "out") as work,
+    ):
+        atomic_write((work or tmp_path / "out") / "a.json", "{}")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- JSON lines ------------------------------------------------------------------------------------------------------

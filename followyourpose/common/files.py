@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all, their names, and text that is read within limits."""
 
+import errno
 import glob
 import json
 import os
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 LOCK = ".lock"  # in a folder in which a command is writing
 LARGEST_JSON = 200_000_000  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial(\.\w+)?")  # of a file or folder that a process is writing
 
 
@@ -33,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
-        with _held(folder / LOCK, folder):
+        with _held(folder / LOCK, folder), full_disk_reported(folder):
             for path in folder.rglob(".*.partial*"):
                 if _PARTIAL.fullmatch(path.name):
                     _remove(path)
@@ -69,12 +71,24 @@ def new_folder(target: Path) -> Iterator[Path]:
         except OSError as error:
             raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
         try:
-            yield partial
+            with full_disk_reported(target):
+                yield partial
             if target.exists():
                 target.rmdir()  # it is empty; were it filled meanwhile, this would stop
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_reported(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk, which names no file, into a ValueError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
