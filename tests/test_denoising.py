@@ -152,9 +152,7 @@ def test_batches_of_videos_equal_single_ones(pipe: FollowYourPosePipeline, skele
 def noise_of(pipe: FollowYourPosePipeline, monkeypatch: pytest.MonkeyPatch, mode: str, noise: str) -> Tensor:
     """Return the initial noise of a call, (c, f, h, w)."""
     jobs = []
-    monkeypatch.setattr(
-        "followyourpose.pipeline.pipeline.denoise", lambda pipe, job, state: jobs.append(job) or [job.noise]
-    )
+    monkeypatch.setattr("followyourpose.pipeline.pipeline.denoise", lambda job, state: jobs.append(job) or [job.noise])
     long_video = LongVideo(mode, window=4, overlap=2)
     pipe("a cat", num_frames=FRAMES, long_video=long_video, generator=seeded(), noise=noise, **SETTINGS)
     return jobs[0].noise[0]

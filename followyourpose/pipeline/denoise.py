@@ -13,7 +13,7 @@ from torch import Tensor
 
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import CALLBACK_TENSORS
-from followyourpose.pipeline.job import DenoisingPipeline, Job
+from followyourpose.pipeline.job import Job
 from followyourpose.pipeline.windows import Window, blend_weights
 
 
@@ -34,20 +34,21 @@ class StreamState:
     random: Tensor | None = None
 
 
-def denoise(pipe: DenoisingPipeline, job: Job, state: StreamState) -> Iterator[Tensor]:
+def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
     """Yield latents (b, c, n, h, w), frame after frame, as soon as no window changes them again.
 
     The denoising begins at `state`, which before each part is brought to the position after it.
     """
+    pipe = job.pipe
     if state.random is not None:
         restore_generators(job.call.generators, state.random)
     pipe.scheduler.set_timesteps(job.call.num_inference_steps, device=job.noise.device)  # here for their number only
     rest = [window for window in job.windows if window[-1] >= state.frames]
-    rounds = int(state.known is None) if job.together else len(rest)
+    rounds = int(state.known is None) if job.long_video.together else len(rest)
     with pipe.progress_bar(total=rounds * len(pipe.scheduler.timesteps)) as progress:
-        if job.together:
+        if job.long_video.together:
             if state.known is None:
-                state.known, _ = denoise_windows(pipe, job, job.windows, progress.update)
+                state.known, _ = denoise_windows(job, job.windows, progress.update)
                 state.random = generator_states(job.call.generators)
             while state.known.shape[2]:
                 part, state.known = state.known.tensor_split([len(job.windows[0])], dim=2)
@@ -55,17 +56,16 @@ def denoise(pipe: DenoisingPipeline, job: Job, state: StreamState) -> Iterator[T
                 yield part.to(job.noise.device)
             return
         for window, following in pairwise([*rest, ()]):
-            latents, trajectory = denoise_windows(pipe, job, [window], progress.update, state, following)
+            latents, trajectory = denoise_windows(job, [window], progress.update, state, following)
             new = [i for i, frame in enumerate(window) if frame >= state.frames]
             state.frames, state.known = window[-1] + 1, trajectory
             state.random = generator_states(job.call.generators)
             yield latents[:, :, new]
-            if pipe.interrupt:
+            if pipe._interrupt:
                 return
 
 
 def denoise_windows(
-    pipe: DenoisingPipeline,
     job: Job,
     windows: Sequence[Window],
     advance: Callable[[], Any],
@@ -88,23 +88,24 @@ def denoise_windows(
     kept = places(frame for frame in frames if frame in following)
 
     # The state of a scheduler, such as the last predictions, is that of one denoising: it begins anew.
-    scheduler = pipe.scheduler
+    scheduler = job.pipe.scheduler
     scheduler.set_timesteps(job.call.num_inference_steps, device=job.noise.device)
-    latents = job.noise[:, :, frames].to(pipe.unet.dtype) * scheduler.init_noise_sigma
-    predict = WindowPrediction(pipe, job, windows, [places(window) for window in windows], latents)
-    embeds, keys_values, trajectory = job.embeds, job.keys_values, []
+    latents = job.noise[:, :, frames].to(job.pipe.unet.dtype) * scheduler.init_noise_sigma
+    predict = WindowPrediction(job, windows, [places(window) for window in windows], latents)
+    step_arguments, embeds, trajectory = job.step_arguments(), job.embeds, []
+    keys_values = job.keys_values
     for i, timestep in enumerate(scheduler.timesteps):
         prediction = predict(latents, timestep, keys_values, i, len(scheduler.timesteps))
-        latents = scheduler.step(prediction, timestep, latents, **job.step_arguments).prev_sample
+        latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
         if before is not None and len(known):
             latents[:, :, known] = before[i].to(latents)
         advance()
-        latents, *changed = _call_back(pipe, job, i, timestep, latents, embeds)
+        latents, *changed = _call_back(job, i, timestep, latents, embeds)
         if any(new is not old for new, old in zip(changed, embeds, strict=True)):
             embeds = (changed[0], changed[1])
-            keys_values = job.conditioning.text(*embeds)
+            keys_values = job.text(*embeds)
         trajectory.append(latents[:, :, kept])
-        if pipe.interrupt:
+        if job.pipe._interrupt:
             break
     return latents, torch.stack(trajectory)
 
@@ -112,36 +113,33 @@ def denoise_windows(
 class WindowPrediction:
     """Predicted noise of the frames of windows, averaged by weight where windows overlap."""
 
-    def __init__(
-        self, pipe: DenoisingPipeline, job: Job, windows: Sequence[Window], places: Sequence[Tensor], like: Tensor
-    ) -> None:
-        self.pipe, self.job, self.windows, self.places = pipe, job, windows, places
+    def __init__(self, job: Job, windows: Sequence[Window], places: Sequence[Tensor], like: Tensor) -> None:
+        self.job, self.windows, self.places = job, windows, places
         self.weights = torch.from_numpy(blend_weights(windows)).to(like)[:, :, None, None]  # (windows, T, 1, 1)
-        self.groups = [range(i, min(i + job.batch, len(windows))) for i in range(0, len(windows), job.batch)]
+        batch = job.long_video.batch
+        self.groups = [range(i, min(i + batch, len(windows))) for i in range(0, len(windows), batch)]
         self.deep: dict[range, Tensor | None] = {}  # per group, the UNet's deep features at its last full step
 
     def __call__(self, latents: Tensor, timestep: Tensor, keys_values: TextCache, step: int, steps: int) -> Tensor:
         """Return the noise (b, c, n, h, w) of latents (b, c, n, h, w)."""
         prediction = torch.zeros_like(latents)
         for group in self.groups:
-            condition = self.job.conditioning.of(tuple(self.windows[k] for k in group), keys_values)
+            condition = self.job.condition(tuple(self.windows[k] for k in group), keys_values)
             condition.deep = self.deep.get(group)
             x = torch.cat([latents[:, :, self.places[k]] for k in group])
-            noise = self.pipe.predict(x, timestep, condition, self.job.call.guidance_scale, step, steps)
+            noise = self.job.pipe.predict(x, timestep, condition, self.job.call.guidance_scale, step, steps)
             self.deep[group] = condition.deep
             for k, y in zip(group, noise.split(len(latents)), strict=True):
                 prediction[:, :, self.places[k]] += self.weights[k] * y
         return prediction
 
 
-def _call_back(
-    pipe: DenoisingPipeline, job: Job, step: int, timestep: Tensor, latents: Tensor, embeds: tuple[Tensor, Tensor]
-) -> list[Tensor]:
+def _call_back(job: Job, step: int, timestep: Tensor, latents: Tensor, embeds: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Return latents and embeddings after the callback of a step, in the order of `CALLBACK_TENSORS`."""
     tensors = dict(zip(CALLBACK_TENSORS, (latents, *embeds), strict=True))
     if job.call.callback_on_step_end is not None:
         chosen = {name: tensors[name] for name in job.call.callback_on_step_end_tensor_inputs}
-        tensors |= job.call.callback_on_step_end(pipe, step, timestep, chosen) or {}
+        tensors |= job.call.callback_on_step_end(job.pipe, step, timestep, chosen) or {}
     return [tensors[name] for name in CALLBACK_TENSORS]
 
 

@@ -1,13 +1,11 @@
-"""The denoising job of a call: its noise, its windows, and the conditions of each window, encoded once.
+"""The denoising job of a call: its noise, its windows, and the condition of each window.
 
 b videos   f frames of the video   c channels   h w latent height and width   t text tokens   d text width
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -26,88 +24,81 @@ KEPT_BATCHES = 4
 
 
 class DenoisingPipeline(Protocol):
-    """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` has it."""
+    """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` documents it."""
 
     unet: VideoUNet
     scheduler: Any
     vae_scale_factor: int
     _interrupt: bool
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the denoising ends after the current step."""
+    encode_prompt: Callable[..., tuple[Tensor, Tensor]]
+    encode_text: Callable[..., TextCache]
+    encode_pose: Callable[..., list[Tensor]]
+    predict: Callable[..., Tensor]
+    progress_bar: Callable[..., Any]
 
     @property
     def _execution_device(self) -> torch.device: ...
 
-    def progress_bar(self, *, total: int) -> AbstractContextManager[Any]:
-        """Return a bar of so many steps."""
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        prompt_embeds: Tensor | None,
-        negative_prompt_embeds: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of prompts and negative prompts, (n, t, d) both."""
+@dataclass(eq=False)
+class Job:
+    """A call, prepared for the denoising of its b videos; each prompt and each window's skeleton is encoded once.
 
-    def encode_text(
-        self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor, count: int, per_prompt: int, guided: bool
-    ) -> TextCache:
-        """Return every layer's keys and values for the texts of b videos."""
+    Attributes:
+        noise: initial latents (b, c, f, h, w) of variance 1.
+        windows: frames that go through the network at a time, `long_video.batch` windows of them where they are
+            denoised together.
+        skeleton: the reader of a window's skeletons, (n, 3, T, H, W) in [0, 1]; None: no pose.
+        count: prompts, or skeletons where there are more; b = count * num_videos_per_prompt.
+        embeds: of the prompts and of the negative prompts, (n, t, d) both.
+    """
 
-    def encode_pose(
-        self,
-        skeleton: Tensor,
-        count: int,
-        per_prompt: int,
-        guided: bool,
-        pose_guidance: Any,
-        pose_scale: float,
-    ) -> list[Tensor]:
-        """Return the pose features of b videos, of skeletons (n, 3, f, H, W)."""
+    pipe: DenoisingPipeline
+    call: Call
+    long_video: LongVideo
+    noise: Tensor
+    windows: list[Window]
+    skeleton: Callable[[Window], Tensor] | None
+    count: int
+    embeds: tuple[Tensor, Tensor]
 
-    def predict(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, guidance_scale: float, step: int, steps: int
-    ) -> Tensor:
-        """Return the noise (b, c, f, h, w) of latents (b, c, f, h, w) at a timestep."""
-
-
-class Conditioning:
-    """Text and pose of a call's windows: each prompt and each window's skeleton is encoded once, and then repeated."""
-
-    def __init__(
-        self,
-        pipe: DenoisingPipeline,
-        call: Call,
-        skeleton: Callable[[Window], Tensor] | None,
-        count: int,
-        kept: int,
-    ) -> None:
-        self.pipe, self.call, self.skeleton, self.count = pipe, call, skeleton, count
-        self.features = lru_cache(maxsize=kept)(self._features)
+    def __post_init__(self) -> None:
+        batches = -(-len(self.windows) // self.long_video.batch)
+        self.kept = batches if self.long_video.together and batches <= KEPT_BATCHES else 1
+        self._features: dict[tuple[Window, ...], list[Tensor]] = {}
+        self.keys_values = self.text(*self.embeds)
 
     def text(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> TextCache:
         """Project embeddings (n, t, d) to every layer's keys and values, for b videos."""
-        call = self.call
-        videos = (self.count, call.num_videos_per_prompt, call.guided)
-        return self.pipe.encode_text(prompt_embeds, negative_prompt_embeds, *videos)
+        return self.pipe.encode_text(prompt_embeds, negative_prompt_embeds, *self._videos)
 
-    def of(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
+    def condition(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
         """Return the condition of windows that go through the network in one batch."""
         call, n = self.call, len(group)
         text = [[(self._join([k] * n), self._join([v] * n)) for k, v in block] for block in keys_values]
         intervals = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
-        return Condition(text, self.features(group), *intervals, call.cache_interval)
+        return Condition(text, self._pose(group), *intervals, call.cache_interval)
 
-    def _features(self, group: tuple[Window, ...]) -> list[Tensor] | None:
+    def step_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the call that the scheduler's step takes."""
+        accepted = inspect.signature(self.pipe.scheduler.step).parameters
+        return {key: getattr(self.call, key) for key in ("eta", "generator") if key in accepted}
+
+    @property
+    def _videos(self) -> tuple[int, int, bool]:
+        return self.count, self.call.num_videos_per_prompt, self.call.guided
+
+    def _pose(self, group: tuple[Window, ...]) -> list[Tensor] | None:
+        """Return the pose features of windows, those of the last `kept` groups without another encoding."""
         if self.skeleton is None:
             return None
-        call = self.call
-        how = (self.count, call.num_videos_per_prompt, call.guided, call.pose_guidance, call.pose_scale)
-        each = [self.pipe.encode_pose(self.skeleton(window), *how) for window in group]
-        return [self._join(level) for level in zip(*each, strict=True)]
+        if group not in self._features:
+            if len(self._features) == self.kept:
+                self._features.clear()
+            how = (*self._videos, self.call.pose_guidance, self.call.pose_scale)
+            each = [self.pipe.encode_pose(self.skeleton(window), *how) for window in group]
+            self._features[group] = [self._join(level) for level in zip(*each, strict=True)]
+        return self._features[group]
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the conditions of several windows, each with both halves of guidance, by half and then by window."""
@@ -115,30 +106,6 @@ class Conditioning:
             return parts[0]
         halves = zip(*(part.chunk(1 + self.call.guided) for part in parts), strict=True)
         return torch.cat([window for half in halves for window in half])
-
-
-@dataclass
-class Job:
-    """A call, prepared for the denoising of its b videos.
-
-    Attributes:
-        noise: initial latents (b, c, f, h, w) of variance 1.
-        windows: frames that go through the network at a time, `batch` windows of them where they are denoised
-            `together`.
-        embeds: of the prompts and of the negative prompts, (n, t, d) both.
-        keys_values: every layer's for the text of `embeds`.
-        step_arguments: of the call, those that the scheduler's step takes.
-    """
-
-    call: Call
-    noise: Tensor
-    windows: list[Window]
-    batch: int
-    together: bool
-    conditioning: Conditioning
-    embeds: tuple[Tensor, Tensor]
-    keys_values: TextCache
-    step_arguments: dict[str, Any]
 
 
 def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
@@ -162,22 +129,8 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     noise = _noise(pipe, call, (b, pipe.unet.config.in_channels, num_frames, height // factor, width // factor))
     if long_video.mode == "freenoise":
         noise = freenoise(noise, windows, call.generator)
-    batches = -(-len(windows) // long_video.batch)
-    kept = batches if long_video.together and batches <= KEPT_BATCHES else 1
-    conditioning = Conditioning(pipe, call, skeleton, count, kept)
-    accepted = inspect.signature(pipe.scheduler.step).parameters
     pipe._interrupt = False
-    return Job(
-        call=call,
-        noise=noise.to(pipe._execution_device),
-        windows=windows,
-        batch=long_video.batch,
-        together=long_video.together,
-        conditioning=conditioning,
-        embeds=embeds,
-        keys_values=conditioning.text(*embeds),
-        step_arguments={key: getattr(call, key) for key in ("eta", "generator") if key in accepted},
-    )
+    return Job(pipe, call, long_video, noise.to(pipe._execution_device), windows, skeleton, count, embeds)
 
 
 def _size(pipe: DenoisingPipeline, call: Call) -> tuple[int, int]:

@@ -202,7 +202,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
     def __call__(self, *args: Any, **kwargs: Any) -> FollowYourPoseOutput | tuple[Any]:
         """Generate b = max(prompts, skeletons) * num_videos_per_prompt videos, those of one prompt side by side."""
         call = Call(*args, **kwargs)
-        latents = torch.cat(list(denoise(self, prepare(self, call), StreamState())), dim=2)
+        latents = torch.cat(list(denoise(prepare(self, call), StreamState())), dim=2)
         videos = self._output(latents, call)
         self.maybe_free_model_hooks()
         return FollowYourPoseOutput(videos=videos) if call.return_dict else (videos,)
@@ -225,7 +225,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
 
     @torch.no_grad()
     def _stream(self, call: Call, job: Job, state: StreamState) -> Iterator[Any]:
-        for latents in denoise(self, job, state):
+        for latents in denoise(job, state):
             yield self._output(latents, call)
         self.maybe_free_model_hooks()
 
