@@ -1,6 +1,8 @@
 """The pipeline: the released trajectory, equal results of equal calls, loading, and errors of one line."""
 
 import copy
+import dataclasses
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -23,7 +25,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from followyourpose import config
+from followyourpose.models.loading import model_kind
 from followyourpose.models.weights import from_released
+from followyourpose.pipeline import inputs
+from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.inputs import initial_noise
 from followyourpose.pipeline.pipeline import Condition, FollowYourPosePipeline
 from tests import tiny
@@ -441,6 +447,16 @@ def test_image_model_is_no_pipeline_of_ours(image_model: Path, tmp_path: Path) -
         FollowYourPosePipeline.from_image_model(tmp_path / "nowhere")
 
 
+def test_the_kind_of_a_model_is_read_off_its_path(image_model: Path, video_model: Path, single_file: Path) -> None:
+    assert [model_kind(path) for path in (video_model, image_model, single_file)] == ["pipeline", "image", "file"]
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        model_kind(image_model / "nowhere")
+    with pytest.raises(ValueError, match="unet: has no model_index.json, expected a pipeline's or an image model's"):
+        model_kind(image_model / "unet")
+    with pytest.raises(ValueError, match=r"image.safetensors: is a file, expected a folder of FollowYourPosePipeline"):
+        FollowYourPosePipeline.from_pretrained(single_file)
+
+
 def test_missing_weight_of_an_image_model_is_named(image_model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(image_model, tmp_path / "model")
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
@@ -521,6 +537,23 @@ def test_offload_changes_nothing(pipe: FollowYourPosePipeline, skeleton: np.ndar
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [(FollowYourPosePipeline.__call__, []), (FollowYourPosePipeline.stream, ["state"])]
+)
+def test_a_method_shows_and_documents_the_arguments_of_a_call(method: Any, own: list[str]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(Call)}
+    shown = inspect.signature(method).parameters
+    assert list(shown) == ["self", *fields, *own]
+    assert all(shown[name].default == field.default for name, field in fields.items())
+    assert all(f"\n    {name}: " in method.__doc__ for name in fields)
+    assert shown["skeleton"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert shown["num_frames"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_settings_have_the_choices_of_a_call() -> None:
+    assert config.Noise == inputs.Noise and config.PoseGuidance == inputs.PoseGuidance
 
 
 @pytest.mark.parametrize(
