@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.captions import shifted
+from data_prep.captions import read_captions, shifted
 from data_prep.ffmpeg import Look, cut, look
 from data_prep.hdvila import Cutting, Rules, cut_video, find_videos, main, write_manifest
 from followyourpose.data.prepared import add_up, stats_files
@@ -278,14 +278,92 @@ def test_names_and_folders_may_be_in_any_script(tmp_path: Path) -> None:
         "{", "[]", '{"video_id": "a"}', '{"video_id": "a", "clip": [{"clip_id": "a.0.mp4"}]}',
         '{"video_id": "a", "clip": [{"clip_id": "a.0.mp4", "span": ["x", "y"]}]}',
         '{"video_id": "../a", "clip": []}', '{"video_id": "a", "clip": [{"clip_id": "/b.mp4", "span": [0, 1]}]}',
+        '{"video_id": "a\\u0000", "clip": []}', '{"video_id": "\\ud83d", "clip": []}',
     ],
 )  # fmt: skip
 def test_a_bad_line_of_the_metadata_is_named(tmp_path: Path, line: str) -> None:
     file = write_metadata(tmp_path / "hdvila_part0.jsonl", {"good": [(0, 1)]})
-    with open(file, "a") as lines:
+    with open(file, "a", encoding="utf-8") as lines:
         lines.write(line + "\n")
     with pytest.raises(ValueError, match="hdvila_part0.jsonl: line 2: expected video_id and clip"):
         find_videos(file, tmp_path)
+
+
+def test_spans_without_bounds_and_repeated_names_are_counted_clips(tmp_path: Path) -> None:
+    write_source(tmp_path / "videos" / "a.mp4", dance(1, 20), FPS)
+    spans = [
+        "[0, 0.8]",
+        "[0, Infinity]",
+        "[NaN, 1]",
+        f"[0, {'9' * 400}]",
+        f'["{"9" * 400}:00:00", 1]',
+        "[-Infinity, 1]",
+    ]
+    clips = [f'{{"clip_id": "a.{index}.mp4", "span": {span}}}' for index, span in enumerate(spans)]
+    again = [clips[0], '{"clip_id": "a.0.mp4", "span": [0.1, 0.5]}']  # the same again is the same clip, another is not
+    line = f'{{"video_id": "a", "clip": [{", ".join([*clips, *again])}]}}'
+    (tmp_path / "hdvila_part0.jsonl").write_text(line)
+    (video,), _ = find_videos(tmp_path / "hdvila_part0.jsonl", tmp_path / "videos")
+    cut_video(video, Cutting(tmp_path / "out", SMALL))
+    total = add_up(stats_files(tmp_path / "out"))
+    assert (total["read"], total["kept"]) == (7, 1)
+    assert total["dropped"] == {"with a clip_id of another clip": 1, "with a span that is no time": 5}
+
+
+def test_a_line_that_is_nested_too_deeply_is_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_source(tmp_path / "videos" / "a.mp4", dance(1, 20), FPS)
+    file = write_metadata(tmp_path / "hdvila_part0.jsonl", {"a": [(0, 0.8)]})
+    file.write_bytes(b"[" * 100_000 + b"\n" + file.read_bytes())
+    (video,), missing = find_videos(file, tmp_path / "videos")
+    assert (video.id, missing) == ("a", 1)
+    assert "hdvila_part0.jsonl: line 1: nested too deeply; left out" in capsys.readouterr().err
+
+
+def test_byte_order_marks_and_line_separators_in_text_are_read(tmp_path: Path) -> None:
+    """A line of JSON ends at a line feed, not at the other characters that Python splits lines at."""
+    write_source(tmp_path / "videos" / "a.mp4", dance(1, 20), FPS)
+    text = "one\x85two\u2028three\x0c"
+    clip = json.dumps({"clip_id": "a.0", "span": [0, 0.8], "text": text}, ensure_ascii=False)
+    metadata = tmp_path / "hdvila_part0.jsonl"
+    metadata.write_text(f'{{"video_id": "a", "clip": [{clip}]}}\n', encoding="utf-8-sig")
+    videos, _ = find_videos(metadata, tmp_path / "videos")
+    cut_video(videos[0], Cutting(tmp_path / "out", SMALL))
+    write_manifest(tmp_path / "out", videos, None)
+    assert VideoClips(tmp_path / "out").label(0, [0])[0].split() == text.split()
+    captions, table = tmp_path / "captions.jsonl", tmp_path / "captions.csv"
+    captions.write_text(json.dumps({"clip_id": "a.0", "text": text}, ensure_ascii=False), encoding="utf-8-sig")
+    table.write_text("part_id,clip_id,caption\n0,a.0,a robot\n", encoding="utf-8-sig")
+    assert read_captions(captions, {("part_0", "a.0")}) == {("part_0", "a.0"): text}
+    assert read_captions(table, {("part_0", "a.0")}) == {("part_0", "a.0"): [(0, "a robot")]}
+
+
+def test_captions_belong_to_the_clip_of_their_part(tmp_path: Path) -> None:
+    table = tmp_path / "captions.csv"
+    table.write_text("part_id,clip_id,caption\n0,a.0,first\n1,a.0,second\n")
+    clips = {("part_0", "a.0"): [(0, "first")], ("part_1", "a.0"): [(0, "second")]}
+    assert read_captions(table, set(clips)) == clips
+    assert read_captions(table, {("other", "a.0")}) == {("other", "a.0"): [(0, "second")]}
+
+
+def test_half_an_emoji_in_a_caption_is_one_bad_sample(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_source(tmp_path / "videos" / "a.mp4", dance(1, 40), FPS)
+    total = prepare(tmp_path, {"a": [(0, 0.8, "whole \U0001f600"), (0.8, 1.6, "half \ud83d")]})
+    assert total["kept"] == 2
+    assert "without 1 captions with half a character (part_0/video_clips/a.1.mp4)" in capsys.readouterr().out
+    source = VideoClips(tmp_path / "out")
+    assert len(source) == 1 and source.dropped == {"without a caption": 1}
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text('{"clip_id": "a.0", "caption": "half \\ud83d"}\n{"clip_id": "a.1", "caption": "late"}\n')
+    videos, _ = find_videos(tmp_path / "hdvila_part0.jsonl", tmp_path / "videos")
+    write_manifest(tmp_path / "out", videos, captions)
+    assert VideoClips(tmp_path / "out").label(0, [0])[0] == "late"
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"clip_id": 3, "text": ""}', '{"text": ""}', "[" * 100_000, "9" * 5000])
+def test_a_bad_line_of_captions_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"clip_id": "a.0", "text": null}\n' + line)
+    with pytest.raises(ValueError, match="captions.jsonl: line 2: expected an object with clip_id and text"):
+        read_captions(tmp_path / "captions.jsonl", set())
 
 
 def test_a_video_that_was_cut_with_other_settings_stops_the_run_by_name(tmp_path: Path) -> None:

@@ -1,21 +1,29 @@
 """LAION-Pose: every runner, killed or not, gives the same images, once each."""
 
+import io
 import json
 import multiprocessing
 import os
+import platform
 import random
 import signal
+import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_prep import scale
 from data_prep.command import start
@@ -317,6 +325,68 @@ def test_unusable_samples_are_counted_by_their_reason(tmp_path: Path) -> None:
     assert len(ImagePoseShards(tmp_path / "out", rules=EVERYTHING)) == 1
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000 + b"0" + b"}" * 100_000,
+        b"9" * 5000,
+        b"3",
+        b'{"url": "https://example.org/\\ud83d.jpg"}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_metadata_that_cannot_be_read_are_one_bad_sample(tmp_path: Path, about: bytes) -> None:
+    files = sample("0", picture())
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": files | {"json": about}, "1": files})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    stats = stats_of(shard, tmp_path / "out")
+    assert stats["kept"] == 1 and stats["dropped"] == {"without a readable caption and metadata": 1}
+
+
+def test_numbers_without_bounds_in_the_metadata_do_no_harm(tmp_path: Path) -> None:
+    about = b'{"width": Infinity, "height": 1%s, "people": NaN, "similarity": NaN}' % (b"0" * 400)
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture()) | {"json": about}})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    assert ImagePoseShards(tmp_path / "out").label(0, [0])[1].shape == (1, 17, 3)
+
+
+def test_names_that_leave_the_folder_of_the_tar_are_counted_and_do_not_travel_on(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    unsafe = ["../../x", "/etc/x", "a/../../x", "a//x", "a\\x", "new\nline", "caf\udce9"]
+    shard = write_tar(tmp_path / "in" / "00000.tar", {key: sample("0", picture()) for key in [*unsafe, "a/x y", "./1"]})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    assert stats_of(shard, tmp_path / "out")["dropped"] == {"with an unsafe name": len(unsafe)}
+    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+        assert {name.rpartition(".")[0] for name in tar.getnames()} == {"a/x y", "./1"}
+    rows = parquet.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    assert len(rows) == len(unsafe) + 2 and "caf\\udce9" in {row["key"] for row in rows}
+
+
+def test_a_byte_order_mark_is_no_part_of_caption_or_metadata(tmp_path: Path) -> None:
+    files = {name: content if name == "jpg" else BOM_UTF8 + content for name, content in sample("0", picture()).items()}
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": files | {"txt": BOM_UTF8 + b"a robot\r\n"}})
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    assert ImagePoseShards(tmp_path / "out").label(0, [0])[0] == "a robot"
+
+
+def test_decompression_bombs_are_counted(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
+    good = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(good, "PNG")
+    large = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    talkative = good.getvalue()[:33] + text + good.getvalue()[33:]
+    images = {str(i): sample("0", image) for i, image in enumerate((large, talkative, picture()))}
+    shard = write_tar(tmp_path / "in" / "00000.tar", images)
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    stats = stats_of(shard, tmp_path / "out")
+    assert stats["kept"] == 1 and stats["dropped"] == {"that cannot be decoded": 2}
+
+
 def test_a_shard_that_is_cut_off_or_no_tar_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "in" / "00000.tar", {f"{i}": sample(str(i), picture(i)) for i in range(9)})
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size * 2 // 5])
@@ -378,6 +448,70 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             annotate(shard, Annotation(tmp_path / "locked" / "out", "fixed"), seeing(person()))
 
 
+@pytest.mark.usefixtures("serial")
+def test_the_next_run_removes_the_folders_of_killed_ones_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of done units: a kill may come between the marker and the end of its folder."""
+    shard = write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, elsewhere = f".{platform.node()}.", ".another-node."
+    names = [f".0_stats.json{here}{ended.pid}", f".0_stats.json{here}{os.getppid()}", f".0_stats.json{elsewhere}1"]
+    for name in names:
+        (tmp_path / "out" / f"{name}.partial").mkdir(parents=True)
+        (tmp_path / "out" / f"{name}.partial" / "half.tar").write_bytes(b"half")
+    monkeypatch.setattr(Annotation, "check", lambda job: None)
+    monkeypatch.setattr(Annotation, "open", lambda job: partial(annotate, job=job, estimator=seeing(person())))
+    main([str(tmp_path / "in"), str(tmp_path / "out"), "--backend", "fixed"])
+    assert stats_of(shard, tmp_path / "out")["kept"] == 1
+    assert sorted(file.name for file in (tmp_path / "out").glob(".*")) == sorted(
+        f"{name}.partial" for name in names[1:]
+    )
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    shard = write_tar(
+        tmp_path / "in" / "00000.tar", {f"{i}": sample("0", picture(height=256, width=256)) for i in range(9)}
+    )
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        with pytest.raises(ValueError, match=f"{tmp_path / 'out'}: cannot be read or written .File too large"):
+            annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "reason"),
+    [
+        ("rtmlib", ("--weights", __file__), r'rtmlib is not installed; pip install -e "\.\[pose\]"'),
+        (
+            "mmengine",
+            ("--backend", "mmpose", "--weights", __file__),
+            r'\.\[mmpose\]" && pip install --no-deps mmpose==',
+        ),
+        ("ray", ("--backend", "puppet", "--runner", "ray"), r'ray is not installed; pip install -e "\.\[ray\]"'),
+        ("pyarrow", ("--backend", "puppet"), r'pyarrow is not installed; pip install -e "\.\[data\]"'),
+        ("", ("--weights", "none.onnx"), "weights: .*none.onnx: no such file"),
+        ("", ("--backend", "puppet", "--weights", str(REPOSITORY)), "has no config.json"),
+    ],
+)
+def test_missing_packages_and_files_are_reported_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, arguments: tuple[str, ...], reason: str
+) -> None:
+    write_tar(tmp_path / "in" / "00000.tar", {"0": sample("0", picture())})
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(scale, "_by_processes", lambda *_: pytest.fail("a worker was started"))
+    with pytest.raises(ValueError, match=reason):
+        main([str(tmp_path / "in"), str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_pyarrow_is_reported_with_its_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install -e \"\.\[data\]\""):
@@ -407,6 +541,31 @@ def test_bad_arguments_are_one_line(
     assert stop.value.code == 2
     assert error.startswith("laion_pose: error: ") and reason in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (BrokenPipeError(), 0, ""),
+        (KeyboardInterrupt(), 130, "x: interrupted; run the same command again to go on\n"),
+        (OSError("two\nlines \ud83d"), 2, "x: error: two lines \\ud83d\n"),
+    ],
+)
+def test_a_script_ends_in_at_most_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, error: BaseException, code: int, printed: str
+) -> None:
+    """Quietly where the reader of a pipe has ended."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    try:
+        start("x", fail)
+        assert code == 0
+    except SystemExit as stop:
+        assert stop.code == code
+    assert capfd.readouterr().err == printed
 
 
 def test_input_and_output_must_differ(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _person(person: Any, place: str) -> np.ndarray:
     if named and (not isinstance(person["id"], int) or isinstance(person["id"], bool)):
         raise ValueError(f"{place}.id: got {_shown(person['id'])}, expected a whole number")
     try:
-        joints = np.array(person["keypoints"], np.float32)
+        joints = np.asarray(person["keypoints"], np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{place}.keypoints: got no table of numbers, expected {NUM_JOINTS} x [x, y, conf]") from error
     if joints.shape != (NUM_JOINTS, 3):
