@@ -205,7 +205,7 @@ SHAPES = [
 ]
 # Where the name of a function says it all: a motion, a background, a head.
 DRAWINGS = tuple(f"followyourpose.puppets.{name}" for name in ("backgrounds", "brush", "characters", "motions"))
-WIRING = ("followyourpose.evaluation.evaluate", "followyourpose.training.run_dir")  # tensors only pass through these
+WIRING = ("followyourpose.evaluation.compare", "followyourpose.training.run_dir")  # tensors only pass through these
 SIZE = r"(\.\.\.|[\w +*/^-]{1,9}|\(\w \w\))"  # 17, H, c_i, h / 2^i, (b f)
 SHAPE = re.compile(rf"\({SIZE}(, {SIZE})+\)|\(\w,?\)")  # (b, c, f, h, w), (n, 17, 2), (n,)
 

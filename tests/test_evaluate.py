@@ -1,7 +1,11 @@
 """The evaluation protocol, with stand-ins for model, detector and CLIP that look up the real frames."""
 
+import errno
 import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +14,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
+from followyourpose.common import files
+from followyourpose.common.files import locked
 from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, build_config
 from followyourpose.evaluation import metrics
+from followyourpose.evaluation.compare import compare
 from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, generate, noise_of
-from followyourpose.evaluation.evaluate import compare, evaluate
+from followyourpose.evaluation.evaluate import PACKAGES, check, evaluate
 from followyourpose.evaluation.evaluators import Evaluators
 from followyourpose.evaluation.features import ClipFeatures
-from followyourpose.evaluation.long_videos import compare_modes
 from followyourpose.evaluation.measure import METRICS, measure
 from followyourpose.evaluation.metrics import border_change
 from followyourpose.evaluation.report import Report, format_table, sheet_of, worst_cases, write_report
@@ -272,16 +279,13 @@ def test_every_video_of_every_set_has_a_row_and_metrics_have_plots(
     assert (tmp_path / "plots.png").stat().st_size > 0
 
 
-def test_without_the_extra_the_rest_is_written_and_a_line_names_what_is_not(
-    finished: tuple[Report, Oracle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_without_the_extra_the_rest_is_written(
+    finished: tuple[Report, Oracle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("pyarrow", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     write_report(tmp_path, CONFIG, finished[0])
-    assert (tmp_path / "metrics.json").exists() and not (tmp_path / "videos.parquet").exists()
-    output = capsys.readouterr().out
-    for line in ("videos.parquet is left out: it needs pyarrow", "plots.png is left out: it needs matplotlib"):
-        assert f'{line}; pip install -e ".[eval]"' in output
+    assert {file.name for file in tmp_path.iterdir()} == {"metrics.json", "metrics.md", "samples.png", "worst.png"}
 
 
 def test_the_worst_videos_come_first_with_their_numbers(known: Collection):
@@ -319,6 +323,81 @@ def test_settings_that_cannot_be_measured_are_refused_before_any_model_is_read(t
     for change in ({"seed": 5}, {"num_frames": 4}):
         with pytest.raises(ValueError, match="expected (1000|8), that of puppet-bench-1"):
             evaluate(EvaluateConfig(output=str(tmp_path), benchmark="puppet-bench-1", **change))
+
+
+@pytest.mark.parametrize("place", [*range(5)])
+def test_metrics_json_is_written_whole_and_last_or_not_at_all(
+    finished: tuple[Report, Oracle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+):
+    """A disk that is full from the given file on: no file is cut, and the folder is named."""
+    written, sync = [], files.sync_file
+
+    def full(file: Path) -> None:
+        written.append(file)
+        if len(written) > place:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(files, "sync_file", full)
+    folder = tmp_path / "out"
+    with pytest.raises(ValueError, match=rf"{folder}.*: cannot be written \(No space left on device\)"), locked(folder):
+        write_report(folder, CONFIG, finished[0])
+    whole = ["samples.png", "worst.png", "videos.parquet", "metrics.md"][:place]
+    assert sorted(file.name for file in folder.glob("*")) == sorted(whole)
+    monkeypatch.setattr(files, "sync_file", sync)
+    with locked(folder):
+        write_report(folder, CONFIG, finished[0])
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["n"] == 5
+
+
+def test_one_evaluation_at_a_time_writes_into_a_folder(models: dict[str, str], tmp_path: Path):
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(ValueError, match="out: another command is writing there"),
+    ):
+        evaluate(EvaluateConfig(**models, output=str(tmp_path / "out")))
+
+
+def test_files_are_checked_before_pytorch_is_imported(tmp_path: Path):
+    """In one process, so that this takes a second; nothing is left of the folder."""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "model_index.json").write_text("{}")
+    cases = {
+        "clip=nowhere": "clip: nowhere: no config.json",
+        "detector=nowhere": "detector: nowhere: no such file or folder",
+        "backend=mmpose": "error: detector: ",
+        "boxes=nowhere.onnx": "boxes: nowhere.onnx: no such file",
+        "model=nowhere": "model: nowhere: no such folder",
+        f"model={tmp_path / 'image'}": "an image model, expected the folder of a FollowYourPosePipeline",
+        "image_model=nowhere": "image_model: nowhere: no such folder",
+        "videos=nowhere": "videos: nowhere: no such file or folder",
+        "num_videos=1025": "num_videos: got 1025, expected at most 1024",
+    }
+    code = f"""
+import sys
+from followyourpose.cli.main import main
+for case in {list(cases)}:
+    arguments = ["benchmark=puppet-bench-1", "num_frames=8", "output={tmp_path / "out"}", case]
+    assert main(["evaluate", *arguments]) == 2, case
+assert not {{"torch", "transformers", "diffusers"}} & sys.modules.keys()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for line, reason in zip(result.stderr.splitlines(), cases.values(), strict=True):
+        assert reason in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_reported_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for package in PACKAGES:
+        monkeypatch.setitem(sys.modules, package, None)
+    check(EvaluateConfig())
+    assert capsys.readouterr().out.splitlines() == [
+        f'{part} is left out: it needs {package}; pip install -e ".[eval]"' for package, part in PACKAGES.items()
+    ]
 
 
 def test_the_jump_at_borders_is_that_over_elsewhere():
@@ -374,6 +453,32 @@ def test_features_take_frames_of_any_size_and_the_folders_statistics(clip_folder
         ClipFeatures(clip_folder / "nothing")
 
 
+def without_projection(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (without_projection, "1 missing, e.g. visual_projection.weight"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"123"), "cannot be read as a CLIPModel"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read as a CLIPModel"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as a CLIPModel"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "cannot be read as a CLIPModel"),
+        (lambda folder: (folder / "vocab.json").unlink(), "no tokenizer.json or vocab.json"),
+        (lambda folder: (folder / "preprocessor_config.json").write_text("[" * 100_000), "nested too deeply"),
+        (lambda folder: (folder / "preprocessor_config.json").write_text('{"image_mean": 1}'), "three numbers each"),
+        (lambda folder: (folder / "preprocessor_config.json").write_text('{"image_std": [0, 0, 0]}'), "above 0"),
+    ],
+)
+def test_a_damaged_clip_is_one_error(clip_folder: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str):
+    damage(shutil.copytree(clip_folder, tmp_path / "clip"))
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'clip'}.*{reason}"):
+        ClipFeatures(tmp_path / "clip")
+
+
 @pytest.fixture(scope="module")
 def models(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The folders that an evaluation reads, of untrained models."""
@@ -393,7 +498,7 @@ def test_modes_of_long_videos_are_compared(models: dict[str, str], tmp_path: Pat
     settings = {"num_videos": 2, "batch_size": 2, "num_frames": 9, "num_inference_steps": 1, "device": "cpu"}
     long_video, modes = LongVideo(window=4), list(MODES)
     config = EvaluateConfig(**models, **settings, long_video=long_video, modes=modes, output=str(tmp_path / "out"))
-    content = json.loads((compare_modes(config) / "metrics.json").read_text())
+    content = json.loads((evaluate(config) / "metrics.json").read_text())
     assert list(content["modes"]) == [*MODES, "real"] and content["borders"] == [4, 6, 8] and content["n"] == 2
     for numbers in content["modes"].values():
         low, high = numbers["border_jump_ci95"]
@@ -402,7 +507,7 @@ def test_modes_of_long_videos_are_compared(models: dict[str, str], tmp_path: Pat
     table = capsys.readouterr().out
     assert all(f"| {mode} " in table for mode in MODES) and "| 2 videos " in table
     with pytest.raises(ValueError, match="num_frames: got 4, one window, expected more than 4"):
-        compare_modes(EvaluateConfig(**models, num_frames=4, long_video=long_video, modes=modes))
+        EvaluateConfig(**models, num_frames=4, long_video=long_video, modes=modes)
 
 
 def test_the_whole_evaluation_runs_and_repeats_with_the_seed(models: dict[str, str], tmp_path: Path, capsys):

@@ -2,15 +2,16 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from followyourpose.config import GenerateConfig, PoseConfig, save_config
+from followyourpose.config import GenerateConfig, PoseConfig
 from followyourpose.data.video_io import write_gif, write_video
-from followyourpose.evaluation.samples import Collection, fitted
+from followyourpose.evaluation.samples import Collection, check_lengths, fitted
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
@@ -118,6 +119,20 @@ def test_a_line_that_does_not_fit_is_named_with_its_file_and_number(folder: Path
         read_collection(manifest(folder, ROW, ROW | change))
 
 
+def test_only_a_line_feed_ends_a_line_of_a_manifest(folder: Path):
+    rows = [json.dumps(ROW | {"prompt": f"a{mark}b"}, ensure_ascii=False) for mark in "\u2028\x85\x1c"]
+    (folder / "manifest.jsonl").write_bytes("\r\n\n".join(rows[:2]).encode())
+    assert [sample.prompt for sample in read_collection(folder).samples] == ["a\u2028b", "a\x85b"]
+
+
+def test_a_line_that_no_text_editor_wrote_is_one_error(folder: Path):
+    deep = "[" * 900 + "]" * 900
+    for line in (f'{{"video": "a.mp4", "prompt": {deep}}}', "[" * 10**6, "9" * 5000, '{"prompt": "\\ud83d"}', "\0"):
+        with pytest.raises(ValueError, match=r"manifest\.jsonl: line 2: .") as error:
+            read_collection(manifest(folder, ROW, line))
+        assert len(str(error.value)) < 500
+
+
 def test_folders_without_videos_are_refused(folder: Path):
     with pytest.raises(ValueError, match=r"holds neither run\.json nor manifest\.jsonl, expected the folder of a"):
         read_collection(folder)
@@ -143,26 +158,25 @@ def test_samples_to_draw_are_cut_as_generate_cuts_them(folder: Path):
     expected = (clip.frames[0][0][:, :2] + 0.5 - (SIZE / 2, 0)) / 2 - 0.5
     np.testing.assert_allclose(sample.people[0][0][:, :2], expected, atol=1e-4)
     with pytest.raises(ValueError, match=r"wide\.json: its skeleton has 5 frames, expected num_frames, 6"):
-        fitted(wanted, 16, 16, 6)
+        check_lengths(wanted, 6)
 
 
 # ---- runs of generate -----------------------------------------------------------------------------------------------
 
 
+PROMPTS = {"prompt": ["a cat", "a dog"]}
+
+
 def write_run(folder: Path, skeletons: list[str], count: int = 3, **settings: Any) -> Collection:
     """Write the files of a run of two prompts with each skeleton, and return the collection that is read from them."""
-    config = GenerateConfig(
-        prompt=["a cat", "a dog"], skeleton=skeletons, num_frames=3, height=16, width=16, enlarge=2, **settings
-    )
+    config = GenerateConfig(skeleton=skeletons, num_frames=3, height=16, width=16, enlarge=2, **PROMPTS | settings)
     run = folder / "run"
     run.mkdir(exist_ok=True)
-    save_config(config, run / "settings.json")
     videos = []
     for index, (_, prompt) in enumerate((s, p) for s in skeletons for p in config.prompt):
         write_video(run / f"{index}.mp4", frames_of(count), 8)
         videos.append({"prompt": prompt, "skeleton": "x", "seed": 5, "files": [f"{index}.mp4", f"{index}.gif"]})
-    record = {"settings": json.loads((run / "settings.json").read_text()), "videos": videos}
-    (run / "run.json").write_text(json.dumps(record))
+    (run / "run.json").write_text(json.dumps({"settings": asdict(config), "videos": videos}))
     return read_collection(run)
 
 
@@ -203,6 +217,53 @@ def test_a_run_that_does_not_fit_its_record_is_refused(folder: Path):
     (folder / "run" / "run.json").write_text(json.dumps(record | {"videos": []}))
     with pytest.raises(ValueError, match=r"run\.json: a run without videos"):
         read_collection(folder / "run")
-    (folder / "run" / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"run\.json: not the record of a run of generate"):
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"settings": []}, r"got a list, expected a mapping with"),
+        ({"settings": {"prompt": "a", "height": None}}, "a run without videos or their size"),
+        ({"settings": {"prompt": "a", "height": "16", "size": 3}}, "unknown key size"),
+        ({"videos": {}}, "a run without videos or their size"),
+        ({"videos": [5]}, "not the record of a run of generate"),
+        ({"videos": [{"files": ["0.mp4"], "prompt": None, "seed": 5}]}, r"not the record .*\(prompt: got None"),
+        (
+            {"videos": [{"files": ["0.mp4"], "prompt": "\ud83d", "seed": 5}]},
+            r"not the .*\(prompt: got '\\ud83d'",
+        ),
+        ({"videos": [{"files": [], "prompt": "a", "seed": 5}]}, "not the record of a run of generate"),
+        ({"videos": [{"files": ["0.mp4"], "prompt": "a", "seed": float("inf")}]}, "not the record of a run"),
+        ("{}", r"not the record of a run of generate \('settings'\)"),
+        ("{", "not a JSON file"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "not a JSON file"),
+    ],
+)
+def test_a_damaged_record_is_refused_in_one_line(folder: Path, change: dict[str, Any] | str, reason: str):
+    write_run(folder, [str(folder / "pose.json")])
+    record = folder / "run" / "run.json"
+    record.write_text(change if isinstance(change, str) else json.dumps(json.loads(record.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"run\.json: .*{reason}"):
         read_collection(folder / "run")
+
+
+def test_text_of_a_record_is_read_literally(folder: Path):
+    """Neither as YAML nor as an interpolation: `no` is no False, and `${...}` is not filled in."""
+    prompts = ["${oc.env:HOME}", "no", "a robot #1", "batman: the movie", "", "a\u2028b \\${x}"]
+    skeleton = folder / "a ${oc.env:HOME} #1: no.json"
+    shutil.copy(folder / "pose.json", skeleton)
+    collection = write_run(folder, [str(skeleton)], prompt=prompts, negative_prompt="no", style="010")
+    assert [sample.prompt for sample in collection.samples] == prompts
+    assert collection.samples[5].people is not None
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "run.json"])
+def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path, name: str):
+    if name == "run.json":
+        write_run(folder, [str(folder / "pose.json")])
+        folder = folder / "run"
+    else:
+        manifest(folder, ROW | {"prompt": "café"})
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert read_collection(folder).samples[0].prompt == {"run.json": "a cat"}.get(name, "café")

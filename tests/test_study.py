@@ -1,12 +1,14 @@
 """A user study: the page is blind to the systems, and only whole, fitting answers are counted."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from followyourpose.common import files
 from followyourpose.config import ConfigError, StudyConfig, build_config
 from followyourpose.data.video_io import VideoError, probe, read_frames, write_gif, write_video
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
@@ -196,6 +198,36 @@ def test_a_manifest_that_cannot_be_used_is_refused_with_its_line(tmp_path: Path,
         match_videos(config(tmp_path / "study", tmp_path / "m.jsonl", x=tmp_path, y=tmp_path))
 
 
+def test_a_manifest_in_any_encoding_of_json_lines_is_read(tmp_path: Path) -> None:
+    """With a byte-order mark, line separators within a prompt, and half an emoji, which the page shows as it can."""
+    systems = {system: write_videos(tmp_path / system, "a", "b") for system in ("ours", "theirs")}
+    lines = ['{"video": "a", "prompt": "one\u2028two\x85three"}', '{"video": "b", "prompt": "half \\ud83d"}']
+    (tmp_path / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    folder = make_study(config(tmp_path / "study", tmp_path / "m.jsonl", **systems))
+    key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+    assert [item["prompt"] for item in key["items"].values()] == ["one\u2028two\x85three", "half \ud83d"]
+    assert '"half \\ud83d"' in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_reported_with_the_folder_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(file: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync_file", sync)
+    systems = {system: write_videos(tmp_path / system, "a") for system in ("ours", "theirs")}
+    with pytest.raises(ValueError, match=r"study: cannot be written \(No space left on device\)"):
+        make_study(config(tmp_path / "study", **systems))
+    (tmp_path / "key.json").write_text(json.dumps(KEY))
+    answers = write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
+    with pytest.raises(ValueError, match=r"out\.json: cannot be written \(No space left on device\)"):
+        score_study(tmp_path / "key.json", [answers], tmp_path / "out.json")
+    with pytest.raises(ValueError, match=r"none/out\.json: cannot be written \(No such file or directory\)"):
+        score_study(tmp_path / "key.json", [answers], tmp_path / "none" / "out.json")
+    assert {file.name for file in tmp_path.iterdir()} == {"ours", "theirs", "key.json", "1.csv"}
+
+
 def test_questions_are_the_papers_or_ones_own() -> None:
     assert read_questions(["quality", "hands: Whose are best?"]) == {
         "quality": QUESTIONS["quality"], "hands": "Whose are best?",
@@ -299,6 +331,14 @@ def test_the_numbers_are_written_and_nothing_is_overwritten(tmp_path: Path) -> N
             score_study(tmp_path / "key.json", [file], tmp_path / taken)
 
 
+@pytest.mark.parametrize("name", ["key.json", "1.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "key.json").write_text(json.dumps(KEY))
+    write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    assert "4 answers of 1 rater," in score_study(tmp_path / "key.json", [tmp_path / "1.csv"])
+
+
 def test_additions_of_a_spreadsheet_do_no_harm(tmp_path: Path) -> None:
     file = write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().rstrip() + b"\r\n\r\n")
@@ -322,6 +362,8 @@ def changed(row: int, column: str, value: str) -> list[list[str]]:
         (changed(1, "position", "4"), "line 3: position: got '4', expected a number from 1 to 3"),
         (changed(1, "seconds", "long"), "line 3: rater and seconds: got '1' and 'long', expected two numbers"),
         (changed(1, "rater", "1e9"), "line 3: rater and seconds"),
+        (changed(1, "seconds", "9" * 400), "line 3: rater and seconds"),
+        (changed(1, "position", "1" * 5000), "line 3: position"),
         (rows_of(1, *["ours"] * 4)[:3], "rater 1: got 3 of 4 answers, none to text of q; is it cut off?"),
         ([*rows_of(1, *["ours"] * 4)[:3], ["s1", "1", "4"]], "line 5: got 3 columns, .*; is it cut off?"),
         (rows_of(1, *["ours"] * 4) + rows_of(1, *["theirs"] * 4)[1:2], "line 6: .* before, in .*: line 3; expected"),
@@ -359,7 +401,15 @@ def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path: Path, content: 
         read_answers(KEY, [tmp_path / "1.csv"])
 
 
-@pytest.mark.parametrize("content", ["[]", '{"study": "s1"}', json.dumps(KEY | {"systems": {"ours": "a"}})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        json.dumps(KEY | {"questions": ["quality"]}),
+        '{"study": "s1"}',
+        json.dumps(KEY | {"systems": {"ours": "a"}}),
+    ],
+)
 def test_a_key_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "key.json").write_text(content)
     with pytest.raises(ValueError, match=r"key\.json: not the key\.json of a study"):

@@ -35,6 +35,10 @@ def generate(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """A training run, or its plan."""
     config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.checks import changed_settings, check_inputs
+
+    changed_settings(config)  # before the seconds that networks take to be imported
+    check_inputs(config)
     from followyourpose.training.loop import train
 
     train(config, dry_run=options.dry_run)
@@ -44,6 +48,9 @@ def train(options: argparse.Namespace) -> None:
 def cache(options: argparse.Namespace) -> None:
     """Encoded data of a run."""
     config = _config(TrainConfig, options.arguments)
+    from followyourpose.training.checks import check_inputs
+
+    check_inputs(config)
     from followyourpose.training.cache import make_cache
 
     print(make_cache(config))
@@ -52,10 +59,7 @@ def cache(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Metrics of videos, or of the modes of long videos."""
     config = _config(EvaluateConfig, options.arguments)
-    if config.modes:
-        from followyourpose.evaluation.long_videos import compare_modes as evaluate
-    else:
-        from followyourpose.evaluation.evaluate import evaluate
+    from followyourpose.evaluation.evaluate import evaluate
 
     print(evaluate(config))
 

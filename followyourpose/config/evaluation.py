@@ -63,6 +63,9 @@ class EvaluateConfig(SamplingConfig):
         check_finite("guidance_scale", self.guidance_scale)
         for mode in (self.long_video.mode, *self.modes):
             replace(self.long_video, mode=mode).windows(self.num_frames)
+        windows = replace(self.long_video, mode="paper").windows(self.num_frames)
+        if self.modes and len(windows) == 1:
+            raise ValueError(f"num_frames: got {self.num_frames}, one window, expected more than {len(windows[0])}")
 
 
 @dataclass

@@ -1,108 +1,97 @@
-"""`followyourpose evaluate`: metrics of the videos of a model, a run or any system -> a folder.
+"""`followyourpose evaluate`: checks of settings and files, then the comparison of videos or of modes -> a folder.
 
-The same CLIP and pose estimator evaluate all sets of frames: the videos, the real frames (the ceiling) and, of videos
-drawn for this, the model's without a skeleton (the chance baseline).
+PyTorch is imported after the checks, so that these take a second.
 """
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
+from followyourpose.common.files import locked
 from followyourpose.config import ConfigError, EvaluateConfig, locate
-from followyourpose.evaluation import metrics
-from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
-from followyourpose.evaluation.evaluators import Evaluators, open_evaluators
-from followyourpose.evaluation.measure import Measured, measure, ratio
-from followyourpose.evaluation.report import Report, write_report
-from followyourpose.evaluation.samples import Collection, fitted, of_benchmark, puppets
+from followyourpose.evaluation.samples import Collection, check_lengths, of_benchmark
 from followyourpose.evaluation.sources import read_collection
+from followyourpose.models.loading import model_kind
+from followyourpose.pose.estimate import WEIGHTS, check_estimator
 from followyourpose.puppets.benchmark import BENCHMARKS
+
+KEYS = {"weights": "detector", "config": "detector_config"}  # argument of the pose estimator -> setting
+# Optional package -> the part of the report that needs it.
+PACKAGES = {"torchmetrics": "ssim", "pyarrow": "videos.parquet", "matplotlib": "plots.png"}
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Evaluate `config.videos`, or videos that the model draws, and write the report (see report.py).
+    """Evaluate `config.videos`, or videos that the model draws, or modes of long videos; write the report.
 
-    Its folder is `config.output`, or a new one under outputs/; it is returned. Videos, skeletons and prompts are
-    checked before a model is read.
+    Its folder is `config.output`, or a new one under outputs/; it is returned.
 
     Raises:
         ValueError: the folder has results already, a setting, a video or a skeleton cannot be used, or a model cannot
             be read.
     """
-    folder = check(config)
-    collection = None if config.videos is None else read_collection(locate(config.videos))
-    if collection is not None and config.benchmark is not None:
-        collection = of_benchmark(collection, config.benchmark)
-    evaluators = open_evaluators(config)
-    if collection is not None and collection.videos is not None:
-        sets, more = {"": collection.videos}, {}
-    else:
-        collection, sets, more = draw(config, collection)
-    if collection.real is not None:
-        sets["real"] = collection.real
-    write_report(folder, config, compare(collection, sets, evaluators, more))
+    folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    with locked(folder):
+        if (folder / "metrics.json").exists():
+            raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
+        collection = check(config)
+        if config.modes:
+            from followyourpose.evaluation.long_videos import compare_modes
+
+            compare_modes(config, folder)
+        else:
+            from followyourpose.evaluation.compare import compare_videos
+
+            compare_videos(config, collection, folder)
     return folder
 
 
-def check(config: EvaluateConfig) -> Path:
-    """Return the folder of the results, after a check that it has none yet and that a benchmark's settings are its own.
+def check(config: EvaluateConfig) -> Collection | None:
+    """Check the files that settings name, and return the collection of `videos`; None: puppets.
 
     Raises:
-        ValueError: one of these fails; the message names the folder or the key.
+        ValueError: a setting, a model, a video or a skeleton cannot be used; the message names the key or the file.
     """
-    folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (folder / "metrics.json").exists():
-        raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
-    if config.benchmark is not None:
-        for key in ("seed", "num_frames"):
-            if (got := getattr(config, key)) != (fixed := getattr(BENCHMARKS[config.benchmark], key)):
-                raise ConfigError(f"{key}: got {got}, expected {fixed}, that of {config.benchmark}")
-    return folder
+    _check_benchmark(config)
+    collection = None if config.videos is None or config.modes else read_collection(locate(config.videos))
+    if collection is not None and config.benchmark is not None:
+        collection = of_benchmark(collection, config.benchmark)
+    if not (locate(config.clip) / "config.json").is_file():
+        raise ConfigError(f"clip: {config.clip}: no config.json, expected the folder of a CLIPModel")
+    files = (config.detector or WEIGHTS[config.backend], config.detector_config, config.boxes)
+    try:
+        check_estimator(config.backend, *(path and locate(path) for path in files))
+    except ValueError as error:
+        name, _, reason = str(error).partition(": ")
+        raise ConfigError(f"{KEYS.get(name, name)}: {reason}") from error
+    if collection is None or collection.videos is None:
+        _check_models(config)
+        if collection is not None:
+            check_lengths(collection, config.num_frames)
+    for package, part in {} if config.modes else PACKAGES.items():
+        if find_spec(package) is None:
+            print(f'{part} is left out: it needs {package}; pip install -e ".[eval]"')
+    return collection
 
 
-def draw(config: EvaluateConfig, wanted: Collection | None) -> tuple[Collection, dict[str, Any], dict[str, Any]]:
-    """Draw a collection, or puppets: return it at the model's size, the sets of videos, and the flicker of stage 2."""
-    pipe = load_model(config)
-    side = side_of(pipe)
-    if wanted is None:
-        collection = puppets(config, side, side)
-    else:
-        collection = fitted(wanted, side, side, config.num_frames)
-    sets = drawn_sets(pipe, collection.samples, config)
-    more = {}
-    if config.image_model is not None:
-        few = collection.samples[: config.flicker_videos]
-        more = flicker_of_stage_2(pipe, load_before(config, pipe), few, config, sets[""][: config.flicker_videos])
-    return collection, sets, more
+def _check_benchmark(config: EvaluateConfig) -> None:
+    if config.benchmark is None:
+        return
+    benchmark = BENCHMARKS[config.benchmark]
+    for key in ("seed", "num_frames"):
+        if (got := getattr(config, key)) != (fixed := getattr(benchmark, key)):
+            raise ConfigError(f"{key}: got {got}, expected {fixed}, that of {config.benchmark}")
+    if config.videos is None and config.num_videos > benchmark.num_videos:
+        raise ConfigError(
+            f"num_videos: got {config.num_videos}, expected at most {benchmark.num_videos}, those of {config.benchmark}"
+        )
 
 
-def compare(collection: Collection, sets: dict[str, Any], evaluators: Evaluators, more: dict[str, Any]) -> Report:
-    """Measure sets of videos of the same samples.
-
-    Args:
-        sets: name -> a video of each sample: "", the videos to evaluate; "real" and "no_pose", to compare them with.
-        more: further numbers of the report.
-    """
-    measured = {}
-    with tqdm(total=len(sets) * len(collection.samples), unit="video", desc="measure") as bar:
-        for name, videos in sets.items():
-            real = None if name == "real" else collection.real
-            measured[name] = measure(videos, collection.samples, evaluators, real, bar.update)
-    evaluated = measured[""]
-    results = {**evaluated.summary(), "n": len(collection.samples), **evaluated.intervals()}
-    for suffix, other in measured.items():
-        if suffix:
-            results |= {f"{name}_{suffix}".replace("@0.1", ""): value for name, value in other.summary().items()}
-    if "real" in measured:
-        results |= _shares("pck_ratio", evaluated, measured["real"])
-        if "no_pose" in measured:
-            results |= _shares("pck_no_pose_ratio", measured["no_pose"], measured["real"])
-    return Report(collection, sets[""], measured, results | more)
-
-
-def _shares(name: str, of: Measured, real: Measured) -> dict[str, Any]:
-    """PCK as a share of that of real frames, with its interval; over the videos for which both are defined."""
-    pairs = [pair for pair in zip(of.values["pck@0.1"], real.values["pck@0.1"], strict=True) if None not in pair]
-    return {name: ratio(pairs), f"{name}_ci95": metrics.bootstrap_interval(pairs, ratio)} if pairs else {}
+def _check_models(config: EvaluateConfig) -> None:
+    keys = ["model"] if config.image_model is None or config.modes else ["model", "image_model"]
+    for key in keys:
+        try:
+            kind = model_kind(locate(getattr(config, key)))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        if key == "model" and kind != "pipeline":
+            raise ConfigError(f"model: {config.model}: an image model, expected the folder of a FollowYourPosePipeline")

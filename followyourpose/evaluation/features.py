@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import CLIPModel, CLIPTokenizer
 
 from followyourpose.common.files import read_json
+from followyourpose.models.loading import check_loaded
 
 # Statistics that bring pixels from [0, 1] to [-1, 1], the range of a CLIP trained here.
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -23,20 +25,24 @@ class ClipFeatures:
         batch_size: frames or captions per pass.
 
     Raises:
-        ValueError: the folder holds no model.
+        ValueError: the folder holds no model or no tokenizer, or a file cannot be read; a weight is missing or of
+            another shape.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu", batch_size: int = 64) -> None:
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no config.json, expected the folder of a CLIPModel")
-        self.model = CLIPModel.from_pretrained(folder).float().eval().to(device)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        for names in (("config.json",), ("tokenizer.json", "vocab.json")):
+            if not any((folder / name).is_file() for name in names):
+                raise ValueError(f"{folder}: no {' or '.join(names)}, expected the folder of a CLIPModel")
+        try:
+            model, info = CLIPModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{folder}: cannot be read as a CLIPModel ({' '.join(str(error).split())})") from error
+        check_loaded(folder, "CLIPModel", info, extra=True)
+        self.model = model.float().eval().to(device)
         self.batch_size = batch_size
-        statistics = folder / "preprocessor_config.json"
-        settings = read_json(statistics) if statistics.is_file() else {}
-        self.mean = torch.tensor(settings.get("image_mean", _MEAN), device=device).view(3, 1, 1)
-        self.std = torch.tensor(settings.get("image_std", _STD), device=device).view(3, 1, 1)
+        self.mean, self.std = (each.to(device) for each in _statistics(folder / "preprocessor_config.json"))
 
     @torch.no_grad()
     def images(self, frames: np.ndarray) -> np.ndarray:
@@ -76,3 +82,16 @@ class ClipFeatures:
         pixels = (pixels[..., top : top + side, left : left + side] - self.mean) / self.std
         image = self.model.vision_model(pixel_values=pixels).pooler_output
         return F.normalize(self.model.visual_projection(image), dim=-1).float().cpu().numpy()
+
+
+def _statistics(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the standard deviation of pixels, (3, 1, 1) each, of a preprocessor_config.json."""
+    settings = read_json(file) if file.is_file() else {}
+    try:
+        mean, std = (torch.tensor(settings.get(key, default), dtype=torch.float32).view(3, 1, 1)
+                     for key, default in (("image_mean", _MEAN), ("image_std", _STD)))  # fmt: skip
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{file}: image_mean, image_std: expected three numbers each ({error})") from error
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise ValueError(f"{file}: image_mean, image_std: expected finite numbers, image_std above 0")
+    return mean, std

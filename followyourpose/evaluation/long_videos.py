@@ -16,7 +16,6 @@ from followyourpose.common.tables import markdown_table
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.draw import generate, load_model, side_of
-from followyourpose.evaluation.evaluate import check
 from followyourpose.evaluation.evaluators import Evaluators, open_evaluators
 from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
 from followyourpose.evaluation.report import format_number, write_metrics, write_samples
@@ -26,15 +25,16 @@ BORDER_JUMP = "mean change of pixels from a frame to the next at the borders of 
 SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")
 
 
-def compare_modes(config: EvaluateConfig) -> Path:
+def compare_modes(config: EvaluateConfig, folder: Path) -> None:
     """Generate `num_videos` of `num_frames` in each of `modes`, and write metrics.json and samples.png into a folder.
 
-    The picture shows the first mode's videos. The folder is `config.output`, or a new one under outputs/.
+    The picture shows the first mode's videos.
 
     Raises:
-        ValueError: as `evaluate`; or the video has no border between two windows.
+        ValueError: a model cannot be read, or a file cannot be written.
     """
-    folder, borders = check(config), window_borders(config)
+    windows = replace(config.long_video, mode="paper").windows(config.num_frames)
+    borders = [window[-1] + 1 for window in windows[:-1]]  # first frames of later windows' own ones, for all modes
     evaluators, pipe = open_evaluators(config), load_model(config)
     collection = puppets(config, side_of(pipe), side_of(pipe))
     samples, results, first = collection.samples, {}, None
@@ -50,19 +50,6 @@ def compare_modes(config: EvaluateConfig) -> Path:
     write_metrics(folder, config, content, {**DEFINITIONS, "border_jump": BORDER_JUMP})
     rows = [[mode, *(format_number(numbers[name]) for name in SHOWN)] for mode, numbers in results.items()]
     print(markdown_table([counted(len(samples), "video"), *SHOWN], rows, aligned=True))
-    return folder
-
-
-def window_borders(config: EvaluateConfig) -> list[int]:
-    """Return the first frame of each later window's own ones; those of `paper`, for all modes alike.
-
-    Raises:
-        ValueError: there are none, since the video is one window.
-    """
-    windows = replace(config.long_video, mode="paper").windows(config.num_frames)
-    if len(windows) == 1:
-        raise ValueError(f"num_frames: got {config.num_frames}, one window, expected more than {len(windows[0])}")
-    return [window[-1] + 1 for window in windows[:-1]]
 
 
 def measure_long(

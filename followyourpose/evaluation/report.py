@@ -34,7 +34,6 @@ SHOWN = 4  # videos on a picture, or by each metric of WORST
 WORST = ("pck@0.1", "cs")
 _SIDE = 128  # pixels: height of a picture's frames at most
 _PANELS = 5  # of the plots, in a line
-_EXTRA = 'pip install -e ".[eval]"'
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Report:
 
 
 def write_report(folder: Path, config: EvaluateConfig, report: Report) -> None:
-    """Write all of the above, and print the table; a line names a file that is left out for want of a package."""
+    """Write all of the above, and print the table; files whose package is not installed are left out."""
     write_samples(folder, report.collection, report.videos)
     worst, labels = worst_cases(report)
     write_picture(folder / "worst.png", sheet_of(report.collection, report.videos, worst, labels))
@@ -184,8 +183,7 @@ def _write_rows(path: Path, report: Report) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        print(f"{path.name} is left out: it needs pyarrow; {_EXTRA}")
-        return
+        return  # reported when the settings were checked
     rows = rows_of(report)
     kinds = {name: pyarrow.float64() for name in METRICS}  # also of a metric that is undefined for all of them
     columns = {key: pyarrow.array([row[key] for row in rows], kinds.get(key)) for key in rows[0]}
@@ -198,8 +196,7 @@ def _write_plots(path: Path, report: Report) -> None:
     try:
         from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
     except ImportError:
-        print(f"{path.name} is left out: it needs matplotlib; {_EXTRA}")
-        return
+        return  # reported when the settings were checked
     shown = [name for name, metric in METRICS.items() if metric.of_each and report.results[name] is not None]
     kinds = {SETS[kind]: measured.rows() for kind, measured in report.measured.items()}
     lines = -(-len(shown) // _PANELS)

@@ -136,20 +136,21 @@ def of_benchmark(collection: Collection, name: str) -> Collection:
     return replace(collection, samples=samples)
 
 
-def fitted(collection: Collection, height: int, width: int, num_frames: int) -> Collection:
-    """Return samples to draw at a model's size: their first frames, cut and resized as `generate` does it.
+def check_lengths(collection: Collection, num_frames: int) -> None:
+    """Raise a ValueError unless each sample has a skeleton of `num_frames` or more."""
+    for sample in collection.samples:
+        if (count := len(sample.on(*sample.size))) < num_frames:
+            got = counted(count, "frame")
+            raise ValueError(f"{sample.name}: its skeleton has {got}, expected num_frames, {num_frames}")
 
-    Raises:
-        ValueError: a sample has no skeleton, or too short a one.
-    """
+
+def fitted(collection: Collection, height: int, width: int, num_frames: int) -> Collection:
+    """Return samples to draw at a model's size: their first frames, cut and resized as `generate` does it."""
     samples, real = [], []
     for number, sample in enumerate(collection.samples):
-        shown = sample.on(*sample.size)
-        if len(shown) < num_frames:
-            got = counted(len(shown), "frame")
-            raise ValueError(f"{sample.name}: its skeleton has {got}, expected num_frames, {num_frames}")
         geometry = cover(sample.size, (height, width))
-        people = [[geometry.of_keypoints(person) for person in people] for people in shown[:num_frames]]
+        shown = sample.on(*sample.size)[:num_frames]
+        people = [[geometry.of_keypoints(person) for person in people] for people in shown]
         samples.append(replace(sample, people=people, size=(height, width)))
         if collection.real is not None:
             file = collection.real.files[number]

@@ -20,6 +20,7 @@ another size.
 Shapes: f frames. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from followyourpose.config.sampling import LARGEST_SEED
 from followyourpose.data.video_io import probe
 from followyourpose.data.video_readers import VideoInfo
 from followyourpose.evaluation.samples import Collection, Sample, VideoFile, VideoFiles
+from followyourpose.generation.outputs import printable
 from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 from followyourpose.pose.skeleton import SEEN
@@ -68,18 +70,17 @@ def _run(folder: Path) -> Collection:
     record = read_json(folder / RUN)
     try:
         settings, videos = record["settings"], record["videos"]
-        rows = [(folder / video["files"][0], video["prompt"] + "", int(video["seed"])) for video in videos]
-        size = settings["height"] + 0, settings["width"] + 0
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        rows = [(folder / video["files"][0], _text(video["prompt"]), int(video["seed"])) for video in videos]
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(f"{folder / RUN}: not the record of a run of generate ({error})") from error
-    if not rows:
-        raise ValueError(f"{folder / RUN}: a run without videos, expected at least one")
     config = build_config(GenerateConfig, settings, name=str(folder / RUN))
+    if not rows or config.height is None or config.width is None:
+        raise ValueError(f"{folder / RUN}: a run without videos or their size, expected both")
     try:
         sources = [_with_people(source, folder, number) for number, source in enumerate(open_skeletons(config))]
     except ValueError as error:
         raise ValueError(f"{folder / RUN}: {error}") from error
-    height, width = (side * config.enlarge for side in size)
+    height, width = config.height * config.enlarge, config.width * config.enlarge
     samples = []
     for number, (file, prompt, seed) in enumerate(rows):
         source, info = sources[number * len(sources) // len(rows)], probe(file)
@@ -90,7 +91,7 @@ def _run(folder: Path) -> Collection:
         people = None
         if source.keypoints is not None:
             people = _drawn(source.people(height, width, range(info.num_frames)), config.pose.min_confidence)
-        samples.append(Sample(file.stem, prompt, seed, people, (info.height, info.width)))
+        samples.append(Sample(printable(file.stem), prompt, seed, people, (info.height, info.width)))
     return Collection(samples, VideoFiles([VideoFile(file) for file, _, _ in rows]))
 
 
@@ -122,7 +123,7 @@ def _manifest(manifest: Path) -> Collection:
         numbers.append(number)
         try:
             rows.append(_row(row, manifest.parent))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter of a value too deep to be quoted
             raise ValueError(f"{manifest}: line {number}: {error}") from error
     if not rows:
         raise ValueError(f"{manifest}: no videos, expected a line for each")
@@ -142,11 +143,11 @@ def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | 
     if not isinstance(row, dict) or set(row) - set(KEYS):
         got = ", ".join(sorted(set(row) - set(KEYS))) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"got {got}, expected an object with keys of {', '.join(KEYS)}")
-    prompt, seed = row.get("prompt"), row.get("seed", 0)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt: got {prompt!r}, expected the video's text")
+    prompt, seed = _text(row.get("prompt")).strip(), row.get("seed", 0)
+    if not prompt:
+        raise ValueError(f"prompt: got {row['prompt']!r:.80}, expected the video's text")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed: got {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
+        raise ValueError(f"seed: got {seed!r:.80}, expected a whole number from 0 to {LARGEST_SEED}")
     video, skeleton, real = (_path(row, key, folder) for key in ("video", "skeleton", "real"))
     if video and video.suffix.lower() == ".gif":
         raise ValueError(f"video: {video}: a gif's 256 colours would be measured too, expected a video or images")
@@ -169,14 +170,21 @@ def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | 
         _check_shape(row[key], info, size)
     people = None if clip is None else _drawn([clip.frames[number] for number in numbers], SEEN)
     name = row.get("video") or row["skeleton"]
-    sample = Sample(name, prompt.strip(), seed, people, size)
+    sample = Sample(printable(name), prompt, seed, people, size)
     return sample, video and VideoFile(video), real and VideoFile(real, numbers)
+
+
+def _text(prompt: Any) -> str:
+    """Return a prompt, or raise a ValueError: it is no text, or has half a character, which no tokenizer takes."""
+    if not isinstance(prompt, str) or re.search(r"[\ud800-\udfff]", prompt):
+        raise ValueError(f"prompt: got {prompt!r:.80}, expected the video's text")
+    return prompt
 
 
 def _path(row: dict[str, Any], key: str, folder: Path) -> Path | None:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key}: got {value!r}, expected a path")
+        raise ValueError(f"{key}: got {value!r:.80}, expected a path")
     if value is not None and not (folder / value).exists():
         raise ValueError(f"{key}: {folder / value}: no such file or folder")
     return None if value is None else folder / value
@@ -185,7 +193,7 @@ def _path(row: dict[str, Any], key: str, folder: Path) -> Path | None:
 def _numbers(row: dict[str, Any], total: int) -> list[int]:
     numbers = row.get("frames", list(range(total)))
     if not isinstance(numbers, list) or not numbers or any(type(n) is not int or not 0 <= n < total for n in numbers):
-        raise ValueError(f"frames: got {numbers!r}, expected a list of numbers from 0 to {total - 1}")
+        raise ValueError(f"frames: got {numbers!r:.80}, expected a list of numbers from 0 to {total - 1}")
     return numbers
 
 

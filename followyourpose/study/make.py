@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from followyourpose.common.files import json_lines, new_folder, read_json
+from followyourpose.common.files import atomic_write, json_lines, new_folder, read_json
 from followyourpose.config import ConfigError, StudyConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.data.video_readers import VIDEO_SUFFIXES, VideoInfo
@@ -121,8 +121,8 @@ def make_study(config: StudyConfig) -> Path:
             for name in tqdm(sorted(clips), unit="video")  # sorted: the files' times are blind too
         }
         content = {"study": study, "questions": questions, "systems": dict(config.systems), "items": keys}
-        (work / KEY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (work / "index.html").write_text(study_page(study, questions, keys), encoding="utf-8")
+        atomic_write(work / KEY, json.dumps(content, indent=2) + "\n")
+        atomic_write(work / "index.html", study_page(study, questions, keys))
     if uneven := _uneven(keys, seconds):
         print(f"{len(uneven)} of {len(items)} are not equally long, the shorter wait on their last frame: {uneven[0]}")
     print(f"Give raters {folder / 'index.html'} with {folder / 'videos'}; keep {folder / KEY} to yourself.")
@@ -136,7 +136,7 @@ def study_page(study: str, questions: dict[str, str], keys: dict[str, dict[str, 
         for name, key in sorted(keys.items())
     ]
     listed = [{"name": name, "text": text} for name, text in questions.items()]
-    data = json.dumps({"study": study, "questions": listed, "items": items}, ensure_ascii=False)
+    data = json.dumps({"study": study, "questions": listed, "items": items})
     return PAGE.read_text(encoding="utf-8").replace("{{study}}", data.replace("<", "\\u003c"))  # text is never markup
 
 
@@ -246,8 +246,8 @@ def _listed_item(row: Any, folder: Path, place: str) -> Item:
         video, prompt, skeleton = row["video"] + "", row.get("prompt"), row.get("skeleton")
         unknown = sorted(row.keys() - {"video", "prompt", "skeleton"})
         if unknown or not isinstance(prompt, str | None) or not isinstance(skeleton, str | None):
-            raise TypeError(f"got {unknown or [prompt, skeleton]}")
-    except (KeyError, TypeError, AttributeError) as error:
+            raise TypeError(f"got {unknown or [prompt, skeleton]!s:.200}")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:  # the last of a value too deep to be quoted
         what = '{"video": NAME, "prompt": TEXT, "skeleton": FILE}, of which the last two may be left out'
         raise ValueError(f"{place}: {error}; expected {what}") from error
     if skeleton is not None and not (folder / skeleton).exists():

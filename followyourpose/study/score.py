@@ -59,14 +59,18 @@ def score_study(key: str | Path, answers: Sequence[str | Path], output: str | Pa
     """Return the table of a study as Markdown; the numbers of `score` go to `output`, a .json file.
 
     Raises:
-        ValueError: the key or an answer is not as the page writes them, or `output` is there already.
+        ValueError: the key or an answer is not as the page writes them, or `output` is there already or cannot be
+            written.
     """
     if output is not None and Path(output).exists():
         raise ValueError(f"{output}: is there already; give another, nothing is overwritten")
     content = read_key(key)
     result = score(content, read_answers(content, answers))
     if output is not None:
-        atomic_write(Path(output), json.dumps(result, indent=2) + "\n")
+        try:
+            atomic_write(Path(output), json.dumps(result, indent=2) + "\n")
+        except OSError as error:
+            raise ValueError(f"{output}: cannot be written ({error.strerror})") from error
     return format_score(result)
 
 
@@ -82,7 +86,9 @@ def read_key(path: str | Path) -> dict[str, Any]:
     key = read_json(Path(path))
     try:
         systems = {system for item in key["items"].values() for system in item["videos"].values()}
-        if systems != set(key["systems"]) or not key["questions"] or not isinstance(key["study"], str):
+        questions, study = key["questions"], key["study"]
+        fit = systems == set(key["systems"]) and questions and isinstance(questions, dict) and isinstance(study, str)
+        if not fit:
             raise ValueError("systems, questions or study do not fit its items")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not the key.json of a study ({type(error).__name__}: {error})") from error

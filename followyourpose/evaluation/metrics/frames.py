@@ -6,13 +6,16 @@ Letters: f frames, p people, H W pixels.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from followyourpose.evaluation.metrics.checks import check_finite
 from followyourpose.pose.skeleton import JOINT, LIMBS, body_height
+
+if TYPE_CHECKING:  # of torchmetrics alone: masks and changes are computed without the seconds that it takes
+    import torch
 
 # Reach of the body around its joints, in body heights: half widths of limbs and trunk, radius and rise of the head.
 _LIMB, _TRUNK, _HEAD, _HEAD_RISE = 0.16, 0.30, 0.27, 0.06
@@ -138,7 +141,7 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
         raise ValueError(f"frames: got {frames.shape}, expected (f, H, W, 3) of at least {_WINDOW} x {_WINDOW} pixels")
     metric, inside = _torchmetrics("structural_similarity_index_measure"), slice(_WINDOW // 2, -(_WINDOW // 2))
 
-    def inner_mean(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def inner_mean(x: "torch.Tensor", y: "torch.Tensor") -> "torch.Tensor":
         _, everywhere = metric(x, y, data_range=255.0, return_full_image=True)  # (1, 3, H, W), mirrored at the borders
         return everywhere[..., inside, inside].mean()
 
@@ -146,9 +149,11 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _mean_over_frames(
-    metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], frames: np.ndarray, reference: np.ndarray
+    metric: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", frames: np.ndarray, reference: np.ndarray
 ) -> float:
     """Mean over frames of a metric of two images (1, 3, H, W) in [0, 255], float64."""
+    import torch
+
     _check_frames(frames)
     _check_frames(reference, "reference")
     if frames.shape != reference.shape:
@@ -157,7 +162,7 @@ def _mean_over_frames(
     return float(np.mean([float(metric(x.double(), y.double())) for x, y in pairs]))
 
 
-def _torchmetrics(name: str) -> Callable[..., torch.Tensor]:
+def _torchmetrics(name: str) -> "Callable[..., torch.Tensor]":
     try:
         from torchmetrics.functional import image
     except ImportError as error:

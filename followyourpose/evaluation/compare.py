@@ -1,0 +1,79 @@
+"""Comparison of videos with real frames and with the chance baseline, by the same CLIP and pose estimator.
+
+Real frames are the ceiling of a metric; the model's videos without a skeleton are what chance gives.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from followyourpose.config import EvaluateConfig
+from followyourpose.evaluation import metrics
+from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
+from followyourpose.evaluation.evaluators import Evaluators, open_evaluators
+from followyourpose.evaluation.measure import Measured, measure, ratio
+from followyourpose.evaluation.report import Report, write_report
+from followyourpose.evaluation.samples import Collection, fitted, puppets
+
+
+def compare_videos(config: EvaluateConfig, collection: Collection | None, folder: Path) -> None:
+    """Measure a collection, drawn by the model where it has no videos, None: puppets; write the report into a folder.
+
+    Raises:
+        ValueError: a model cannot be read, or a number or a file cannot be computed or written.
+    """
+    evaluators = open_evaluators(config)
+    if collection is not None and collection.videos is not None:
+        sets, more = {"": collection.videos}, {}
+    else:
+        collection, sets, more = draw(config, collection)
+    if collection.real is not None:
+        sets["real"] = collection.real
+    write_report(folder, config, compare(collection, sets, evaluators, more))
+
+
+def draw(config: EvaluateConfig, wanted: Collection | None) -> tuple[Collection, dict[str, Any], dict[str, Any]]:
+    """Draw a collection, or puppets: return it at the model's size, the sets of videos, and the flicker of stage 2."""
+    pipe = load_model(config)
+    side = side_of(pipe)
+    if wanted is None:
+        collection = puppets(config, side, side)
+    else:
+        collection = fitted(wanted, side, side, config.num_frames)
+    sets = drawn_sets(pipe, collection.samples, config)
+    more = {}
+    if config.image_model is not None:
+        few = collection.samples[: config.flicker_videos]
+        more = flicker_of_stage_2(pipe, load_before(config, pipe), few, config, sets[""][: config.flicker_videos])
+    return collection, sets, more
+
+
+def compare(collection: Collection, sets: dict[str, Any], evaluators: Evaluators, more: dict[str, Any]) -> Report:
+    """Measure sets of videos of the same samples.
+
+    Args:
+        sets: name -> a video of each sample: "", the videos to evaluate; "real" and "no_pose", to compare them with.
+        more: further numbers of the report.
+    """
+    measured = {}
+    with tqdm(total=len(sets) * len(collection.samples), unit="video", desc="measure") as bar:
+        for name, videos in sets.items():
+            real = None if name == "real" else collection.real
+            measured[name] = measure(videos, collection.samples, evaluators, real, bar.update)
+    evaluated = measured[""]
+    results = {**evaluated.summary(), "n": len(collection.samples), **evaluated.intervals()}
+    for suffix, other in measured.items():
+        if suffix:
+            results |= {f"{name}_{suffix}".replace("@0.1", ""): value for name, value in other.summary().items()}
+    if "real" in measured:
+        results |= _shares("pck_ratio", evaluated, measured["real"])
+        if "no_pose" in measured:
+            results |= _shares("pck_no_pose_ratio", measured["no_pose"], measured["real"])
+    return Report(collection, sets[""], measured, results | more)
+
+
+def _shares(name: str, of: Measured, real: Measured) -> dict[str, Any]:
+    """PCK as a share of that of real frames, with its interval; over the videos for which both are defined."""
+    pairs = [pair for pair in zip(of.values["pck@0.1"], real.values["pck@0.1"], strict=True) if None not in pair]
+    return {name: ratio(pairs), f"{name}_ci95": metrics.bootstrap_interval(pairs, ratio)} if pairs else {}
