@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import GifImagePlugin
 from safetensors.torch import save_file
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.cli.main import main
-from followyourpose.config import GenerateConfig
-from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.config import REPOSITORY, GenerateConfig
+from followyourpose.data.video_io import read_frames, write_gif, write_video
 from followyourpose.generation.skeletons import open_skeleton
 from followyourpose.models.pose_encoder import identity_start
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.web.controls import requested_config
 from followyourpose.web.jobs import Cancelled, Report, Studio
-from followyourpose.web.requests import Limits, check_upload, recipe
+from followyourpose.web.requests import Limits, check_upload, public, recipe
 from tests.conftest import randomise
 from tests.tiny import write_image_model
 
@@ -188,8 +191,8 @@ def test_the_settings_make_the_same_video_by_the_command(
 
 
 def test_the_recipe_has_the_prompt_and_no_defaults(studio: Studio) -> None:
-    changes = {"prompt": "a cat", "lora": None, "model": "checkpoints/puppet", "device": None, "long_video": LongVideo()}
-    text = recipe(replace(studio.config, **changes), None)
+    changes = {"prompt": "a cat", "lora": None, "device": None, "long_video": LongVideo()}
+    text = recipe(replace(studio.config, model="checkpoints/puppet", **changes), None)
     assert text == "prompt: a cat\nnum_frames: 3\nnum_inference_steps: 2\nguidance_scale: 3.0\n"
     assert recipe(GenerateConfig(prompt=""), None) == "prompt: ''\n"
 
@@ -204,17 +207,27 @@ def test_the_recipe_has_the_prompt_and_no_defaults(studio: Studio) -> None:
         ({"negative_prompt": "x" * 1001}, "negative_prompt: got 1001 characters"),
         ({"num_frames": 25}, "num_frames: got 25, expected at most 24"),
         ({"num_inference_steps": 101}, "num_inference_steps: got 101, expected at most 100"),
+        ({"prompt": "half of \ud83d"}, "prompt: got half of a character"),
+        ({"prompt": None}, "prompt: got null, expected text"),
+        ({"seed": None}, "seed: got null, expected a whole number"),
+        ({"seed": 0.5}, "seed: got 0.5, expected a whole number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: got nan"),
+        ({"crop_top": "all"}, "crop.top: got 'all', expected a whole number"),
+        ({"lora": "ink", "lora_weight": None}, "lora.*weight"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=lambda value: list(value)[-1] if isinstance(value, dict) else "",
 )
-def test_requests_beyond_the_limits_are_refused(studio: Studio, change: dict[str, Any], reason: str) -> None:
+def test_settings_beyond_the_limits_or_of_another_type_are_refused(
+    studio: Studio, change: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         config_of(studio, **change)
 
 
 def test_the_page_states_its_limits() -> None:
-    limits = Limits(1, 2, 3, 4, 5, 100, 6, 7, 8)
-    assert re.findall(r"(?<!mp)\d+", limits.summary().split("up to", 1)[1]) == list("12345678")
+    limits = Limits(1, 2, 3, 4, 5, 6, 7, 100, 8, 9, 10, 11)
+    numbers = re.findall(r"(?<!mp)\d+", limits.summary().split("up to", 1)[1])
+    assert numbers == [str(number) for number in range(1, 12)]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +259,57 @@ def test_a_truncated_video_and_one_without_frames_are_refused(tmp_path: Path, sk
         with pytest.raises(ValueError, match=name) as error:
             check_upload(tmp_path / name, LIMITS)
         assert str(tmp_path) not in str(error.value)
+
+
+def test_the_frames_of_a_gif_are_decoded_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (100, 8, 8, 3), np.uint8)
+    write_gif(tmp_path / "many.gif", frames, 10)
+    steps, seek = [], GifImagePlugin.GifImageFile._seek
+    monkeypatch.setattr(
+        GifImagePlugin.GifImageFile, "_seek", lambda self, *args: (steps.append(args), seek(self, *args))[1]
+    )
+    assert check_upload(tmp_path / "many.gif", LIMITS).num_frames == 100
+    assert len(steps) < 4 * 100
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]," * 5_000_000 + b"[]]}",
+        b"[{}]," * 3_000_000 + b"[]]}",
+    ],
+    ids=["lists", "mappings"],
+)
+def test_large_keypoints_need_little_memory(tmp_path: Path, content: bytes) -> None:
+    """A process for each: its peak is to be measured."""
+    (tmp_path / "large.json").write_bytes(b'{"width":64,"height":64,"fps":100,"frames":[' + content)
+    code = """
+import resource, sys
+from pathlib import Path
+from followyourpose.web.requests import Limits, check_upload
+try:
+    check_upload(Path(sys.argv[1]), Limits())
+except ValueError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "large.json")]
+    reason, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert reason.startswith("large.json: ") and float(peak) < 1.5  # GB
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("lora[0]: /srv/models/ink.safetensors: no such file", "lora[0]: ink.safetensors: no such file"),
+        ("cannot identify image file '/tmp/page-1/files/a.gif'", "cannot identify image file 'a.gif'"),
+        (f"{REPOSITORY}/checkpoints/puppet: no such folder", "puppet: no such folder"),
+        (r"C:\Users\me\a.gif: damaged", "a.gif: damaged"),
+        ("fps: got 1/3, expected and/or; https://example.com/a/b", "fps: got 1/3, expected and/or; https://example.com/a/b"),
+    ],
+)  # fmt: skip
+def test_messages_for_clients_have_no_folders(message: str, shown: str) -> None:
+    assert public(message) == shown
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,26 @@ It listens on this machine alone by default, reaches no other server, and keeps 
 folder. Gradio is imported late: the package works without it.
 """
 
-import hmac
 import os
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from followyourpose.common.files import LOCK, locked
 from followyourpose.config import ConfigError, GenerateConfig
-from followyourpose.generation.generate import check_settings
+from followyourpose.generation.checks import check_settings
+from followyourpose.web.files import ClientFiles
 from followyourpose.web.jobs import Studio
 from followyourpose.web.page import CSS, build_page
 from followyourpose.web.requests import Limits
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+FOLDER = "followyourpose-"  # prefix of the temporary folder
 SWEEP_SECONDS = 60  # between two looks at the age of files
 
 
@@ -50,7 +53,8 @@ def running_page(
         config: the model, how it runs, and the first values of the controls; its prompts are suggestions, and its LoRAs
             a choice.
         limits: of a client's requests.
-        host: address to listen on; 0.0.0.0: all addresses of this machine.
+        host: address to listen on; 0.0.0.0: all addresses of this machine. At a local one (127.0.0.1, localhost, ::1)
+            requests for other host names are refused; requests of other pages' scripts are everywhere.
         port: None: a free one.
         password: required of clients, with any user name; None: no login.
 
@@ -58,17 +62,21 @@ def running_page(
         ValueError: Gradio is not installed, or a setting or the model cannot be used. OSError: the port is taken.
     """
     check_settings(config)
-    with tempfile.TemporaryDirectory(prefix="followyourpose-", ignore_cleanup_errors=True) as folder:
-        jobs, files = Path(folder, "jobs"), Path(folder, "files")  # Gradio serves the second alone
+    with _temporary_folder() as folder:
+        jobs, files = folder / "jobs", folder / "files"  # Gradio serves the second alone
         jobs.mkdir()
         with _environment(GRADIO_TEMP_DIR=str(files), GRADIO_ANALYTICS_ENABLED="False"):
             gradio = _gradio()
-            studio = Studio(config, limits, jobs)
-            page = build_page(studio)
+            from starlette.middleware import Middleware
+
+            from followyourpose.web.guard import Guard
+
+            studio, client_files = Studio(config, limits, jobs), ClientFiles(folder, limits)
+            page = build_page(studio, client_files)
             page.queue(max_size=limits.waiting, default_concurrency_limit=1)
             _, url, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
-                auth=None if password is None else _password_check(password),
+                app_kwargs={"middleware": [Middleware(Guard, host=host, password=password, files=client_files)]},
                 max_file_size=limits.upload_megabytes * 10**6, enable_monitoring=False, footer_links=[], css=CSS,
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             )  # fmt: skip
@@ -80,6 +88,19 @@ def running_page(
                 closed.set()
                 page.close(verbose=False)
                 studio.close()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a new folder, locked and at the end removed; those of killed pages are removed first."""
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with suppress(OSError, ValueError):  # of another user, or of a page that is running
+            own = not hasattr(os, "getuid") or old.lstat().st_uid == os.getuid()
+            if own and not old.is_symlink() and (old / LOCK).exists():
+                with locked(old):
+                    shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=FOLDER, ignore_cleanup_errors=True) as folder, locked(Path(folder)):
+        yield Path(folder)
 
 
 @contextmanager
@@ -101,10 +122,6 @@ def _sweep(folder: Path, kept: float, closed: threading.Event) -> None:
             with suppress(FileNotFoundError):
                 if path.is_file() and time.time() - path.stat().st_mtime > kept:
                     path.unlink()
-
-
-def _password_check(password: str) -> Callable[[str, str], bool]:
-    return lambda _, given: hmac.compare_digest(given.encode(), password.encode())
 
 
 def _gradio() -> Any:

@@ -24,7 +24,7 @@ from followyourpose.generation.extract_pose import extract_pose
 from followyourpose.generation.generate import generate, load_pipeline
 from followyourpose.generation.sampling import scheduler
 from followyourpose.generation.skeletons import open_skeleton
-from followyourpose.web.requests import Limits, check_upload, without_folder
+from followyourpose.web.requests import Limits, without_folder
 
 if TYPE_CHECKING:
     import torch
@@ -135,9 +135,8 @@ class Studio:
         """Yield the folder that extract-pose writes of an uploaded video; it exists while entered.
 
         Raises:
-            ValueError: as `extract_pose`, or the video is beyond the limits; the message has no folder.
+            ValueError: as `extract_pose`; the message has no folder.
         """
-        check_upload(video, self.limits)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             with without_folder(video):
                 extract_pose(video, folder, self.config.pose)

@@ -1,16 +1,18 @@
 """Requests of clients: uploads and settings within limits -> a config, and the YAML file of that config."""
 
+import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from followyourpose.common.checks import check_at_least
-from followyourpose.config import ConfigError, GenerateConfig, written
+from followyourpose.config import REPOSITORY, ConfigError, GenerateConfig, build_config, written
 from followyourpose.data.video_io import probe, stream_frames
 from followyourpose.data.video_readers import VideoInfo
 from followyourpose.pose.keypoints_file import read_keypoints
@@ -30,54 +32,58 @@ class Limits:
     """Limits of one client's requests; the page states them."""
 
     upload_megabytes: int = 50
+    upload_json_megabytes: int = 20  # of keypoints
     upload_seconds: int = 120  # length of an uploaded video
     upload_frames: int = 3000
     upload_side: int = 1920  # pixels of its longer side
+    upload_decoding_seconds: int = 60  # time to decode an upload
     num_frames: int = 64  # of a result
     num_inference_steps: int = 100
     prompt_characters: int = 1000
     waiting: int = 16  # jobs in the queue, of all clients
     kept_minutes: int = 60  # age at which uploads and results are removed
+    client_megabytes: int = 500  # uploads and results of a client (an address) that are kept
+    total_megabytes: int = 4000  # files of all clients
 
     def summary(self) -> str:
         """Return the limits in a few sentences, for the page."""
         return (
-            f"Uploads: {', '.join(SIGNATURES)}, up to {self.upload_megabytes} MB, {self.upload_seconds} seconds, "
-            f"{self.upload_frames} frames and {self.upload_side} pixels a side. Results: up to {self.num_frames} "
-            f"frames. Prompts: up to {self.prompt_characters} characters. At most {self.waiting} jobs wait. Files are "
-            f"removed after {self.kept_minutes} minutes."
+            f"Uploads: {', '.join(SIGNATURES)}, up to {self.upload_megabytes} MB ({self.upload_json_megabytes} MB of "
+            f".json), {self.upload_seconds} seconds, {self.upload_frames} frames and {self.upload_side} pixels a side, "
+            f"decoded within {self.upload_decoding_seconds} seconds. Results: up to {self.num_frames} frames. Prompts: "
+            f"up to {self.prompt_characters} characters. At most {self.waiting} jobs wait. Files are removed after "
+            f"{self.kept_minutes} minutes; a client may have {self.client_megabytes} MB at a time."
         )
 
 
 def configure(base: GenerateConfig, limits: Limits, **settings: Any) -> GenerateConfig:
-    """Return `base` with the settings of a client.
+    """Return `base` with the settings of a client. An upload among them is not checked here.
 
     Args:
         settings: keys of a config; nested ones with `_` in place of the dot (crop_left).
 
     Raises:
-        ValueError: a setting is out of range or beyond the limits, or the skeleton cannot be used.
+        ValueError: a setting has the wrong type, is out of range, or is beyond the limits.
     """
     for key in ("prompt", "negative_prompt"):
-        if len(text := settings.get(key, "")) > (most := limits.prompt_characters):
+        text, most = str(settings.get(key, "")), limits.prompt_characters
+        if len(text) > most:
             raise ConfigError(f"{key}: got {len(text)} characters, expected at most {most}")
+        if re.search("[\ud800-\udfff]", text):
+            raise ConfigError(f"{key}: got half of a character, expected Unicode text")
     for key in ("num_frames", "num_inference_steps"):
-        check_at_least(key, settings.get(key, 1), 1, getattr(limits, key))
-    if settings.get("skeleton") is not None:
-        check_upload(Path(settings["skeleton"]), limits)
-    nodes = [name for name, value in vars(base).items() if is_dataclass(value)]
-    changes: dict[str, Any] = {}
+        if isinstance(value := settings.get(key), int):
+            check_at_least(key, value, 1, getattr(limits, key))
+    values = asdict(base) | {"num_videos_per_prompt": 1}
     for key, value in settings.items():
-        if hasattr(base, key):
-            changes[key] = value
+        if key in values:
+            values[key] = value
         else:
-            node = next(name for name in nodes if key.startswith(f"{name}_"))
-            before = changes.get(node, getattr(base, node))
-            changes[node] = replace(before, **{key.removeprefix(f"{node}_"): value})
-    return replace(base, num_videos_per_prompt=1, **changes)
+            node = next(name for name in values if key.startswith(f"{name}_") and isinstance(values[name], dict))
+            values[node][key.removeprefix(f"{node}_")] = value
+    return build_config(GenerateConfig, values, name="request")
 
 
-@lru_cache(maxsize=256)
 def check_upload(path: Path, limits: Limits) -> VideoInfo:
     """Decode a file from its first frame to its last, and return its size.
 
@@ -85,41 +91,49 @@ def check_upload(path: Path, limits: Limits) -> VideoInfo:
         ValueError: its content is not of the kind that its name claims, cannot be decoded, or is beyond the limits. The
             message has the file's name and no folder.
     """
-    suffix = path.suffix.lower()
+    suffix, size = path.suffix.lower(), path.stat().st_size / 1e6
+    largest = limits.upload_json_megabytes if suffix == ".json" else limits.upload_megabytes
     start, signatures = SIGNATURES.get(suffix, (0, ()))
     with path.open("rb") as file:
         head = file.read(16).removeprefix(b"\xef\xbb\xbf").lstrip() if suffix == ".json" else file.read(16)
     if not head[start:].startswith(signatures):
         raise ValueError(f"{path.name}: is empty, damaged, or not one of {', '.join(SIGNATURES)}")
     with without_folder(path):
+        _check_limit(path, size, "megabytes", largest)
         if suffix == ".json":
             keypoints = read_keypoints(path)
             info = VideoInfo(len(keypoints.frames), keypoints.fps, keypoints.height, keypoints.width)
         else:
             info = probe(path)
-        for got, unit, most in (
-            (path.stat().st_size / 1e6, "megabytes", limits.upload_megabytes),
-            (info.num_frames / (info.fps or 1), "seconds", limits.upload_seconds),
-            (info.num_frames, "frames", limits.upload_frames),
-            (max(info.height, info.width), "pixels on its longer side", limits.upload_side),
-        ):
-            if got > most:
-                raise ValueError(f"{path}: got {got:.10g} {unit}, expected at most {most}")
+        _check_limit(path, info.num_frames / (info.fps or 1), "seconds", limits.upload_seconds)
+        _check_limit(path, info.num_frames, "frames", limits.upload_frames)
+        _check_limit(path, max(info.height, info.width), "pixels on its longer side", limits.upload_side)
         if suffix != ".json":
             for _ in stream_frames(path):
                 pass
     return info
 
 
+def _check_limit(path: Path, got: float, unit: str, most: int) -> None:
+    if got > most:
+        raise ValueError(f"{path}: got {got:.10g} {unit}, expected at most {most}")
+
+
 @contextmanager
 def without_folder(path: str | Path | None) -> Iterator[None]:
-    """Replace a path in error messages by the file's name: the server's folders are not for clients."""
+    """Name files in error messages, `path` among them, without their folders."""
     try:
         yield
     except ValueError as error:
-        if path is None or str(path) not in str(error):
-            raise
-        raise ValueError(str(error).replace(str(path), Path(path).name)) from error
+        message = str(error) if path is None else str(error).replace(str(path), Path(path).name)
+        raise ValueError(public(message)) from error
+
+
+def public(message: str) -> str:
+    """Return a message without the folders of this machine, which are not for clients."""
+    for folder in map(str, (tempfile.gettempdir(), Path.cwd(), REPOSITORY, Path.home())):  # spaces in them too
+        message = message.replace(f"{folder}{os.sep}", os.sep)
+    return re.sub(r"(?<![\w:/.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s:;,'\"]+[/\\])*(?=[^/\\\s:;,'\"])", "", message)
 
 
 def recipe(config: GenerateConfig, skeleton: str | None) -> str:
