@@ -373,6 +373,7 @@ def test_files_are_checked_before_pytorch_is_imported(tmp_path: Path):
         "image_model=nowhere": "image_model: nowhere: no such folder",
         "videos=nowhere": "videos: nowhere: no such file or folder",
         "num_videos=1025": "num_videos: got 1025, expected at most 1024",
+        "num_videos=100001": "num_videos: got 100001, expected at most 100000",
     }
     code = f"""
 import sys
@@ -387,6 +388,11 @@ assert not {{"torch", "transformers", "diffusers"}} & sys.modules.keys()
     for line, reason in zip(result.stderr.splitlines(), cases.values(), strict=True):
         assert reason in line
     assert not (tmp_path / "out").exists()
+
+
+def test_videos_that_memory_cannot_hold_are_refused():
+    with pytest.raises(ConfigError, match=r"got 3 sets of 100000 videos of 1,000,000 frames, which take .* GiB"):
+        check(EvaluateConfig(num_videos=100_000, num_frames=1_000_000))
 
 
 def test_missing_packages_are_reported_before_a_model_is_loaded(

@@ -3,6 +3,9 @@
 import csv
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +294,7 @@ def rows_of(rater: int, *systems: str) -> list[list[str]]:
 
 
 def write_answers(path: Path, rows: list[list[str]]) -> Path:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return path
 
@@ -337,6 +340,21 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> 
     write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
     assert "4 answers of 1 rater," in score_study(tmp_path / "key.json", [tmp_path / "1.csv"])
+
+
+def test_names_are_read_and_written_in_any_locale(tmp_path: Path) -> None:
+    systems = {"ours": "a", "theirs": "b", "others": "c"}
+    key = KEY | {"questions": {"é": "Ü?", "text": "Which?"}, "systems": systems}
+    (tmp_path / "key.json").write_text(json.dumps(key, ensure_ascii=False), encoding="utf-8")
+    rows = [[cell.replace("quality", "é") for cell in row] for row in rows_of(1, *["ours"] * 4)]
+    write_answers(tmp_path / "1.csv", rows)
+    command = [sys.executable, "-m", "followyourpose", "study", "score", "key.json", "1.csv", "-o", "out.json"]
+    places = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ | places | locale, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert rb"| \xe9 | ours | 2 of 2 |" in result.stdout
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["questions"]["é"]["text"] == "Ü?"
 
 
 def test_additions_of_a_spreadsheet_do_no_harm(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ Add = Callable[..., argparse.ArgumentParser]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; `arguments` None takes those of the process. Return the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision, which nothing here uses
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is printed as \\xe9
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
         options.call(options)

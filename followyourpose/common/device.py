@@ -1,5 +1,6 @@
-"""Choice of the device, and the one packaging fault that stops PyTorch's users most often."""
+"""Choice of the device, its machine's memory, and the packaging fault that stops PyTorch's users most often."""
 
+import os
 import re
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -18,6 +19,11 @@ def torch_device(device: str | None) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device: got {device!r}: {str(error).splitlines()[0]}") from error
     return name
+
+
+def machine_memory() -> float:
+    """Return the bytes of the machine's memory; infinity where the system does not report them."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
 
 
 def torchvision_mismatch() -> str | None:

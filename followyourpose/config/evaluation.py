@@ -18,6 +18,7 @@ from followyourpose.config.sampling import (
 )
 from followyourpose.pipeline.windows import LongVideo, Mode
 
+MOST_VIDEOS = 100_000
 MOST_SYSTEMS = 9  # of a study: one key each
 
 
@@ -52,10 +53,10 @@ class EvaluateConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key, least, most in (
-            ("num_videos", 1, None),
-            ("flicker_videos", 1, None),
+            ("num_videos", 1, MOST_VIDEOS),
+            ("flicker_videos", 1, MOST_VIDEOS),
             ("num_frames", 2, MOST_FRAMES),
-            ("batch_size", 1, None),
+            ("batch_size", 1, MOST_VIDEOS),
             ("num_inference_steps", 1, MOST_STEPS),
             ("seed", 0, LARGEST_SEED),
         ):

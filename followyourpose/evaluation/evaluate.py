@@ -7,10 +7,13 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from followyourpose.common.checks import counted
+from followyourpose.common.device import machine_memory
 from followyourpose.common.files import locked
 from followyourpose.config import ConfigError, EvaluateConfig, locate
 from followyourpose.evaluation.samples import Collection, check_lengths, of_benchmark
 from followyourpose.evaluation.sources import read_collection
+from followyourpose.generation.checks import model_size
 from followyourpose.models.loading import model_kind
 from followyourpose.pose.estimate import WEIGHTS, check_estimator
 from followyourpose.puppets.benchmark import BENCHMARKS
@@ -67,6 +70,7 @@ def check(config: EvaluateConfig) -> Collection | None:
         _check_models(config)
         if collection is not None:
             check_lengths(collection, config.num_frames)
+        _check_memory(config, config.num_videos if collection is None else len(collection.samples))
     for package, part in {} if config.modes else PACKAGES.items():
         if find_spec(package) is None:
             print(f'{part} is left out: it needs {package}; pip install -e ".[eval]"')
@@ -83,6 +87,19 @@ def _check_benchmark(config: EvaluateConfig) -> None:
     if config.videos is None and config.num_videos > benchmark.num_videos:
         raise ConfigError(
             f"num_videos: got {config.num_videos}, expected at most {benchmark.num_videos}, those of {config.benchmark}"
+        )
+
+
+def _check_memory(config: EvaluateConfig, videos: int) -> None:
+    """Raise a ConfigError where the drawn videos and the real frames alone, as bytes, exceed the memory."""
+    if (sizes := model_size(locate(config.model))) is None:
+        return  # loading the model reports it
+    sets = 2 + config.without_skeleton
+    needed = 3 * sets * videos * config.num_frames * sizes[0] ** 2
+    if needed > (memory := machine_memory()):
+        raise ConfigError(
+            f"num_videos, num_frames: got {sets} sets of {videos} videos of {counted(config.num_frames, 'frame')}, "
+            f"which take {needed / 2**30:,.0f} GiB of memory, expected at most {memory / 2**30:,.0f} GiB"
         )
 
 

@@ -3,13 +3,13 @@
 They take a second or less: no network is read, and neither PyTorch nor diffusers is imported.
 """
 
-import os
 import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
+from followyourpose.common.device import machine_memory
 from followyourpose.common.files import read_json
 from followyourpose.config import ConfigError, GenerateConfig, locate
 from followyourpose.generation.loras import open_loras
@@ -56,8 +56,7 @@ def check_space(config: GenerateConfig, folder: Path, size: tuple[int, int], vid
             f"{LARGEST_WRITTEN // 2}"
         )
     noise = NOISE_BYTES * config.num_frames * size[0] * size[1] / 64
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
-    if noise > memory:
+    if noise > (memory := machine_memory()):
         raise ConfigError(
             f"num_frames: got {config.num_frames} of {size[0]} x {size[1]} pixels, whose noise alone takes "
             f"{noise / 2**30:,.0f} GiB of memory, expected at most {memory / 2**30:,.0f} GiB"
