@@ -80,7 +80,7 @@ def may_import(room: str, module: str) -> bool:
 def imports_of(file: Path) -> set[str]:
     """The modules of this package that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -114,7 +114,7 @@ def test_nothing_but_the_entry_points_imports_the_command_line() -> None:
 def test_data_preparation_uses_data_and_poses_only(file: Path) -> None:
     allowed = {"cli"} if file.stem == "puppets" else {"common", "config", "data", "pose"}
     assert {room_of(imported) for imported in imports_of(file)} <= allowed
-    assert ast.get_docstring(ast.parse(file.read_text()))
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
 def test_the_rules_of_import_have_no_circle() -> None:
@@ -167,7 +167,7 @@ def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
     )
     schema = schemas.get(file.stem, TrainConfig)
     config = load_config(schema, file)
-    assert file.read_text().startswith("# ")
+    assert file.read_text(encoding="utf-8").startswith("# ")
     if schema is TrainConfig:
         assert all(re.compile(pattern) for pattern in config.trainable)
         assert not Path(config.output).is_absolute() and not Path(config.init).is_absolute()

@@ -358,7 +358,7 @@ def test_forked_workers_share_the_strings_of_a_data_set() -> None:
 
 def own_memory() -> int:
     """Bytes of this process that it shares with no other."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
