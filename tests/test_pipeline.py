@@ -375,7 +375,7 @@ def test_image_model_gets_ddim_whatever_its_scheduler(image_model: Path, tmp_pat
 
 
 def change_json(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -583,13 +583,37 @@ def test_settings_have_the_choices_of_a_call() -> None:
         ({"pose_guidance": "none"}, "pose_guidance: got 'none'"),
         ({"noise": "pink"}, "noise: got 'pink'"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callback_on_step_end_tensor_inputs: got 'noise'"),
+        ({"num_frames": 2.5}, "num_frames: got 2.5, expected a whole number or None"),
+        ({"num_frames": 10**12, "skeleton": None}, "num_frames: got 1000000000000, expected at most 1000000"),
+        ({"num_inference_steps": None}, "num_inference_steps: got None, expected a whole number"),
+        ({"num_inference_steps": 10**6}, "num_inference_steps"),
+        ({"height": "32"}, "height: got '32', expected a whole number or None"),
+        ({"guidance_scale": "high"}, "guidance_scale: got 'high', expected a number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: got nan, expected a finite number"),
+        ({"eta": -1}, "eta: got -1, expected a finite number, at least 0"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size: got 0, expected at least 1"),
+        ({"long_video": "paper"}, "long_video: got 'paper', expected a LongVideo or None"),
+        ({"latents": np.zeros((1, 4, 3, 16, 16))}, "latents: got ndarray, expected a tensor or None"),
+        ({"generator": 3}, "generator: expected a torch.Generator or a list of them"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 12, 8)}, r"prompt_embeds: got \(1, 12, 8\), expected"),
+        (
+            {"prompt": None, "prompt_embeds": torch.zeros(12, 24)},
+            r"got \(12, 24\), expected \(n, t, 24\)",
+        ),
     ],
 )
 def test_wrong_argument_is_named(
     pipe: FollowYourPosePipeline, skeleton: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
+    ran = count_calls(pipe.unet)
     with pytest.raises(ValueError, match=message):
         pipe(**{"prompt": "a cat", "skeleton": skeleton} | FAST | arguments)
+    assert not ran
+
+
+def test_whole_numbers_serve_as_numbers(pipe: FollowYourPosePipeline) -> None:
+    arguments = {"pose_start": 0, "pose_end": 1, "pose_scale": 1, "eta": 0, "negative_prompt": [], "prompt": ""}
+    assert pipe(**FAST | arguments | {"guidance_scale": 0, "height": np.int64(32)}).videos.shape == (1, 4, 1, 16, 16)
 
 
 def test_size_comes_from_the_model_unless_it_is_given(pipe: FollowYourPosePipeline) -> None:

@@ -9,7 +9,6 @@ from followyourpose.common.checks import check_at_least, check_finite
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
-    MOST_FRAMES,
     MOST_STEPS,
     Backend,
     Noise,
@@ -55,7 +54,7 @@ class EvaluateConfig(SamplingConfig):
         for key, least, most in (
             ("num_videos", 1, MOST_VIDEOS),
             ("flicker_videos", 1, MOST_VIDEOS),
-            ("num_frames", 2, MOST_FRAMES),
+            ("num_frames", 2, None),
             ("batch_size", 1, MOST_VIDEOS),
             ("num_inference_steps", 1, MOST_STEPS),
             ("seed", 0, LARGEST_SEED),

@@ -10,7 +10,6 @@ from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
     LARGEST_SIDE,
-    MOST_FRAMES,
     MOST_STEPS,
     Backend,
     Noise,
@@ -134,7 +133,6 @@ class GenerateConfig(SamplingConfig):
         for key, least, most in (
             ("temporal_offset", 0, None),
             ("stride", 1, None),
-            ("num_frames", 1, MOST_FRAMES),
             ("num_inference_steps", 1, MOST_STEPS),
             ("num_videos_per_prompt", 1, 100_000),
             ("seed", 0, LARGEST_SEED),

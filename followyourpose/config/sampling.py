@@ -11,7 +11,6 @@ Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
 Backend = Literal["puppet", "rtmlib", "mmpose"]
 LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 8192  # pixels
-MOST_FRAMES = 1_000_000
 MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timesteps
 
 

@@ -27,7 +27,13 @@ def int8_layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 
 
 def keep_in_int8(model: nn.Module) -> None:
-    """Convert the weights of a model's linear layers and convolutions to 8 bits, in place and for good."""
+    """Convert the weights of a model's linear layers and convolutions to 8 bits, in place and for good.
+
+    Raises:
+        ValueError: a weight is not finite; no integer would show it.
+    """
     model.requires_grad_(False)  # integers have no gradient
     for layer in int8_layers(model):
+        if not layer.weight.isfinite().all():
+            raise ValueError(f"{type(layer).__name__} {tuple(layer.weight.shape)}: got weights with NaN or infinity")
         register_parametrization(layer, "weight", Int8(), unsafe=True)  # unsafe: the parts have another dtype

@@ -7,16 +7,35 @@ t text tokens   d text width
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from followyourpose.common.checks import check_at_least, check_choice, check_interval, check_scale
-from followyourpose.pipeline.inputs import Generators, Noise, PoseGuidance, SkeletonFrames
+from followyourpose.common.checks import check_at_least, check_choice, check_finite, check_interval, check_scale
+from followyourpose.pipeline.inputs import (
+    Generators,
+    Noise,
+    PoseGuidance,
+    SkeletonFrames,
+    check_finite_tensor,
+    check_texts,
+)
 from followyourpose.pipeline.windows import LongVideo
 
+COUNTS = ("num_inference_steps", "num_videos_per_prompt", "cache_interval", "decode_chunk_size")
+SIZES = ("num_frames", "height", "width")
+NUMBERS = ("guidance_scale", "guidance_start", "guidance_end", "pose_scale", "pose_start", "pose_end", "eta")
+TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
+KINDS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("a whole number", Integral, COUNTS),
+    ("a whole number or None", Integral | None, SIZES),
+    ("a number", Real, NUMBERS),
+    ("a tensor or None", Tensor | None, TENSORS),
+    ("a LongVideo or None", LongVideo | None, ("long_video",)),
+)
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 OutputType = Literal["np", "pt", "pil", "latent"]
@@ -105,13 +124,29 @@ class Call:
             check_choice(key, getattr(self, key), get_args(choices))
         for name in self.callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
-        for key in ("num_inference_steps", "num_videos_per_prompt", "cache_interval", "decode_chunk_size"):
-            check_at_least(key, getattr(self, key))
-        if self.num_frames is not None:
-            check_at_least("num_frames", self.num_frames)
-        check_scale("pose_scale", self.pose_scale)
+        for expected, kind, keys in KINDS:
+            for key in keys:
+                if not isinstance(value := getattr(self, key), kind):
+                    got = f"{value!r:.60}" if isinstance(value, str | Real | None) else type(value).__name__
+                    raise ValueError(f"{key}: got {got}, expected {expected}")
+        for key in (*COUNTS, *SIZES):
+            if (value := getattr(self, key)) is not None:
+                check_at_least(key, value)
+        if not all(isinstance(each, torch.Generator) for each in self.generators):
+            raise ValueError("generator: expected a torch.Generator or a list of them")
+        check_finite("guidance_scale", self.guidance_scale)
+        for key in ("pose_scale", "eta"):
+            check_scale(key, getattr(self, key))
         check_interval("guidance", self.guidance_start, self.guidance_end)
         check_interval("pose", self.pose_start, self.pose_end)
+        if self.latents is not None:
+            check_finite_tensor("latents", self.latents)
+        if (self.prompt is None) == (self.prompt_embeds is None):
+            given = "neither" if self.prompt is None else "both"
+            raise ValueError(f"got {given} of prompt and prompt_embeds, expected one of them")
+        for name, texts in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or None)):
+            if texts is not None:
+                check_texts(name, texts)
 
     @property
     def guided(self) -> bool:
@@ -124,6 +159,12 @@ class Call:
         if self.generator is None:
             return []
         return self.generator if isinstance(self.generator, list) else [self.generator]
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        given = self.prompt if self.prompt_embeds is None else self.prompt_embeds
+        return 1 if given is None or isinstance(given, str) else len(given)
 
 
 def takes_call(method: Method) -> Method:

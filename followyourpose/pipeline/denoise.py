@@ -3,7 +3,7 @@
 b videos   f frames of the video   n frames of a part   c channels   h w latent height and width   s steps
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,8 +13,13 @@ from torch import Tensor
 
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import CALLBACK_TENSORS
+from followyourpose.pipeline.finite import FiniteLatents
 from followyourpose.pipeline.job import Job
 from followyourpose.pipeline.windows import Window, blend_weights
+
+
+class StateError(ValueError):
+    """A state of a stream that does not fit its arguments, or is damaged."""
 
 
 @dataclass
@@ -34,6 +39,27 @@ class StreamState:
     random: Tensor | None = None
 
 
+def check_state(job: Job, state: StreamState) -> None:
+    """Raise a StateError unless a stream of this job can have come to `state`."""
+    b, c, total, h, w = job.noise.shape
+    ends: Collection[int] = range(total + 1)
+    shape: tuple[int, ...] = (b, c, total - state.frames, h, w)
+    finished = [window for window in job.windows if window[-1] < state.frames]
+    rest = [window for window in job.windows if window[-1] >= state.frames]
+    if not job.long_video.together:
+        shared = len({*finished[-1]} & {*rest[0]}) if finished and rest else 0
+        ends, shape = [0, *(window[-1] + 1 for window in job.windows)], (job.steps, b, c, shared, h, w)
+    if state.frames not in ends:
+        raise StateError(f"state: got {state.frames} finished frames, expected the end of a window")
+    if state.known is None and state.frames or state.known is not None and state.known.shape != shape:
+        got = None if state.known is None else tuple(state.known.shape)
+        raise StateError(f"state: got known latents {got}, expected {shape}, as the arguments of its stream have them")
+    if state.known is not None and not state.known.isfinite().all():
+        raise StateError("state: got known latents with NaN or infinity")
+    if state.random is not None:  # tried with others
+        restore_generators([torch.Generator(each.device) for each in job.call.generators], state.random)
+
+
 def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
     """Yield latents (b, c, n, h, w), frame after frame, as soon as no window changes them again.
 
@@ -42,10 +68,9 @@ def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
     pipe = job.pipe
     if state.random is not None:
         restore_generators(job.call.generators, state.random)
-    pipe.scheduler.set_timesteps(job.call.num_inference_steps, device=job.noise.device)  # here for their number only
     rest = [window for window in job.windows if window[-1] >= state.frames]
     rounds = int(state.known is None) if job.long_video.together else len(rest)
-    with pipe.progress_bar(total=rounds * len(pipe.scheduler.timesteps)) as progress:
+    with pipe.progress_bar(total=rounds * job.steps) as progress:
         if job.long_video.together:
             if state.known is None:
                 state.known, _ = denoise_windows(job, job.windows, progress.update)
@@ -92,13 +117,15 @@ def denoise_windows(
     scheduler.set_timesteps(job.call.num_inference_steps, device=job.noise.device)
     latents = job.noise[:, :, frames].to(job.pipe.unet.dtype) * scheduler.init_noise_sigma
     predict = WindowPrediction(job, windows, [places(window) for window in windows], latents)
+    finite = FiniteLatents(job)
     step_arguments, embeds, trajectory = job.step_arguments(), job.embeds, []
     keys_values = job.keys_values
     for i, timestep in enumerate(scheduler.timesteps):
-        prediction = predict(latents, timestep, keys_values, i, len(scheduler.timesteps))
+        prediction = predict(latents, timestep, keys_values, i)
         latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
         if before is not None and len(known):
             latents[:, :, known] = before[i].to(latents)
+        finite.note(latents, i)
         advance()
         latents, *changed = _call_back(job, i, timestep, latents, embeds)
         if any(new is not old for new, old in zip(changed, embeds, strict=True)):
@@ -107,6 +134,8 @@ def denoise_windows(
         trajectory.append(latents[:, :, kept])
         if job.pipe._interrupt:
             break
+    finite.note(latents, i)  # the last callback may have changed them
+    finite.check()
     return latents, torch.stack(trajectory)
 
 
@@ -120,14 +149,14 @@ class WindowPrediction:
         self.groups = [range(i, min(i + batch, len(windows))) for i in range(0, len(windows), batch)]
         self.deep: dict[range, Tensor | None] = {}  # per group, the UNet's deep features at its last full step
 
-    def __call__(self, latents: Tensor, timestep: Tensor, keys_values: TextCache, step: int, steps: int) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: Tensor, keys_values: TextCache, step: int) -> Tensor:
         """Return the noise (b, c, n, h, w) of latents (b, c, n, h, w)."""
         prediction = torch.zeros_like(latents)
         for group in self.groups:
             condition = self.job.condition(tuple(self.windows[k] for k in group), keys_values)
             condition.deep = self.deep.get(group)
             x = torch.cat([latents[:, :, self.places[k]] for k in group])
-            noise = self.job.pipe.predict(x, timestep, condition, self.job.call.guidance_scale, step, steps)
+            noise = self.job.pipe.predict(x, timestep, condition, self.job.call.guidance_scale, step, self.job.steps)
             self.deep[group] = condition.deep
             for k, y in zip(group, noise.split(len(latents)), strict=True):
                 prediction[:, :, self.places[k]] += self.weights[k] * y
@@ -152,9 +181,12 @@ def restore_generators(generators: Sequence[torch.Generator], states: Tensor) ->
     """Bring n generators to their states (n, bytes).
 
     Raises:
-        ValueError: there are more of them, or fewer.
+        StateError: the numbers differ, or these are no states of generators.
     """
     if len(generators) != len(states):
-        raise ValueError(f"generator: got {len(generators)}, expected {len(states)}, as when the stream began")
-    for each, state in zip(generators, states, strict=True):
-        each.set_state(state)
+        raise StateError(f"generator: got {len(generators)}, expected {len(states)}, as when the stream began")
+    try:
+        for each, state in zip(generators, states, strict=True):
+            each.set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise StateError(f"state: got states that no generator has ({str(error).splitlines()[0]})") from error

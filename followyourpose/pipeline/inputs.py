@@ -4,7 +4,7 @@ b videos   n skeletons   f frames   c channels   h w latent height and width   H
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,25 @@ Noise = Literal["independent", "mixed", "shared"]
 PoseGuidance = Literal["both", "conditional"]
 Generators = torch.Generator | list[torch.Generator] | None
 SkeletonFrames = Callable[[Sequence[int]], np.ndarray | Tensor]  # the frames with these numbers, rendered on demand
+
+
+def check_finite_tensor(name: str, tensor: Tensor) -> None:
+    """Raise a ValueError unless every value of a tensor, of any shape (...,), is finite."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinity ({tensor.dtype}), expected finite numbers")
+
+
+def check_texts(name: str, texts: Any) -> list[str]:
+    """Return a text or a list of texts as a list.
+
+    Raises:
+        ValueError: neither of them; the message names it.
+    """
+    given = [texts] if isinstance(texts, str) else texts
+    if not (isinstance(given, list) and given and all(isinstance(text, str) for text in given)):
+        got = f"{texts!r:.60}" if isinstance(texts, list) else type(texts).__name__
+        raise ValueError(f"{name}: got {got}, expected a string or a list of strings")
+    return given
 
 
 def check_skeleton(
@@ -111,8 +130,6 @@ def initial_noise(
     mixed noise model (Ge et al. 2023, arXiv 2305.10474) with alpha = 1:
     a shared part of variance alpha^2 / (1 + alpha^2) plus an independent part of variance 1 / (1 + alpha^2).
     """
-    if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(f"generator: got a list of {len(generator)}, expected one per video, {shape[0]}")
     if noise == "independent":
         return randn_tensor(shape, generator, device)
     b, c, f, h, w = shape

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from followyourpose.common.checks import check_multiple
+from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.condition import Condition
@@ -27,6 +28,7 @@ class DenoisingPipeline(Protocol):
     """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` documents it."""
 
     unet: VideoUNet
+    pose_encoder: PoseEncoder
     scheduler: Any
     vae_scale_factor: int
     _interrupt: bool
@@ -46,6 +48,7 @@ class Job:
 
     Attributes:
         noise: initial latents (b, c, f, h, w) of variance 1.
+        steps: denoising steps, as many as the scheduler makes of `num_inference_steps`.
         windows: frames that go through the network at a time, `long_video.batch` windows of them where they are
             denoised together.
         skeleton: the reader of a window's skeletons, (n, 3, T, H, W) in [0, 1]; None: no pose.
@@ -57,6 +60,7 @@ class Job:
     call: Call
     long_video: LongVideo
     noise: Tensor
+    steps: int
     windows: list[Window]
     skeleton: Callable[[Window], Tensor] | None
     count: int
@@ -115,22 +119,30 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
         ValueError: as a call.
     """
     height, width = _size(pipe, call)
+    pipe.scheduler.set_timesteps(call.num_inference_steps)
     skeleton, skeletons, num_frames = check_skeleton(call.skeleton, call.num_frames, height, width)
+    if len({call.prompts, skeletons} - {1}) > 1:
+        raise ValueError(f"skeleton: got {skeletons} for {call.prompts} prompts, expected 1 or as many")
     long_video = LongVideo("full") if call.long_video is None else call.long_video
     windows = long_video.windows(num_frames)
+    count, factor = max(call.prompts, skeletons), pipe.vae_scale_factor
+    b = count * call.num_videos_per_prompt
+    shape = (b, pipe.unet.config.in_channels, num_frames, height // factor, width // factor)
+    if isinstance(call.generator, list) and len(call.generator) != b:
+        raise ValueError(f"generator: got a list of {len(call.generator)}, expected one per video, {b}")
+    if call.latents is not None and call.latents.shape != shape:
+        raise ValueError(f"latents: got {tuple(call.latents.shape)}, expected {shape}")
     embeds = pipe.encode_prompt(
         call.prompt, call.negative_prompt if call.guided else None, call.prompt_embeds, call.negative_prompt_embeds
     )
-    counts = {len(embeds[0]), skeletons}
-    if len(counts - {1}) > 1:
-        raise ValueError(f"skeleton: got {skeletons} for {len(embeds[0])} prompts, expected 1 or as many")
-    count, factor = max(counts), pipe.vae_scale_factor
-    b = count * call.num_videos_per_prompt
-    noise = _noise(pipe, call, (b, pipe.unet.config.in_channels, num_frames, height // factor, width // factor))
+    noise = call.latents
+    if noise is None:
+        noise = initial_noise(shape, call.noise, call.generator, pipe._execution_device)
     if long_video.mode == "freenoise":
         noise = freenoise(noise, windows, call.generator)
     pipe._interrupt = False
-    return Job(pipe, call, long_video, noise.to(pipe._execution_device), windows, skeleton, count, embeds)
+    noise, steps = noise.to(pipe._execution_device), len(pipe.scheduler.timesteps)
+    return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, embeds)
 
 
 def _size(pipe: DenoisingPipeline, call: Call) -> tuple[int, int]:
@@ -145,12 +157,3 @@ def _size(pipe: DenoisingPipeline, call: Call) -> tuple[int, int]:
     check_multiple("height", height, divisor, "pixels")
     check_multiple("width", width, divisor, "pixels")
     return height, width
-
-
-def _noise(pipe: DenoisingPipeline, call: Call, shape: tuple[int, int, int, int, int]) -> Tensor:
-    """Return the initial noise (b, c, f, h, w): the latents of the call, or drawn."""
-    if call.latents is None:
-        return initial_noise(shape, call.noise, call.generator, pipe._execution_device)
-    if call.latents.shape != shape:
-        raise ValueError(f"latents: got {tuple(call.latents.shape)}, expected {shape}")
-    return call.latents

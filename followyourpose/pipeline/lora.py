@@ -40,6 +40,8 @@ def check_lora(name: str, state_dict: Mapping[str, Tensor], parts: Mapping[str, 
                     f"{name}: got a LoRA for another base{_base(weights)}: {part}.{layer}: got lora_{which} of shape "
                     f"{got}, expected {fitting} in this {type(module).__name__}"
                 )
+    if broken := [key for key, weight in state_dict.items() if not weight.isfinite().all()]:
+        raise ValueError(f"{name}: got NaN or infinity in {broken[0]}")
     if foreign:
         raise ValueError(f"{name}: got a LoRA for another base, with layers of {', '.join(foreign)}")
 

@@ -29,9 +29,9 @@ from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet, text_count
 from followyourpose.pipeline.call import CALLBACK_TENSORS, Call, OutputType, takes_call
 from followyourpose.pipeline.condition import Condition
-from followyourpose.pipeline.denoise import StreamState, denoise
+from followyourpose.pipeline.denoise import StreamState, check_state, denoise
 from followyourpose.pipeline.image_model import load_image_model
-from followyourpose.pipeline.inputs import PoseGuidance
+from followyourpose.pipeline.inputs import PoseGuidance, check_finite_tensor, check_texts
 from followyourpose.pipeline.job import Job, prepare
 from followyourpose.pipeline.lora import check_lora
 
@@ -217,16 +217,19 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         are denoised together, all latents.
 
         `state` is the position to begin at; before each part it is brought to the position after it, for another stream
-        of the same arguments to go on there. That one needs its generators in the state of the beginning. An argument
-        that a call does not have is a TypeError; it and the errors below are raised before the first part.
+        of the same arguments to go on there. That one needs its generators in the state of the beginning, and raises a
+        StateError where the state does not fit. An argument that a call does not have is a TypeError. All of these
+        are raised before the first part.
         """
-        call = Call(*args, **kwargs)
-        return self._stream(call, prepare(self, call), StreamState() if state is None else state)
+        call, state = Call(*args, **kwargs), StreamState() if state is None else state
+        job = prepare(self, call)
+        check_state(job, state)
+        return self._stream(job, state)
 
     @torch.no_grad()
-    def _stream(self, call: Call, job: Job, state: StreamState) -> Iterator[Any]:
+    def _stream(self, job: Job, state: StreamState) -> Iterator[Any]:
         for latents in denoise(job, state):
-            yield self._output(latents, call)
+            yield self._output(latents, job.call)
         self.maybe_free_model_hooks()
 
     def _output(self, latents: Tensor, call: Call) -> Any:
@@ -273,16 +276,18 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         """Encode n prompts and their negatives: two of (n, t, d). Given embeddings are taken as they are.
 
         Raises:
-            ValueError: a prompt is neither text nor a list of texts, or the numbers do not fit.
+            ValueError: a prompt is neither text nor a list of texts, the numbers do not fit, or some are not finite.
         """
-        if (prompt is None) == (prompt_embeds is None):
-            given = "neither" if prompt is None else "both"
-            raise ValueError(f"got {given} of prompt and prompt_embeds, expected one of them")
-        if prompt_embeds is None:
-            prompt_embeds = self._encode("prompt", prompt)
-        if negative_prompt_embeds is None:
-            negative_prompt_embeds = self._encode("negative_prompt", negative_prompt or "")
-        embeds = [x.to(self._execution_device, self.unet.dtype) for x in (prompt_embeds, negative_prompt_embeds)]
+        embeds, width = [], self.unet.config.cross_attention_dim
+        for name, texts, given in (
+            ("prompt", prompt, prompt_embeds),
+            ("negative_prompt", negative_prompt or "", negative_prompt_embeds),
+        ):
+            encoded = self._encode(name, texts) if given is None else given
+            if encoded.ndim != 3 or encoded.shape[2] != width:
+                raise ValueError(f"{name}_embeds: got {tuple(encoded.shape)}, expected (n, t, {width})")
+            embeds.append(encoded.to(self._execution_device, self.unet.dtype))
+            check_finite_tensor(name if given is None else f"{name}_embeds", embeds[-1])
         if len(embeds[1]) not in (1, len(embeds[0])) or embeds[0].shape[1:] != embeds[1].shape[1:]:
             raise ValueError(
                 f"negative_prompt: got embeddings {tuple(embeds[1].shape)}, expected one or as many as prompts, "
@@ -292,11 +297,7 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
 
     def _encode(self, name: str, texts: Any) -> Tensor:
         """Encode a text or a list of texts: (n, t, d)."""
-        given = [texts] if isinstance(texts, str) else texts
-        if not (isinstance(given, list) and given and all(isinstance(text, str) for text in given)):
-            got = f"{texts!r:.60}" if isinstance(texts, list) else type(texts).__name__
-            raise ValueError(f"{name}: got {got}, expected a string or a list of strings")
-        texts = self.maybe_convert_prompt(given, self.tokenizer)
+        texts = self.maybe_convert_prompt(check_texts(name, texts), self.tokenizer)
         length = self.tokenizer.model_max_length
         for text, ids in zip(texts, self.tokenizer(texts).input_ids, strict=True):
             if len(ids) > length:
@@ -344,8 +345,13 @@ class FollowYourPosePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, 
         config = self.vae.config
         frames = rearrange(latents, "b c f h w -> (b f) c h w").to(self.vae.dtype)
         frames = frames / config.scaling_factor + (config.shift_factor or 0)
-        pixels = [(self.vae.decode(x).sample / 2 + 0.5).clamp(0, 1).float() for x in frames.split(chunk_size)]
-        videos = rearrange(torch.cat(pixels), "(b f) c h w -> b f c h w", b=len(latents))
+        decoded = [(self.vae.decode(x).sample / 2 + 0.5).float() for x in frames.split(chunk_size)]
+        pixels = torch.cat(decoded)
+        if not pixels.isfinite().all():
+            check_finite_tensor("latents", latents)
+            remedy = "use bfloat16 or float32" if self.vae.dtype == torch.float16 else "the model is damaged"
+            raise ValueError(f"the VAE gives pixels that are not finite in {self.vae.dtype}: {remedy}")
+        videos = rearrange(pixels.clamp(0, 1), "(b f) c h w -> b f c h w", b=len(latents))
         if output_type == "pt":
             return videos
         arrays = rearrange(videos, "b f c h w -> b f h w c").cpu().numpy()

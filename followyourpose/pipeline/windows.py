@@ -27,6 +27,7 @@ Window = tuple[int, ...]  # the numbers of its T frames
 Mode = Literal["paper", "blend", "freenoise", "full"]
 MODES = get_args(Mode)
 WINDOW = 16  # frames of a window by default, where the video has as many
+MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def plan_windows(num_frames: int, window: int, overlap: int, anchor: bool = Fals
     Raises:
         ValueError: T or F below 1, T above F, o below 0 or not below a later window's length without its anchor.
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
+    check_at_least("num_frames", num_frames, 1, MOST_FRAMES)
     if window < 1:
         raise ValueError(f"long_video.window: got {window} frames, expected at least 1")
     if window > num_frames:
