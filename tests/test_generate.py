@@ -195,7 +195,7 @@ def refusal(settings: dict[str, Any]) -> str:
         ({"model": "no/model"}, "model: no/model: no such folder"),
         ({"model": str(Path(__file__).parent)}, "has no model_index.json"),
         ({"skeleton": "none.mp4"}, "skeleton: none.mp4: no such file or folder, expected a video (.mp4"),
-        ({"skeleton": __file__}, "not a type of file that is read here"),
+        ({"skeleton": __file__}, "not an accepted type of file"),
         ({"stride": 0}, "stride: got 0"),
         ({"skeleton_end": "bounce"}, "skeleton_end: got 'bounce', expected one of stop, loop, pingpong, hold"),
         ({"temporal_offset": 99}, "dance.mp4: the clip has 32 frames, too short for temporal_offset 99"),

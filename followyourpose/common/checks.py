@@ -1,8 +1,9 @@
 """Checks of single values, of settings and arguments alike: each error names what was got and what was expected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from math import isfinite
+from typing import Any
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -68,6 +69,14 @@ def check_interval(name: str, start: float, end: float) -> None:
             f"{name}_start, {name}_end: got {start} and {end}, expected shares of the denoising steps with "
             "0 <= start <= end <= 1"
         )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key, to compare them: {"crop": {"left": 1}} -> {"crop.left": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def counted(count: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from followyourpose.common.checks import counted
 from followyourpose.common.files import new_folder
 from followyourpose.config import PoseConfig, locate
+from followyourpose.data.images import WHITE
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.pose.estimate import WEIGHTS, check_estimator, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
@@ -43,7 +44,7 @@ def extract_pose(
         find = open_estimator(*_files(config), device=config.device)
         found: list[list[np.ndarray]] = []
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
-            for chunk in stream_frames(video, frames):
+            for chunk in stream_frames(video, frames, ground=WHITE):
                 found += find(chunk)
                 bar.update(len(chunk))
         people, ids = _tracked(found, config)
@@ -82,7 +83,7 @@ def _draw(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseCon
         video_writer(folder / "overlay.mp4", *size, clip.fps) as write_overlay,
         tqdm(total=len(frames), desc="drawing them", unit="frame") as bar,
     ):
-        for chunk in stream_frames(video, frames):
+        for chunk in stream_frames(video, frames, ground=WHITE):
             for frame in chunk:
                 skeleton = render_skeleton(next(rest), *size, config.min_confidence, style=config.style)
                 write_skeleton(skeleton[None])

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,16 @@ from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, model_size
 from followyourpose.generation.extract_pose import check_pose, extract_pose
 from followyourpose.generation.loras import apply_loras, open_loras
-from followyourpose.generation.outputs import INDEX, Shot, chunks, printable, versions, write_forms, write_record
+from followyourpose.generation.outputs import (
+    INDEX,
+    Frames,
+    Shot,
+    chunks,
+    printable,
+    versions,
+    write_forms,
+    write_record,
+)
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
 from followyourpose.generation.unfinished import RECORD, UnfinishedVideo, unfinished_run
@@ -33,8 +42,6 @@ if TYPE_CHECKING:
     from followyourpose.pipeline.call import Callback
     from followyourpose.pipeline.denoise import StreamState
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-
-Frames = Callable[[Sequence[int]], np.ndarray]  # numbers of frames -> these, (f, H, W, 3) uint8 RGB
 
 
 def generate(
@@ -79,9 +86,10 @@ def generate(
             if not all((folder / file).exists() for file in shot.files):
                 video = UnfinishedVideo(work, shot.name)
                 _draw(pipe, config, shot, video, on_step)
-                write_forms(folder, shot, video, config)
+                _write(folder, shot, video, config)
         if raw:
-            shutil.copytree(work / "pose", folder / "pose", dirs_exist_ok=True)
+            finished = shutil.ignore_patterns(".*")  # but for locks that a kill left
+            shutil.copytree(work / "pose", folder / "pose", ignore=finished, dirs_exist_ok=True)
         record = {
             "settings": settings | dict(zip(("height", "width"), size, strict=True)),
             "skeletons": [source.record() for source in sources],
@@ -235,6 +243,14 @@ def _draw(
         for frames in stream(pipe, config, shot.prompt, skeleton, shot.size, shot.seed, state, on_step):
             show(enlarge(frames, config.enlarge))
             video.keep(frames, state)
+
+
+def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateConfig) -> None:
+    """Write a drawn video in all its forms; complete files move to the run's folder, and what was kept is removed."""
+    write_forms(video.folder, shot, video.frames, config)
+    for file in shot.files:
+        (video.folder / file).replace(folder / file)
+    video.remove()
 
 
 def _print_files(folder: Path, shots: list[Shot]) -> None:

@@ -6,7 +6,7 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +21,12 @@ from followyourpose.common.pictures import contact_sheet, enlarge, evenly, write
 from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import gif_writer, video_writer
 from followyourpose.generation.skeletons import SkeletonInput
-from followyourpose.generation.unfinished import RECORD, UnfinishedVideo
+from followyourpose.generation.unfinished import RECORD
 
 FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # endings of a video's files, behind its name
 INDEX = "index.html"
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
+Frames = Callable[[Sequence[int]], np.ndarray]  # numbers of frames -> these, (f, H, W, 3)
 _CHUNK = 16  # finished frames in memory at a time
 
 
@@ -59,13 +60,13 @@ def chunks(total: int) -> Iterator[range]:
     yield from (range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK))
 
 
-def write_forms(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateConfig) -> None:
-    """Write a finished video into the run's folder in all its forms, then remove what was kept of it."""
-    mp4, gif, sheet, pair = (video.folder / file for file in shot.files)
+def write_forms(folder: Path, shot: Shot, read: Frames, config: GenerateConfig) -> None:
+    """Write a finished video into a folder in all its forms, from a function that reads its frames by their numbers."""
+    mp4, gif, sheet, pair = (folder / file for file in shot.files)
     height, width = (side * config.enlarge for side in shot.size)
 
-    def frames(numbers: Any) -> np.ndarray:
-        return enlarge(video.frames(numbers), config.enlarge)
+    def frames(numbers: Sequence[int]) -> np.ndarray:
+        return enlarge(read(numbers), config.enlarge)
 
     with (
         video_writer(mp4, height, width, config.fps) as write,
@@ -78,9 +79,6 @@ def write_forms(folder: Path, shot: Shot, video: UnfinishedVideo, config: Genera
             write_gif(part)
             write_pair(np.concatenate([shot.source.frames(height, width, numbers), part], axis=2))
     write_picture(sheet, contact_sheet(frames(evenly(config.num_frames))))
-    for file in (mp4, gif, sheet, pair):
-        file.replace(folder / file.name)
-    video.remove()
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -13,12 +13,11 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
 import errno
-import hashlib
 import json
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,16 +25,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from followyourpose.common.files import LOCK, atomic_write, locked, read_json
+from followyourpose.common.checks import flat
+from followyourpose.common.files import LOCK, atomic_file, atomic_write, locked, read_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from followyourpose.pipeline.denoise import StreamState
 
 FOLDER, SETTINGS, RECORD = "unfinished", "settings.json", "run.json"
 DISK_FULL, LEAST_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 2**20  # bytes: ffmpeg's errors have no number
-
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
@@ -54,34 +51,34 @@ class UnfinishedVideo:
         Args:
             size: height and width of the frames.
         """
-        from safetensors import SafetensorError  # late, as is torch: settings are checked without the seconds it takes
-
+        # Late: settings are checked without the seconds that torch takes.
+        from followyourpose.common.tensors import read_tensors
         from followyourpose.pipeline.denoise import StreamState
 
         if not self._state.exists():
             return StreamState()
         try:
-            state = self._read_state()
+            tensors, facts = read_tensors(self._state)
+            state = StreamState(int(facts["frames"]), tensors["known"], tensors["random"])
             for number in range(state.frames):
                 if (got := self.frames([number]).shape[1:]) != (*size, 3):
                     raise ValueError(f"{self._frame(number).name}: got {got}, expected {(*size, 3)}")
             return state
-        except (*UNREADABLE, SafetensorError) as error:
+        except UNREADABLE as error:
             print(f"{self.folder}: damaged ({' '.join(str(error).split())[:200]}), so this video begins anew")
             self.remove()
             return StreamState()
 
     def keep(self, frames: np.ndarray, state: "StreamState") -> None:
         """Add frames, and the state of the stream behind them; all of them or, where this is interrupted, none."""
-        from safetensors.torch import save
+        from followyourpose.common.tensors import write_tensors
 
         self._frames.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(frames, start=state.frames - len(frames)):
             Image.fromarray(frame).save(self._frame(number))
-        given = {"known": state.known, "random": state.random}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in given.items() if tensor is not None}
-        facts = {"frames": str(state.frames), "sha256": _digest(state.frames, tensors)}
-        atomic_write(self._state, save(tensors, facts))
+        with atomic_file(self._state) as partial:
+            tensors = {"known": state.known, "random": state.random}
+            write_tensors(partial, tensors, "stream", {"frames": state.frames})
 
     def frames(self, numbers: Sequence[int]) -> np.ndarray:
         """Return finished frames (f, H, W, 3) by their numbers."""
@@ -97,29 +94,6 @@ class UnfinishedVideo:
 
     def _frame(self, number: int) -> Path:
         return self._frames / f"{number:06d}.png"
-
-    def _read_state(self) -> "StreamState":
-        from safetensors import safe_open
-
-        from followyourpose.pipeline.denoise import StreamState
-
-        with safe_open(self._state, "pt") as file:
-            facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        frames = int(facts["frames"])
-        if facts.get("sha256") != _digest(frames, tensors):
-            raise ValueError(f"{self._state.name}: its checksum is another")
-        return StreamState(frames, **tensors)
-
-
-def _digest(frames: int, tensors: Mapping[str, "Tensor"]) -> str:
-    """Return the checksum of a state."""
-    import torch
-
-    found = hashlib.sha256(str(frames).encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 @contextmanager
@@ -202,7 +176,7 @@ def _contents(target: Path) -> list[str]:
 
 def _check_same(target: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise a ValueError that names the settings that differ."""
-    before, now = _flat(before), _flat(now)
+    before, now = flat(before), flat(now)
     differ = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if differ:
         changes = "; ".join(f"{key}: {before.get(key)!r}, got {now.get(key)!r}" for key in differ)
@@ -210,14 +184,6 @@ def _check_same(target: Path, before: dict[str, Any], now: dict[str, Any]) -> No
             f"{target}: holds an unfinished run with {changes}; choose another output, or the settings it was "
             "started with"
         )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted name: {"crop": {"left": 1}} -> {"crop.left": 1}."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _remove(work: Path) -> None:
