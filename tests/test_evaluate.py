@@ -142,7 +142,7 @@ def test_the_chance_baseline_can_be_left_out(known: Collection, tmp_path: Path):
     report = compare(known, {**sets, "real": known.real}, evaluators_of(known), {})
     assert report.results["pck_ratio"] == 1 and "pck_no_pose" not in report.results
     write_report(tmp_path, config, report)
-    assert "share of that of real frames: 1.000\n" in (tmp_path / "metrics.md").read_text() + "\n"
+    assert "share of that of real frames: 1.000\n" in (tmp_path / "metrics.md").read_text(encoding="utf-8") + "\n"
 
 
 def test_poses_of_other_videos_score_low(known: Collection, finished: tuple[Report, Oracle]):
@@ -250,7 +250,7 @@ def test_poses_are_compared_at_the_size_of_the_video(known: Collection):
 def test_the_report_holds_every_number_and_its_interval(finished: tuple[Report, Oracle], tmp_path: Path):
     report, _ = finished
     write_report(tmp_path, CONFIG, report)
-    content = json.loads((tmp_path / "metrics.json").read_text())
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     for name in (*(name for name, metric in METRICS.items() if metric.of_each), "pck_ratio"):
         low, high = content[f"{name}_ci95"]
         assert low <= content[name] + 1e-9 and content[name] <= high + 1e-9
@@ -261,7 +261,7 @@ def test_the_report_holds_every_number_and_its_interval(finished: tuple[Report, 
     assert {file.name for file in tmp_path.iterdir()} >= {"metrics.md", "samples.png", "worst.png"}
     table = format_table(report.results)
     assert all(name in table for name in ("pck@0.1", "flicker with shared noise", "5 videos", "without skeleton"))
-    assert (tmp_path / "metrics.md").read_text() == table + "\n"
+    assert (tmp_path / "metrics.md").read_text(encoding="utf-8") == table + "\n"
 
 
 def test_every_video_of_every_set_has_a_row_and_metrics_have_plots(
@@ -504,7 +504,7 @@ def test_modes_of_long_videos_are_compared(models: dict[str, str], tmp_path: Pat
     settings = {"num_videos": 2, "batch_size": 2, "num_frames": 9, "num_inference_steps": 1, "device": "cpu"}
     long_video, modes = LongVideo(window=4), list(MODES)
     config = EvaluateConfig(**models, **settings, long_video=long_video, modes=modes, output=str(tmp_path / "out"))
-    content = json.loads((evaluate(config) / "metrics.json").read_text())
+    content = json.loads((evaluate(config) / "metrics.json").read_text(encoding="utf-8"))
     assert list(content["modes"]) == [*MODES, "real"] and content["borders"] == [4, 6, 8] and content["n"] == 2
     for numbers in content["modes"].values():
         low, high = numbers["border_jump_ci95"]
@@ -528,7 +528,7 @@ def test_the_whole_evaluation_runs_and_repeats_with_the_seed(models: dict[str, s
             device="cpu",
             output=str(tmp_path / output),
         )
-        results.append(json.loads((evaluate(config) / "metrics.json").read_text()))
+        results.append(json.loads((evaluate(config) / "metrics.json").read_text(encoding="utf-8")))
         assert results[-1].pop("settings")["output"] == config.output
     assert results[0] == results[1]
     # Nothing is trained: the new layers are identities and the pose encoder is silent.
@@ -542,7 +542,7 @@ def test_a_run_of_generate_is_evaluated_as_it_is(models: dict[str, str], tmp_pat
     folder = generate_run(GenerateConfig(model=models["model"], output=str(tmp_path / "run"), **settings))
     config = EvaluateConfig(videos=str(folder), clip=models["clip"], detector=models["detector"], device="cpu")
     config.output, config.model = str(tmp_path / "out"), "nowhere"
-    content = json.loads((evaluate(config) / "metrics.json").read_text())
+    content = json.loads((evaluate(config) / "metrics.json").read_text(encoding="utf-8"))
     assert content["n"] == 2 and None not in (content["cs"], content["pa"], content["pck@0.1"], content["fc"])
     assert content["character_accuracy"] is None and "it is not of the puppet world" in str(content["undefined"])
     assert "cs_real" not in content and "pck_ratio" not in content
@@ -556,7 +556,7 @@ def test_a_model_draws_the_samples_of_a_manifest_as_it_draws_the_benchmark(model
     results = []
     for name, source in (("a", benchmark), ("b", videos), ("c", benchmark | videos)):
         output = evaluate(EvaluateConfig(**settings, **source, output=str(tmp_path / name)))
-        results.append(json.loads((output / "metrics.json").read_text()))
+        results.append(json.loads((output / "metrics.json").read_text(encoding="utf-8")))
     for name in ("cs", "pa", "pck@0.1", "fc", "cs_real", "pck_real", "pck_no_pose", "fc_no_pose"):
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-4), name
     assert "flicker_before" not in results[0]
@@ -569,7 +569,7 @@ def test_a_model_draws_the_samples_of_a_manifest_as_it_draws_the_benchmark(model
 @pytest.mark.parametrize("change", [{"seed": 1001}, {"seed": 0}, {"prompt": "somebody else"}])
 def test_videos_that_are_not_of_the_benchmark_are_refused(change: dict[str, object], tmp_path: Path):
     bench = write_benchmark(tmp_path / "bench", "puppet-bench-1", 1, size=32)
-    row = json.loads((bench / "manifest.jsonl").read_text())
+    row = json.loads((bench / "manifest.jsonl").read_text(encoding="utf-8"))
     (bench / "manifest.jsonl").write_text(json.dumps(row | change))
     with pytest.raises(ValueError, match=r"0000.json: got .*, expected a prompt of puppet-bench-1.*benchmark=null"):
         evaluate(EvaluateConfig(videos=str(bench), benchmark="puppet-bench-1", output=str(tmp_path / "out")))

@@ -213,7 +213,7 @@ def test_a_run_that_does_not_fit_its_record_is_refused(folder: Path):
     (folder / "pose.json").unlink()
     with pytest.raises(ValueError, match=r"run\.json: skeleton: .*pose\.json: no such file"):
         read_collection(folder / "run")
-    record = json.loads((folder / "run" / "run.json").read_text())
+    record = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
     (folder / "run" / "run.json").write_text(json.dumps(record | {"videos": []}))
     with pytest.raises(ValueError, match=r"run\.json: a run without videos"):
         read_collection(folder / "run")
@@ -243,7 +243,9 @@ def test_a_run_that_does_not_fit_its_record_is_refused(folder: Path):
 def test_a_damaged_record_is_refused_in_one_line(folder: Path, change: dict[str, Any] | str, reason: str):
     write_run(folder, [str(folder / "pose.json")])
     record = folder / "run" / "run.json"
-    record.write_text(change if isinstance(change, str) else json.dumps(json.loads(record.read_text()) | change))
+    record.write_text(
+        change if isinstance(change, str) else json.dumps(json.loads(record.read_text(encoding="utf-8")) | change)
+    )
     with pytest.raises(ValueError, match=rf"run\.json: .*{reason}"):
         read_collection(folder / "run")
 

@@ -67,7 +67,10 @@ def test_the_page_is_blind_to_systems_and_files(tmp_path: Path) -> None:
     systems = {"ours": "boy", "theirs": "boy"}
     folders = {system: write_videos(tmp_path / system, "boy-7", "cat-8") for system in systems}
     folder = make_study(config(tmp_path / "study", **folders))
-    html, key = (folder / "index.html").read_text(), json.loads((folder / "key.json").read_text())
+    html, key = (
+        (folder / "index.html").read_text(encoding="utf-8"),
+        json.loads((folder / "key.json").read_text(encoding="utf-8")),
+    )
     assert not any(word in html for word in ("ours", "theirs", "boy-7", "cat-8", "key.json"))
     assert sorted(path.name for path in folder.iterdir()) == ["index.html", "key.json", "videos"]
     names = [name for item in key["items"].values() for name in item["videos"]]
@@ -75,13 +78,13 @@ def test_the_page_is_blind_to_systems_and_files(tmp_path: Path) -> None:
     assert all(name in html for name in names)
     assert [item["name"] for item in key["items"].values()] == ["boy-7", "cat-8"]
     again = make_study(config(tmp_path / "again", **folders))
-    assert set(json.loads((again / "key.json").read_text())["items"]).isdisjoint(key["items"])
+    assert set(json.loads((again / "key.json").read_text(encoding="utf-8"))["items"]).isdisjoint(key["items"])
 
 
 def test_a_video_is_under_the_name_that_the_key_gives_to_its_system(tmp_path: Path) -> None:
     folders = {f"s{value}": write_videos(tmp_path / f"s{value}", "a", value=value) for value in (0, 90, 250)}
     folder = make_study(config(tmp_path / "study", **folders))
-    (item,) = json.loads((folder / "key.json").read_text())["items"].values()
+    (item,) = json.loads((folder / "key.json").read_text(encoding="utf-8"))["items"].values()
     for name, system in item["videos"].items():
         frames = read_frames(folder / "videos" / f"{name}.mp4")
         assert frames.shape == (3, 16, 16, 3) and abs(frames.mean() - int(system[1:])) < 5
@@ -100,7 +103,7 @@ def test_the_page_is_self_contained_and_text_is_never_markup() -> None:
 def test_runs_of_generate_bring_their_prompts_and_skeletons(tmp_path: Path) -> None:
     systems = {"ours": write_run(tmp_path / "ours"), "theirs": write_videos(tmp_path / "theirs", "00-cat")}
     folder = make_study(config(tmp_path / "study", **systems))
-    (item,) = json.loads((folder / "key.json").read_text())["items"].values()
+    (item,) = json.loads((folder / "key.json").read_text(encoding="utf-8"))["items"].values()
     assert item["prompt"] == "a cat" and len(item["videos"]) == 2
     skeleton = read_frames(folder / "videos" / f"{item['skeleton']}.mp4")
     assert skeleton.shape == (3, 16, 16, 3) and skeleton.min() > 240
@@ -118,7 +121,7 @@ def test_a_manifest_chooses_videos_and_gives_prompts_and_skeletons(tmp_path: Pat
     settings = config(tmp_path / "study", tmp_path / "m.jsonl", **systems)
     settings.fps = 5
     folder = make_study(settings)
-    two, one = json.loads((folder / "key.json").read_text())["items"].values()
+    two, one = json.loads((folder / "key.json").read_text(encoding="utf-8"))["items"].values()
     assert (two["name"], two["prompt"], two["skeleton"]) == ("b.1", "two", None)
     info = probe(folder / "videos" / f"{one['skeleton']}.mp4")
     assert (info.num_frames, info.fps, info.height, info.width) == (4, 5, 24, 32)
@@ -328,7 +331,12 @@ def test_the_numbers_are_written_and_nothing_is_overwritten(tmp_path: Path) -> N
     (tmp_path / "key.json").write_text(json.dumps(KEY))
     file = write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
     score_study(tmp_path / "key.json", [file], tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text())["questions"]["text"]["systems"]["ours"]["percent"] == 100
+    assert (
+        json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["questions"]["text"]["systems"]["ours"][
+            "percent"
+        ]
+        == 100
+    )
     for taken in ("out.json", "key.json", "1.csv"):
         with pytest.raises(ValueError, match=f"{taken}: is there already"):
             score_study(tmp_path / "key.json", [file], tmp_path / taken)

@@ -18,11 +18,7 @@ from followyourpose.evaluation.samples import Collection, fitted, puppets
 
 
 def compare_videos(config: EvaluateConfig, collection: Collection | None, folder: Path) -> None:
-    """Measure a collection, drawn by the model where it has no videos, None: puppets; write the report into a folder.
-
-    Raises:
-        ValueError: a model cannot be read, or a number or a file cannot be computed or written.
-    """
+    """Measure a collection (None: puppets), drawn by the model where it has no videos; write the report."""
     evaluators = open_evaluators(config)
     if collection is not None and collection.videos is not None:
         sets, more = {"": collection.videos}, {}

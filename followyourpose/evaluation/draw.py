@@ -25,11 +25,7 @@ NOISES = ("independent", "shared")  # initial noise of the frames for which flic
 
 
 def load_model(config: EvaluateConfig) -> FollowYourPosePipeline:
-    """Load the model onto the device.
-
-    Raises:
-        ValueError: it cannot be read, or a setting cannot run.
-    """
+    """Load the model onto the device; a ValueError where it cannot be read, or a setting cannot run."""
     pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
     return _ready(pipe, config)
 

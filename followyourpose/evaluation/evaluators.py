@@ -38,11 +38,7 @@ class Evaluators:
         self._texts: dict[str, np.ndarray] = {}
 
     def texts(self, prompts: Sequence[str]) -> np.ndarray:
-        """Return the embeddings (k, d) of k prompts.
-
-        Raises:
-            ValueError: they are not finite.
-        """
+        """Return the embeddings (k, d) of k prompts, or raise a ValueError where they are not finite."""
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._texts))
         if new:
             self._texts |= zip(new, _finite(self.clip.captions(new), f"the prompt {new[0]!r}"), strict=True)
@@ -62,11 +58,7 @@ class Evaluators:
 
 
 def open_evaluators(config: EvaluateConfig) -> Evaluators:
-    """Load the models that a configuration names, on its device.
-
-    Raises:
-        ValueError: one of them cannot be read.
-    """
+    """Load the models that a configuration names onto its device; a ValueError where one cannot be read."""
     find = open_estimator(
         config.backend, locate(config.detector or WEIGHTS[config.backend]),
         *(path and locate(path) for path in (config.detector_config, config.boxes)), device=config.device,
@@ -102,9 +94,8 @@ class VideoFeatures:
     @cached_property
     def people(self) -> list[list[np.ndarray]]:
         """Per frame the sample's people with a visible joint, (17, 3) each, on the video's frames."""
-        people = [
-            [person for person in each if (person[:, 2] > 0).any()] for each in self.sample.on(*self.frames.shape[1:3])
-        ]
+        everyone = self.sample.on(*self.frames.shape[1:3])
+        people = [[person for person in each if (person[:, 2] > 0).any()] for each in everyone]
         if not any(people):
             raise ValueError("its skeleton shows nobody")
         return people

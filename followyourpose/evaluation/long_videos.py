@@ -26,13 +26,7 @@ SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")
 
 
 def compare_modes(config: EvaluateConfig, folder: Path) -> None:
-    """Generate `num_videos` of `num_frames` in each of `modes`, and write metrics.json and samples.png into a folder.
-
-    The picture shows the first mode's videos.
-
-    Raises:
-        ValueError: a model cannot be read, or a file cannot be written.
-    """
+    """Generate `num_videos` in each of `modes`; write metrics.json and samples.png, with the first mode's videos."""
     windows = replace(config.long_video, mode="paper").windows(config.num_frames)
     borders = [window[-1] + 1 for window in windows[:-1]]  # first frames of later windows' own ones, for all modes
     evaluators, pipe = open_evaluators(config), load_model(config)

@@ -35,55 +35,49 @@ class Metric:
 METRICS = {
     "cs": Metric(
         "cosine of a frame's and its caption's CLIP embedding, x100, mean over frames",
-        lambda video: metrics.clip_score(video.images, video.text),
+        lambda v: metrics.clip_score(v.images, v.text),
     ),
     "pa": Metric(
         "average precision (OKS .50:.05:.95) of the detected skeletons against the driving ones",
-        lambda video: metrics.match_people(video.found, video.people),
+        lambda v: metrics.match_people(v.found, v.people),
         metrics.average_precision,
     ),
     "pck@0.1": Metric(
-        "share of joints detected within 0.1 body heights of the driving ones",
-        lambda video: metrics.pck(*video.pairs, 0.1),
+        "share of joints detected within 0.1 body heights of the driving ones", lambda v: metrics.pck(*v.pairs, 0.1)
     ),
-    "pck@0.05": Metric("the same within 0.05 body heights", lambda video: metrics.pck(*video.pairs, 0.05)),
+    "pck@0.05": Metric("the same within 0.05 body heights", lambda v: metrics.pck(*v.pairs, 0.05)),
     "missed": Metric(
-        "share of the frames with people in which nobody is detected: misses of PA and PCK", lambda video: video.missed
+        "share of the frames with people in which nobody is detected: misses of PA and PCK", lambda v: v.missed
     ),
-    "fc": Metric(
-        "cosine of consecutive frames' CLIP embeddings, x100", lambda video: metrics.frame_consistency(video.images)
-    ),
-    "fc_all": Metric("the same of all pairs of frames", lambda video: metrics.frame_consistency(video.images, "all")),
+    "fc": Metric("cosine of consecutive frames' CLIP embeddings, x100", lambda v: metrics.frame_consistency(v.images)),
+    "fc_all": Metric("the same of all pairs of frames", lambda v: metrics.frame_consistency(v.images, "all")),
     "fc_first": Metric(
-        "the same of the first frame and each other one", lambda video: metrics.frame_consistency(video.images, "first")
+        "the same of the first frame and each other one", lambda v: metrics.frame_consistency(v.images, "first")
     ),
     "background_consistency": Metric(
         "VBench's: cosine of a frame's CLIP embedding and the first's, and the one before, mean",
-        lambda video: metrics.background_consistency(video.images),
+        lambda v: metrics.background_consistency(v.images),
     ),
     "temporal_flickering": Metric(
         "VBench's: 1 - mean change of all pixels from a frame to the next, of 255; 1 is a still",
-        lambda video: metrics.temporal_flickering(video.frames),
+        lambda v: metrics.temporal_flickering(v.frames),
     ),
     "ssim": Metric(
-        "structural similarity to the real frames in the same poses",
-        lambda video: metrics.ssim(video.frames, video.real.frames),
+        "structural similarity to the real frames in the same poses", lambda v: metrics.ssim(v.frames, v.real.frames)
     ),
     "frechet": Metric(
         "Fréchet distance of the frames' CLIP embeddings and those of the real frames (FID, by CLIP)",
-        lambda video: (video.images, video.real.images),
+        lambda v: (v.images, v.real.images),
         lambda pairs: metrics.frechet_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True))),
         of_each=False,
     ),
     "flicker": Metric(
-        "mean change of background pixels from a frame to the next, of 255",
-        lambda video: flicker(video.sample, video.frames),
+        "mean change of background pixels from a frame to the next, of 255", lambda v: flicker(v.sample, v.frames)
     ),
     "character_accuracy": Metric(
-        "share of videos whose nearest caption, of all of one person, names the right character",
-        lambda video: video.names[0],
+        "share of videos whose nearest caption, of all of one person, names the right character", lambda v: v.names[0]
     ),
-    "background_accuracy": Metric("the same for the background", lambda video: video.names[1]),
+    "background_accuracy": Metric("the same for the background", lambda v: v.names[1]),
 }
 DEFINITIONS = {name: metric.definition for name, metric in METRICS.items()}
 
@@ -173,11 +167,7 @@ def measure(
 
 
 def flicker(sample: Sample, frames: np.ndarray) -> float:
-    """Background flicker of a sample's video, frames (f, H, W, 3) uint8.
-
-    Raises:
-        ValueError: as `metrics.flicker`; or the poses are unknown.
-    """
+    """Background flicker of a sample's video, frames (f, H, W, 3) uint8; errors as `metrics.flicker`."""
     return metrics.flicker(frames, sample.bodies(*frames.shape[1:3]))
 
 

@@ -99,11 +99,7 @@ class Collection:
 
 
 def puppets(config: EvaluateConfig, height: int, width: int) -> Collection:
-    """Return held-out scenes of one person with their real frames, those of `benchmark` or drawn from `seed`.
-
-    Raises:
-        ValueError: as `benchmark_scenes`.
-    """
+    """Return held-out scenes of one person with their real frames, those of `benchmark` or drawn from `seed`."""
     if config.benchmark is None:
         scenes = held_out_scenes(config.seed, config.num_videos)
     else:

@@ -135,11 +135,7 @@ def _manifest(manifest: Path) -> Collection:
 
 
 def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | None]:
-    """Return a line's sample, its video and its real frames, checked.
-
-    Raises:
-        ValueError: the line cannot be used.
-    """
+    """Return a line's sample, its video and its real frames, checked."""
     if not isinstance(row, dict) or set(row) - set(KEYS):
         got = ", ".join(sorted(set(row) - set(KEYS))) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"got {got}, expected an object with keys of {', '.join(KEYS)}")

@@ -49,11 +49,7 @@ class Clip:
     half: bool = False
 
     def open(self) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-        """Return the file's properties, and its frames in parts (f, H, W, 3) uint8 RGB.
-
-        Raises:
-            ValueError: it cannot be read; the message names it.
-        """
+        """Return the file's properties, and its frames in parts (f, H, W, 3) uint8 RGB."""
         if self.path.suffix.lower() == ".json":
             clip = read_keypoints(self.path)
             info = VideoInfo(len(clip.frames), clip.fps, clip.height, clip.width)
@@ -66,11 +62,7 @@ class Clip:
         return VideoInfo(info.num_frames, info.fps, info.height, width), halves
 
     def write(self, target: Path, fps: float | None) -> float:
-        """Write the frames as an mp4 at `fps` frames per second, None: at their own; return its length in seconds.
-
-        Raises:
-            ValueError: a file cannot be read or written.
-        """
+        """Write the frames as an mp4 at `fps` frames per second, None: at their own; return its length in seconds."""
         info, parts = self.open()
         fps = fps or info.fps or _FPS
         with video_writer(target, info.height, info.width, fps) as write:

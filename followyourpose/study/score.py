@@ -88,10 +88,10 @@ def read_key(path: str | Path) -> dict[str, Any]:
         systems = {system for item in key["items"].values() for system in item["videos"].values()}
         questions, study = key["questions"], key["study"]
         fit = systems == set(key["systems"]) and questions and isinstance(questions, dict) and isinstance(study, str)
-        if not fit:
-            raise ValueError("systems, questions or study do not fit its items")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the key.json of a study ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError, AttributeError):
+        fit = False
+    if not fit:
+        raise ValueError(f"{path}: not a key.json as `study make` writes it: study, systems, questions and items")
     return key
 
 
