@@ -438,7 +438,7 @@ def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path: Path, content: 
 )
 def test_a_key_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "key.json").write_text(content)
-    with pytest.raises(ValueError, match=r"key\.json: not a key\.json as `study make` writes it: study, systems, questions and items"):
+    with pytest.raises(ValueError, match=r"key\.json: not a key\.json as `study make` writes it: study, systems"):
         score_study(tmp_path / "key.json", [])
     (tmp_path / "key.json").write_text(content[:-1])
     with pytest.raises(ValueError, match=r"key\.json: not a JSON file"):
