@@ -91,7 +91,7 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
     rows: dict[str, dict[str, Any]] = {}  # key -> the image's row of the index
     people_per_image, joints_seen = Counter(), np.zeros(len(JOINTS), int)
     with new_files(job.out, f"{shard.stem}{STATS}") as folder:
-        samples, whole = scan_shard(shard)
+        samples, whole, left_out = scan_shard(shard)
         with tarfile.open(folder / shard.name, "w") as tar, open(shard, "rb") as file:
             for images in _batches(_readable(file, samples, rows)):
                 _find_people(list(images.values()), estimator)
@@ -103,10 +103,11 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
                         seen = image.people[..., 2] >= SEEN
                         people_per_image[int(seen.any(-1).sum())] += 1
                         joints_seen += seen.sum(0)
-        dropped = Counter(row["status"] for row in rows.values())
+        index = [*rows.values(), *({"key": _text(name), "status": reason} for reason, name in left_out)]
+        dropped = Counter(row["status"] for row in index)
         stats = {
             "settings": job.settings(shard),
-            "read": len(rows),
+            "read": len(index),
             "kept": dropped.pop(KEPT, 0),
             "dropped": dict(sorted(dropped.items())),
             "shards cut off or no tar": int(not whole),
@@ -114,7 +115,7 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
             "people by joint seen": dict(zip(JOINTS, joints_seen.tolist(), strict=True)),
             "download": _download_stats(shard),
         }
-        _write_index(folder / f"{shard.stem}.parquet", list(rows.values()))
+        _write_index(folder / f"{shard.stem}.parquet", index)
         (folder / f"{shard.stem}{STATS}").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 
 
@@ -124,12 +125,17 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
 def _readable(file: BinaryIO, samples: Samples, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, _Image]]:
     """Yield the readable images by key, and begin the row of every image; the others' rows have the reason."""
     for key, (places, texts) in samples.items():
-        rows[key] = {"key": key.encode("utf-8", "backslashreplace").decode()}
+        rows[key] = {"key": _text(key)}
         image = _read(file, places, texts) if _is_safe(key) else "with an unsafe name"
         if isinstance(image, str):
             rows[key]["status"] = image
         else:
             yield key, image
+
+
+def _text(name: str) -> str:
+    """Name of a tar's member as text: a tar holds names of any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_safe(key: str) -> bool:

@@ -199,7 +199,12 @@ def test_data_without_an_image_is_refused(tmp_path: Path, images: int, limit: in
     ("part", "content"),
     [
         ("json", b"{"), ("json", b"{}"), ("json", b"5"), ("json", b'{"people": [{"keypoints": [[1, 2]]}]}'),
-        ("json", b'{"people": [], "width": 0, "height": 5}'), ("txt", b"\xff"),
+        ("json", b'{"people": [], "width": 0, "height": 5}'), ("txt", b"\xff"), ("json", b"[" * 100_000),
+        ("json", b'{"people": [], "width": Infinity, "height": 5}'), ("json", b'{"people": {"a": 1}}'),
+        ("json", b'{"people": [], "width": NaN, "height": 5}'), ("json", b""),
+        ("json", b'{"people": [], "width": 1e300, "height": 5}'),
+        ("json", b'{"people": [], "width": 1' + b"0" * 5000 + b', "height": 5}'),
+        ("json", b'{"people": [{"keypoints": [[1' + b"0" * 400 + b", 0, 1]" + b", [0, 0, 1]" * 16 + b"]}]}"),
     ],
 )  # fmt: skip
 def test_an_image_whose_label_cannot_be_read_is_left_out_and_named(tmp_path: Path, part: str, content: bytes) -> None:
@@ -208,6 +213,95 @@ def test_an_image_whose_label_cannot_be_read_is_left_out_and_named(tmp_path: Pat
         ImagePoseShards(tmp_path)
     write_tar(tmp_path / "1.tar", {"0002": parts(2)})
     assert len(ImagePoseShards(tmp_path)) == 1
+
+
+def test_numbers_that_are_no_pixels_have_no_confidence(tmp_path: Path) -> None:
+    points = ", ".join(["[1e39, 0, 1]", "[-1e39, 0, 1]", "[Infinity, 0, 1]", "[3, 4, 1]"] + ["[1, 2, 1]"] * 13)
+    write_tar(tmp_path / "0.tar", {"0": parts(0) | {"json": f'{{"people": [{{"keypoints": [{points}]}}]}}'.encode()}})
+    people = ImagePoseShards(tmp_path).label(0, [0])[1]
+    assert np.isfinite(people).all() and people[0, :4, 2].tolist() == [0, 0, 0, 1]
+
+
+def write_members(path: Path, *members: tuple[str, bytes]) -> Path:
+    """Write a tar in which names may come again."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def members(key: str, index: int, *left_out: str) -> list[tuple[str, bytes]]:
+    return [(f"{key}.{part}", content) for part, content in parts(index).items() if part not in left_out]
+
+
+def test_images_with_one_key_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Whatever follows what: a picture gets no other's caption, and none is lost without a word."""
+    good = members("good", 1)
+    write_members(tmp_path / "0.tar", *members("a", 2), *members("a", 3), *good, *members("a", 4))
+    write_members(tmp_path / "1.tar", *members("b", 2), *members("b", 3, "txt"), *good)
+    write_members(tmp_path / "2.tar", *members("c", 2, "jpg", "json"), *members("c", 3), *good)
+    source = ImagePoseShards(tmp_path)
+    assert [source.label(i, [0])[0] for i in range(len(source))] == ["image 1"] * 3
+    assert source.dropped == {"with a key that comes twice": 3 + 2 + 2}
+    assert source.dropped.names["with a key that comes twice"][3] == f"{tmp_path / '1.tar'}: b"
+
+
+def test_the_parts_of_an_image_may_lie_apart(tmp_path: Path) -> None:
+    """As in a tar that was packed by the types of the files."""
+    three = sorted(sum((members(str(i), i) for i in range(3)), []), key=lambda each: each[0].partition(".")[2])
+    source = ImagePoseShards([write_members(tmp_path / "0.tar", *three)])
+    assert [source.label(i, [0])[0] for i in range(3)] == ["image 0", "image 1", "image 2"] and not source.dropped
+
+
+def test_dots_in_a_key_are_named_and_other_members_are_not(tmp_path: Path) -> None:
+    extra = [("a.mask.png", b"part of a"), ("._a.jpg", b"what macOS leaves beside a file"), ("a.cls", b"5")]
+    write_members(tmp_path / "0.tar", *members("a", 1), *extra, *members("photo.v1", 2), *members("photo.v2", 3))
+    source = ImagePoseShards(tmp_path)
+    assert len(source) == 1 and source.dropped == {"with a dot in the key, which a dot ends": 2}
+    assert source.dropped.names.popitem()[1][0] == f"{tmp_path / '0.tar'}: photo.v1.jpg"
+
+
+def test_a_key_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
+    write_members(tmp_path / "0.tar", *members("caf\udce9", 1), *members("caf\udce8", 2, "txt"))
+    source = ImagePoseShards(tmp_path)
+    source.name(0).encode()
+    assert source.name(0).endswith("caf\\udce9") and str(source.dropped).encode()
+
+
+def test_a_byte_order_mark_belongs_to_no_text(tmp_path: Path) -> None:
+    marked = {part: b"\xef\xbb\xbf" + content for part, content in parts(1).items() if part != "jpg"}
+    write_tar(tmp_path / "0.tar", {"0": parts(1) | marked})
+    assert ImagePoseShards(tmp_path).label(0, [0])[0] == "image 1"
+
+
+def test_a_photograph_is_upright_with_its_keypoints(tmp_path: Path) -> None:
+    """Keypoints are of the picture as it is shown; those of the picture on its side are refused."""
+    exif, file, marked = Image.Exif(), io.BytesIO(), np.zeros((*SIZE[::-1], 3), np.uint8)
+    exif[0x0112] = 6
+    marked[20, 3] = 255  # of the upright picture
+    Image.fromarray(np.rot90(marked)).save(file, "PNG", exif=exif)
+    person = np.tile([3.0, 20.0, 1.0], (17, 1))
+    labels = {
+        key: json.dumps({"width": width, "height": height, "people": [{"keypoints": person.tolist()}]}).encode()
+        for key, width, height in (("a", SIZE[0], SIZE[1]), ("b", SIZE[1], SIZE[0]))
+    }
+    image = {"png": file.getvalue(), "txt": b"a person"}
+    write_tar(tmp_path / "0.tar", {key: image | {"json": label} for key, label in labels.items()})
+    source = ImagePoseShards(tmp_path, rules=Rules(0))
+    frame, (x, y, _) = source.read(0, [0])[0], source.label(0, [0])[1][0, 0].astype(int)
+    assert frame.shape == marked.shape and frame[y, x].tolist() == [255, 255, 255] and frame.sum() == 3 * 255
+    with pytest.raises(ValueError, match="keypoints of 24 x 16 pixels, and a picture that is shown upright"):
+        source.label(1, [0])
+
+
+def test_an_animation_is_no_training_image(tmp_path: Path) -> None:
+    file, frames = io.BytesIO(), [Image.new("RGB", SIZE[::-1], (shade,) * 3) for shade in (0, 99, 200)]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    write_tar(tmp_path / "0.tar", {"a": parts(1) | {"jpg": file.getvalue()}})
+    with pytest.raises(ValueError, match=r"0\.tar: a: not a readable image \(an animation of 3 frames\)"):
+        ImagePoseShards(tmp_path).read(0, [0])
 
 
 def some_seen(seen: int, size: tuple[int, int] = SIZE) -> bytes:
@@ -314,6 +408,50 @@ def test_a_bad_line_of_the_manifest_is_named(tmp_path: Path, line: str) -> None:
         VideoClips(write_clips(tmp_path, GOOD, line, GOOD))
 
 
+HALF = GOOD.replace("a cat", "a cat \\ud83d")  # half an emoji
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (HALF, "with a caption that is no Unicode text"),
+        ('{"video": "a.mp4", "caption": [{"frame": 1e999, "caption": "a"}]}', "beyond what JSON may hold here"),
+        ('{"video": "a.mp4", "caption": "a", "size": 1' + "0" * 5000 + "}", "beyond what JSON may hold here"),
+        ('{"video": "a.mp4", "caption": ' + "[" * 100_000, "beyond what JSON may hold here"),
+    ],
+)
+def test_a_sample_beyond_what_can_be_read_is_left_out_and_counted(tmp_path: Path, line: str, reason: str) -> None:
+    source = VideoClips(write_clips(tmp_path, GOOD, line, GOOD))
+    assert len(source) == 2 and source.dropped == {reason: 1}
+
+
+def test_a_line_ends_at_its_line_feed_alone(tmp_path: Path) -> None:
+    caption = "a\u2028b\u2029c\x85d\x0ce"
+    write_clips(tmp_path)
+    line = json.dumps({"video": "a.mp4", "caption": caption.replace("\x0c", " ")}, ensure_ascii=False)
+    (tmp_path / "manifest.jsonl").write_bytes(f"\ufeff{line}\r\n{line}".encode())
+    source = VideoClips(tmp_path)
+    assert [source.label(i, [0])[0] for i in range(2)] == [caption.replace("\x0c", " ")] * 2
+
+
+def test_an_image_manifest_counts_what_cannot_be_read(tmp_path: Path) -> None:
+    person = [{"keypoints": keypoints(1)[0].tolist()}]
+    good = {"image": "0.jpg", "caption": "one", "people": person, "width": SIZE[1], "height": SIZE[0]}
+    rows = [
+        good, good | {"caption": "half \ud83d"}, good | {"width": float("inf")}, good | {"people": 5},
+        good | {"people": [{"keypoints": [[10**400, 0, 1]] * 17}]}, good | {"people": "[" * 100_000},
+        {"image": "0.jpg", "caption": "one", "label": "missing.json"}, good,
+    ]  # fmt: skip
+    (tmp_path / "0.jpg").write_bytes(jpeg(50))
+    (tmp_path / "manifest.jsonl").write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    source = open_data(tmp_path)
+    assert len(source) == 2 and source.label(1, [0])[0] == "one"
+    assert source.dropped == {
+        "with a caption that is no Unicode text": 1,
+        "without a readable caption and keypoints": 5,
+    }
+
+
 def test_clips_without_a_file_or_a_caption_are_left_out_and_counted(tmp_path: Path) -> None:
     source = VideoClips(write_clips(tmp_path, GOOD.replace("a.mp4", "b.mp4"), GOOD.replace("a cat", " "), GOOD))
     assert len(source) == 1 and source.dropped == {"without a file": 1, "without a caption": 1}
@@ -418,6 +556,35 @@ def test_captions_may_lie_elsewhere(hdvila: Path, tmp_path_factory: pytest.TempP
 def test_captions_without_a_column_are_refused(hdvila: Path) -> None:
     (hdvila / "captions.csv").write_text("part_id,clip\n1,a.0\n")
     with pytest.raises(ValueError, match=r"captions\.csv: got columns .*expected also caption, clip_id"):
+        VideoClips(hdvila)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("1,a.0,a robot, dancing in the snow", "line 3: got 4 fields, expected 3; a caption with a comma needs quotes"),
+        ('1,a.0,"a robot', r"not a readable CSV of captions \(unexpected end of data\)"),
+        ('1,a.0,"a robot"s dance"', "not a readable CSV of captions"),
+    ],
+)
+def test_a_row_whose_fields_cannot_be_told_apart_is_refused_by_line(hdvila: Path, row: str, reason: str) -> None:
+    (hdvila / "captions.csv").write_text(f"part_id,clip_id,caption\n12,b.3,a dog\n{row}\n1,a.0,second\n")
+    with pytest.raises(ValueError, match=rf"captions\.csv: {reason}"):
+        VideoClips(hdvila)
+
+
+def test_empty_fields_behind_a_caption_are_none(hdvila: Path) -> None:
+    (hdvila / "captions.csv").write_text('\ufeffpart_id,clip_id,caption\r\n12,b.3,"a ""dog"", black",,\r\n', "utf-8")
+    assert VideoClips(hdvila).label(0, [0])[0] == 'a "dog", black'
+
+
+def test_metadata_beyond_what_can_be_read_are_counted(hdvila: Path) -> None:
+    lines = (hdvila / "hdvila_part1.jsonl").read_text()
+    (hdvila / "hdvila_part1.jsonl").write_text(f'\ufeff{lines}{{"clip": {"[" * 100_000}\n', "utf-8")
+    source = VideoClips(hdvila)
+    assert len(source) == 2 and source.dropped["beyond what JSON may hold here"] == 1
+    (hdvila / "hdvila_part1.jsonl").write_text(lines + "{}\n")
+    with pytest.raises(ValueError, match=r"hdvila_part1\.jsonl: line 2: expected an object with clip: \[\{clip_id\}\]"):
         VideoClips(hdvila)
 
 

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
+from followyourpose.data.images import image_size, read_image
 from followyourpose.data.video_io import (
     VideoError,
     gif_writer,
@@ -74,11 +76,6 @@ def test_a_folder_is_read_in_natural_order(tmp_path: Path, frames: np.ndarray) -
     np.testing.assert_array_equal(read_frames(tmp_path), frames)
 
 
-def test_transparency_becomes_black(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "0.png")
-    assert read_frames(tmp_path).max() == 0
-
-
 def test_odd_sizes_are_padded_to_even_by_their_edge(tmp_path: Path, frames: np.ndarray) -> None:
     write_video(tmp_path / "odd.mp4", frames[:, :47, :63], fps=8)
     assert_close(
@@ -93,43 +90,126 @@ def test_written_videos_play_in_a_browser(video: Path) -> None:
     assert "h264" in listing and "yuv420p" in listing
 
 
-def test_hidden_frames_are_left_out_and_turned_ones_turned(video: Path, frames: np.ndarray, tmp_path: Path) -> None:
-    ffmpeg("-ss", "0.5", "-i", video, "-c", "copy", tmp_path / "cut.mp4")  # an edit list hides the first 4 frames
+def test_frames_hidden_by_an_edit_list_are_left_out(video: Path, frames: np.ndarray, tmp_path: Path) -> None:
+    ffmpeg("-ss", "0.5", "-i", video, "-c", "copy", tmp_path / "cut.mp4")  # from the fifth frame on
     assert_close(read_frames(tmp_path / "cut.mp4"), frames[4:])
-    ffmpeg("-display_rotation", "90", "-i", video, "-c", "copy", tmp_path / "turned.mp4")
-    assert_close(read_frames(tmp_path / "turned.mp4", [3, 7]), np.rot90(frames[[3, 7]], axes=(1, 2)))
-    assert probe(tmp_path / "turned.mp4").height == WIDTH
 
 
-# Name of a file -> how ffmpeg makes it of the clip: what cameras, phones and web sites make.
+X265 = "log-level=0:crf=10:open-gop=1:keyint=6:min-keyint=6:scenecut=0"
+# Name of a file -> ffmpeg's options to make it of the clip: the files of cameras, phones and web sites.
 KINDS = {
     "turned-90.mp4": ["-display_rotation", "90", "-i", "CLIP", "-c", "copy"],
     "turned-180.mp4": ["-display_rotation", "180", "-i", "CLIP", "-c", "copy"],
     "turned-270.mov": ["-display_rotation", "270", "-i", "CLIP", "-c", "copy"],
+    "mirrored.mp4": ["-display_hflip", "-i", "CLIP", "-c", "copy"],
+    "upside-down.mov": ["-display_vflip", "-i", "CLIP", "-c", "copy"],
+    "turned-90-mirrored.mp4": ["-display_rotation", "90", "-display_hflip", "-i", "CLIP", "-c", "copy"],
+    "turned-270-mirrored.mkv": ["-display_rotation", "270", "-display_vflip", "-i", "CLIP", "-c", "copy"],
+    "wide-pixels.mp4": ["-i", "CLIP", "-vf", "setsar=2", "-pix_fmt", "yuv420p"],
+    "high-pixels.mkv": ["-i", "CLIP", "-vf", "setsar=8/9", "-pix_fmt", "yuv420p"],
+    "wide-pixels.webm": ["-i", "CLIP", "-vf", "setsar=12/11", "-c:v", "libvpx-vp9"],
+    "b-frames.avi": ["-i", "CLIP", "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p"],
+    "b-frames-xvid.avi": ["-i", "CLIP", "-c:v", "mpeg4", "-vtag", "xvid", "-bf", "2"],
+    "motion-jpeg.avi": ["-i", "CLIP", "-c:v", "mjpeg"],
+    "decoding-order.mp4": ["-f", "h264", "-i", "RAW", "-c", "copy"],
+    "growing-frames.mp4": ["-f", "h264", "-i", "RAW-OF-TWO-SIZES", "-c", "copy"],
+    "open-gop.mkv": ["-i", "CLIP", "-c:v", "libx265", "-pix_fmt", "yuv420p", "-x265-params", X265],
     "variable-rate.mp4": ["-i", "CLIP", "-vf", "setpts='(N+N*N/9)/8/TB'", "-fps_mode", "vfr", "-crf", "10"],
     "dropped-frames.mkv": ["-i", "CLIP", "-vf", "select='mod(n,5)-2'", "-fps_mode", "vfr", "-crf", "10"],
     "odd.webm": ["-i", "CLIP", "-vf", "crop=63:47:0:0", "-c:v", "libvpx-vp9", "-crf", "10", "-b:v", "0"],
     "odd.mp4": ["-i", "CLIP", "-vf", "crop=63:47:0:0", "-pix_fmt", "yuv444p", "-crf", "10"],
     "ten-bit.mp4": ["-i", "CLIP", "-pix_fmt", "yuv420p10le", "-crf", "10"],
+    "sixteen-bit.mkv": ["-i", "CLIP", "-c:v", "ffv1", "-pix_fmt", "gray16le"],
     "hevc.mp4": ["-i", "CLIP", "-c:v", "libx265", "-pix_fmt", "yuv420p10le", "-x265-params", "log-level=0:crf=10"],
     "av1.mp4": ["-i", "CLIP", "-c:v", "libsvtav1", "-crf", "10", "-svtav1-params", "lookahead=0"],
     "with-sound.mp4": ["-f", "lavfi", "-i", "sine", "-i", "CLIP", "-c:v", "copy", "-c:a", "aac", "-shortest"],
 }  # fmt: skip
+SQUARE = "scale='if(gt(sar,1),round(iw*sar),iw)':'if(lt(sar,1),round(ih/sar),ih)'"  # of the pixels
+
+
+@pytest.fixture(scope="module")
+def raws(video: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """H.264 without times: the clip with B-frames, and after it frames of another size."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name, options in (("a", ["-bf", "2"]), ("b", ["-vf", "scale=32:80"])):
+        ffmpeg("-i", video, "-c:v", "libx264", *options, "-pix_fmt", "yuv420p", folder / f"{name}.h264")
+    both = folder / "both.h264"
+    both.write_bytes((folder / "a.h264").read_bytes() + (folder / "b.h264").read_bytes())
+    return {"RAW": folder / "a.h264", "RAW-OF-TWO-SIZES": both}
+
+
+def ffmpeg_frames(path: Path, *options: str, channels: int = 3, decoder: Sequence[str] = ()) -> np.ndarray:
+    """Return the frames of a file as ffmpeg shows them, each of as many bytes as the file's first."""
+    info, pixels = probe(path), {3: "rgb24", 4: "rgba"}[channels]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *decoder, "-i", str(path), "-fps_mode", "passthrough"]
+    command += [*options, "-f", "rawvideo", "-pix_fmt", pixels, "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, channels)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_any_video_gives_the_frames_that_ffmpeg_gives(video: Path, name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    ffmpeg(*(video if argument == "CLIP" else argument for argument in KINDS[name]), path)
+def test_any_video_gives_the_frames_that_ffmpeg_shows(
+    video: Path, raws: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    path, files = tmp_path / name, raws | {"CLIP": video}
+    ffmpeg(*(files.get(argument, argument) for argument in KINDS[name]), path)
     info = probe(path)
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-fps_mode", "passthrough"]
-    raw = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], check=True, capture_output=True).stdout
-    expected = np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3)
+    expected = ffmpeg_frames(path, *(["-vf", SQUARE] if "pixels" in name else []))
     assert info.num_frames == len(expected) and info.fps > 0
     assert ("turned" in name and "180" not in name) == (info.height > info.width)
-    assert_close(read_frames(path), expected)
-    assert_close(read_frames(path, [7, 2]), expected[[7, 2]])
-    assert_close(np.concatenate(list(stream_frames(path, at_most=5))), expected)
+    np.testing.assert_array_equal(read_frames(path), expected)
+    np.testing.assert_array_equal(read_frames(path, [7, 2, 8]), expected[[7, 2, 8]])
+    np.testing.assert_array_equal(np.concatenate(list(stream_frames(path, at_most=5))), expected)
+
+
+def test_frames_in_decoding_order_are_shown_in_order(raws: dict[str, Path], tmp_path: Path) -> None:
+    ffmpeg("-f", "h264", "-i", raws["RAW"], "-c", "copy", tmp_path / "raw.mp4")
+    assert (np.diff(read_frames(tmp_path / "raw.mp4")[:, -8:, -8:].mean((1, 2, 3))) > 0).all()
+
+
+@pytest.mark.parametrize("sizes", ["405/404", "1000/1001"])
+def test_pixels_that_are_nearly_square_change_nothing(video: Path, sizes: str, tmp_path: Path) -> None:
+    ffmpeg("-i", video, "-c", "copy", "-bsf:v", f"h264_metadata=sample_aspect_ratio={sizes}", tmp_path / "near.mp4")
+    np.testing.assert_array_equal(read_frames(tmp_path / "near.mp4"), read_frames(video))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["-display_rotation", "45", "-i", "CLIP", "-c", "copy"], r"frames turned by 45 degrees, expected a multiple"),
+        (["-i", "CLIP", "-vf", "setsar=30"], r"pixels 30 times as wide as high, expected at most 16"),
+    ],
+)
+def test_videos_that_cannot_be_shown_are_refused_by_name(
+    video: Path, options: list[str], reason: str, tmp_path: Path
+) -> None:
+    ffmpeg(*(video if argument == "CLIP" else argument for argument in options), tmp_path / "odd.mp4")
+    with pytest.raises(VideoError, match=rf"odd\.mp4: {reason}"):
+        read_frames(tmp_path / "odd.mp4")
+
+
+# Name of a file -> ffmpeg's options to make it, and to decode it with its transparency.
+TRANSPARENT = {
+    "alpha-9.webm": (["-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"], ["-c:v", "libvpx-vp9"]),
+    "alpha-8.webm": (["-c:v", "libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0"], ["-c:v", "libvpx"]),
+    "prores.mov": (["-c:v", "prores_ks", "-pix_fmt", "yuva444p10le"], []),
+    "animation.mov": (["-c:v", "qtrle"], []),
+    "png.mov": (["-c:v", "png"], []),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_the_colours_under_transparency_are_hidden(name: str, tmp_path: Path) -> None:
+    """On black for skeletons, on white for photographs; what shines through, in between."""
+    path, (encoder, decoder) = tmp_path / name, TRANSPARENT[name]
+    source = "color=magenta:size=64x48:rate=8,format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='clip(8*(X-16),0,255)'"
+    ffmpeg("-f", "lavfi", "-i", source, "-frames:v", "4", *encoder, path)
+    expected = ffmpeg_frames(path, channels=4, decoder=decoder).astype(int)
+    assert expected[..., 3].min() < 5 and expected[..., 3].max() > 250
+    for ground in (0, 255):
+        shown = (expected[..., :3] * expected[..., 3:] + ground * (255 - expected[..., 3:])) / 255
+        assert np.abs(read_frames(path, ground=ground) - shown).max() < 1
+    np.testing.assert_array_equal(np.concatenate(list(stream_frames(path))), read_frames(path, ground=0))
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "turned.mp4", "clip.gif", "images"])
@@ -157,6 +237,112 @@ def test_an_image_is_one_frame(tmp_path: Path, frames: np.ndarray) -> None:
     Image.fromarray(frames[0]).save(tmp_path / "one.png")
     assert probe(tmp_path / "one.png").num_frames == 1 and probe(tmp_path / "one.png").fps is None
     np.testing.assert_array_equal(read_frames(tmp_path / "one.png"), frames[:1])
+
+
+# ---- images as they are shown ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright(frames: np.ndarray, suffix: str, orientation: int, tmp_path: Path) -> None:
+    exif, path = Image.Exif(), tmp_path / f"0.{suffix}"
+    exif[0x0112] = orientation
+    Image.fromarray(frames[3]).save(path, exif=exif, quality=95)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert expected.shape[:2] == image_size(path, "image") == ((64, 48) if orientation >= 5 else (48, 64))
+    for source in (path, tmp_path):
+        np.testing.assert_array_equal(read_frames(source), expected[None])
+    np.testing.assert_array_equal(read_image(path, "image"), expected[None])
+    if suffix == "jpg":
+        assert_close(expected[None], ffmpeg_frames(path))
+
+
+def test_an_orientation_that_cannot_be_read_is_none(frames: np.ndarray, tmp_path: Path) -> None:
+    for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b""):
+        Image.fromarray(frames[3]).save(tmp_path / "0.jpg", exif=exif, quality=95)
+        assert_close(read_frames(tmp_path / "0.jpg"), frames[3:4])
+
+
+def test_transparency_of_images_is_hidden(tmp_path: Path) -> None:
+    """Of a channel, of a palette, and of the one grey or colour that a PNG names."""
+    Image.new("RGBA", (4, 4), (255, 0, 255, 0)).save(tmp_path / "0.png")
+    Image.new("LA", (4, 4), (200, 0)).save(tmp_path / "1.png")
+    Image.new("P", (4, 4), 0).save(tmp_path / "2.png", transparency=0)
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "3.png", transparency=(9, 8, 7))
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "4.png", transparency=4000)
+    Image.new("RGBA", (4, 4), (255, 0, 255, 0)).save(tmp_path / "5.webp", lossless=True)
+    assert len(read_frames(tmp_path)) == 6 and read_frames(tmp_path).max() == 0
+    assert read_frames(tmp_path, ground=255).min() == 255
+    for file in tmp_path.iterdir():
+        assert read_image(file, file.name).min() == 255
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    ramp = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 21
+    Image.fromarray(ramp).save(tmp_path / "0.png")
+    assert np.abs(read_frames(tmp_path / "0.png")[0, ..., 0] - ramp / 257).max() <= 0.5
+    assert np.abs(read_frames(tmp_path / "0.png").astype(int) - ffmpeg_frames(tmp_path / "0.png")).max() <= 1
+    shares = (ramp / 65535).astype(np.float32)
+    Image.fromarray(shares).save(tmp_path / "1.tif")
+    (tmp_path / "1.tif").rename(tmp_path / "1.png")
+    np.testing.assert_array_equal(read_frames(tmp_path), read_frames(tmp_path / "0.png").repeat(2, 0))
+    Image.fromarray(1000 * shares).save(tmp_path / "2.tif")
+    (tmp_path / "2.tif").rename(tmp_path / "2.png")
+    with pytest.raises(VideoError, match=r"2\.png: cannot be read as frames \(pixels from 0 to .*, expected"):
+        read_frames(tmp_path / "2.png")
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.gif", "GIF"), ("a.png", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG")])
+def test_an_animation_gives_all_of_its_frames(frames: np.ndarray, name: str, format: str, tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    path, options = tmp_path / name, {"lossless": True} if format == "WEBP" else {}
+    first.save(path, format, save_all=True, append_images=others, duration=[100] * 6 + [150] * 6, loop=0, **options)
+    info = probe(path)
+    assert (info.num_frames, info.fps, info.height, info.width) == (FRAMES, 8.0, HEIGHT, WIDTH)
+    assert_close(read_frames(path), frames)
+    assert_close(read_frames(path, [7, 2, 7]), frames[[7, 2, 7]])
+    assert_close(np.concatenate(list(stream_frames(path, at_most=5))), frames)
+    assert np.abs(read_frames(path).astype(int) - ffmpeg_frames(path)).mean() < 1 or format == "WEBP"
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "0.png")
+    with pytest.raises(VideoError, match=r"0\.png: cannot be read as a frame .*an animation of 12 frames"):
+        read_frames(tmp_path / "folder")
+
+
+def test_the_picture_of_an_animated_png_for_other_viewers_is_no_frame(frames: np.ndarray, tmp_path: Path) -> None:
+    other, *shown = (Image.fromarray(frame) for frame in frames[:4])
+    other.save(tmp_path / "0.png", save_all=True, append_images=shown, default_image=True, duration=100)
+    np.testing.assert_array_equal(read_frames(tmp_path / "0.png"), frames[1:4])
+
+
+def test_a_photograph_with_a_thumbnail_is_one_frame(frames: np.ndarray, tmp_path: Path) -> None:
+    """As phones and panoramas have it: a .jpg of several pictures, the first of them the photograph."""
+    photo, small = Image.fromarray(frames[3]), Image.fromarray(frames[3, ::2, ::2])
+    photo.save(tmp_path / "0.jpg", "MPO", save_all=True, append_images=[small], quality=95)
+    assert probe(tmp_path / "0.jpg").num_frames == 1
+    assert_close(read_image(tmp_path / "0.jpg", "photo"), frames[3:4])
+
+
+def test_a_folder_may_hold_hidden_files_and_odd_digits(tmp_path: Path, frames: np.ndarray) -> None:
+    names = ["1.png", "2.png", "10.png", "10².png", "²³.png", "٣.png"]
+    for name, frame in zip(names, frames, strict=False):
+        Image.fromarray(frame).save(tmp_path / name)
+    (tmp_path / "._1.png").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "folder.png").mkdir()
+    np.testing.assert_array_equal(read_frames(tmp_path), frames[: len(names)])
+
+
+def test_an_image_beyond_the_limit_of_pixels_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name in ("0.png", "0.gif", "0.webp"):
+        Image.new("L", (60, 60)).save(tmp_path / name)
+        with pytest.raises(VideoError, match=rf"{name}: cannot be read as frames \(Image size \(3600 pixels\) exceeds"):
+            probe(tmp_path / name)
+        with pytest.raises(ValueError, match="name: not a readable image .*exceeds limit"):
+            read_image(tmp_path / name, "name")
+    with pytest.raises(VideoError, match=r"0\.\w+: cannot be read as a frame .*exceeds limit"):
+        probe(tmp_path)
 
 
 def test_a_file_of_sound_only_is_refused(tmp_path: Path) -> None:

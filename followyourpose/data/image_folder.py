@@ -1,18 +1,20 @@
 """Stage-1 data as a folder of image files with a manifest: the labels of the shards, one image per row."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from followyourpose.common.checks import check_installed
-from followyourpose.common.files import read_json
-from followyourpose.data.image_pose import image_size, read_image
-from followyourpose.data.labels import PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
+from followyourpose.common.files import parse_json, read_json
+from followyourpose.data.images import image_size, read_image
+from followyourpose.data.labels import NO_LABEL, PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
+from followyourpose.data.manifest import json_rows
 
 MANIFESTS = ("manifest.jsonl", "manifest.parquet")
+_EXPECTED = "image, caption, and people or label"
 
 
 class ImagePoseFolder:
@@ -36,11 +38,15 @@ class ImagePoseFolder:
         manifest = next((self.path / name for name in MANIFESTS if (self.path / name).is_file()), None)
         if manifest is None:
             raise ValueError(f"{path}: holds no {' or '.join(MANIFESTS)}")
-        for number, row in enumerate(_rows(manifest), 1):
+        for where, row in _rows(manifest, self.dropped):
             if limit is not None and len(rows) >= limit:
                 break
-            image, caption, people, size = self._parse(row, f"{manifest}: line {number}")
-            reason = rules.against(caption, people, size)
+            image, caption, label = _fields(row, where)
+            try:
+                people, size = self._people(row, label)
+                reason = rules.against(caption, people, size)
+            except ValueError:
+                reason = NO_LABEL
             if reason is None and not (self.path / image).is_file():
                 reason = "without a file"
             if reason is None:
@@ -51,21 +57,13 @@ class ImagePoseFolder:
             raise ValueError(f"{manifest}: no image, expected at least one (limit: {limit}; {self.dropped})")
         self._rows = np.array(rows, STRINGS)
 
-    def _parse(self, row: Any, where: str) -> tuple[str, str, np.ndarray, tuple[int, int] | None]:
-        try:
-            image, caption, people = row["image"], row["caption"], row.get("people")
-            if not isinstance(image, str) or not isinstance(caption, str):
-                raise TypeError("image or caption is no string")
-            label: Mapping = row
-            if people is None:
-                label = read_json(self.path / row["label"])
-            elif isinstance(people, str):
-                label = {**row, "people": json.loads(people)}
-            return image, caption.strip(), *parse_people(label)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{where}: expected image, caption, and people or label ({type(error).__name__}: {error})"
-            ) from error
+    def _people(self, row: dict[str, Any], label: str | None) -> tuple[np.ndarray, tuple[int, int] | None]:
+        """Return the people (p, 17, 3) of a row, and the recorded (H, W)."""
+        if label is not None:
+            return parse_people(read_json(self.path / label))
+        if isinstance(row["people"], str):
+            return parse_people({**row, "people": parse_json(row["people"], "people")})
+        return parse_people(row)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -89,21 +87,29 @@ class ImagePoseFolder:
         return read_image(Path(self.name(index)), self.name(index))
 
 
-def _rows(manifest: Path) -> Iterator[Any]:
+def _fields(row: Any, where: str) -> tuple[str, str, str | None]:
+    """Return the image and the caption of a row, and the path of its label; None: the row has its people."""
+    try:
+        fields = row["image"], row["caption"].strip(), row["label"] if row.get("people") is None else None
+        if not isinstance(fields[0], str) or not isinstance(fields[2], str | None):
+            raise TypeError("image or label is no string")
+        return fields
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: expected {_EXPECTED} ({type(error).__name__}: {error})") from error
+
+
+def _rows(manifest: Path, dropped: Dropped) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the content of each row."""
     if manifest.suffix == ".jsonl":
-        with open(manifest, encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{manifest}: line {number}: not JSON ({error})") from error
+        yield from json_rows(manifest, _EXPECTED, dropped)
         return
     check_installed(str(manifest), "data", "pyarrow")
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
-        for batch in ParquetFile(manifest).iter_batches():
-            yield from batch.to_pylist()
-    except ArrowInvalid as error:
+        rows = (row for batch in ParquetFile(manifest).iter_batches() for row in batch.to_pylist())
+        for number, row in enumerate(rows, 1):
+            yield f"{manifest}: line {number}", row
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{manifest}: not a parquet file ({error})") from error

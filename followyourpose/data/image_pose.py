@@ -3,20 +3,21 @@
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from followyourpose.data.labels import PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
+from followyourpose.common.files import LARGEST_JSON, parse_json
+from followyourpose.data.images import image_size, read_image
+from followyourpose.data.labels import NO_LABEL, PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
+_TWICE, _DOTTED = "with a key that comes twice", "with a dot in the key, which a dot ends"
 _BLOCK = 512  # bytes of a block: a tar consists of blocks, the last of them zeros
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow, for bad images
 
 Samples = dict[str, tuple[dict[str, tuple[int, int]], dict[str, bytes]]]  # key -> part -> offset, size; part -> text
 
@@ -89,67 +90,57 @@ class ImagePoseShards:
             return file.read(size)
 
 
-def read_image(file: BinaryIO | Path, name: str) -> np.ndarray:
-    """Read an image file as frames (1, H, W, 3) uint8 RGB; messages call it `name`.
-
-    Raises:
-        ValueError: it cannot be decoded.
-    """
-    with _opened(file, name) as image:
-        return np.array(image.convert("RGB"))[None]
-
-
-def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
-    """Return (H, W) of an image file, from its first bytes.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    with _opened(file, name) as image:
-        return image.height, image.width
-
-
-@contextmanager
-def _opened(file: BinaryIO | Path, name: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as image:
-            yield image
-    except UnidentifiedImageError as error:  # its message names an object in memory
-        raise ValueError(f"{name}: not a readable image") from error
-    except _UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable image ({' '.join(str(error).split())})") from error
-
-
 def _caption(text: bytes) -> str:
-    return text.decode().strip()
+    return text.decode("utf-8-sig").strip()
 
 
 def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[str, list[int]]]:
     """Yield each usable image of a shard: its key, and the offsets and sizes of its image, caption and label."""
-    samples, whole = scan_shard(shard)
-    if not whole:
+    scan = scan_shard(shard)
+    if not scan.whole:
         dropped.add("shards cut off or no tar", str(shard))
-    for key, (places, texts) in samples.items():
+    for reason, name in scan.left_out:
+        dropped.add(reason, f"{shard}: {name}")
+    for key, (places, texts) in scan.samples.items():
         if missing := [part for part in _PARTS if part not in places]:
             reason = f"without {' and '.join(missing)}"
         else:
             try:
-                people, size = parse_people(json.loads(texts["json"]))
+                people, size = parse_people(parse_json(texts["json"], key))
                 reason = rules.against(_caption(texts["txt"]), people, size)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                reason = "without a readable caption and keypoints"
+            except ValueError:
+                reason = NO_LABEL
         if reason is None:
-            yield (
-                key.encode("utf-8", "backslashreplace").decode(),
-                [number for part in _PARTS for number in places[part]],
-            )
+            name = key.encode("utf-8", "backslashreplace").decode()  # a tar holds names of any bytes
+            yield name, [number for part in _PARTS for number in places[part]]
         else:
             dropped.add(reason, f"{shard}: {key}")
 
 
-def scan_shard(shard: Path) -> tuple[Samples, bool]:
-    """Return the places of the parts of each image in a shard, with its texts, and whether the shard is whole."""
+class Scan(NamedTuple):
+    """Content of a shard.
+
+    Attributes:
+        samples: places of the parts of each image, and its texts, by key.
+        whole: whether the shard has its end.
+        left_out: reason and name of each image that belongs to no sample.
+    """
+
+    samples: Samples
+    whole: bool
+    left_out: list[tuple[str, str]]
+
+
+def scan_shard(shard: Path) -> Scan:
+    """Read where the images of a shard lie, and their texts.
+
+    A key that comes again, as in tars that were put together, belongs to neither of its images: the parts of one could
+    be taken for those of the other.
+    """
     samples: Samples = {}
+    repeats: Counter[tuple[str, str]] = Counter()  # of a key's parts
+    dotted: list[tuple[str, str]] = []  # key and name of images that have more behind it
+    whole = False
     with open(shard, "rb") as file:
         length = file.seek(0, 2)
         file.seek(0)
@@ -158,15 +149,26 @@ def scan_shard(shard: Path) -> tuple[Samples, bool]:
                 for member in tar:
                     folder, slash, name = member.name.rpartition("/")
                     key, _, part = name.partition(".")
-                    part = "image" if part.lower() in IMAGES else part.lower()
-                    if part not in _PARTS or member.offset_data + member.size > length:
+                    key, part = folder + slash + key, "image" if part.lower() in IMAGES else part.lower()
+                    if part not in _PARTS:
+                        if name[0:1] != "." and part.rpartition(".")[2] in IMAGES:
+                            dotted.append((key, member.name))
                         continue
-                    places, texts = samples.setdefault(folder + slash + key, ({}, {}))
+                    if member.offset_data + member.size > length:
+                        continue
+                    places, texts = samples.setdefault(key, ({}, {}))
+                    if part in places:
+                        repeats[key, part] += 1
                     places[part] = (member.offset_data, member.size)
                     if part != "image":
                         file.seek(member.offset_data)
-                        texts[part] = file.read(member.size)
+                        texts[part] = file.read(min(member.size, LARGEST_JSON))
                 file.seek(tar.offset)
-                return samples, file.read(_BLOCK) == bytes(_BLOCK)  # tarfile takes any damage for the end
-        except tarfile.TarError:
-            return samples, False
+                whole = file.read(_BLOCK) == bytes(_BLOCK)  # tarfile takes any damage for the end
+        except (tarfile.TarError, ValueError, OverflowError):
+            pass
+    left_out = [(_DOTTED, name) for key, name in dotted if key not in samples or "image" not in samples[key][0]]
+    for key in dict.fromkeys(key for key, _ in repeats):
+        left_out += [(_TWICE, key)] * (1 + max(repeats[key, part] for part in _PARTS))
+        del samples[key]
+    return Scan(samples, whole, left_out)

@@ -13,6 +13,8 @@ import numpy as np
 # 8 MiB of its own, and 70 MiB where they were a list of objects.
 STRINGS = np.dtypes.StringDType()
 SEEN = 0.3  # the confidence from which a joint counts as seen (paper, section 4.1), and is drawn
+NO_LABEL, NO_TEXT = "without a readable caption and keypoints", "with a caption that is no Unicode text"
+_LARGEST = 2**20  # pixels of a side
 _REMEMBERED, _SHOWN = 20, 3  # names of samples dropped for one reason: kept, and printed
 
 
@@ -24,6 +26,7 @@ class Dropped(dict[str, int]):
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
+        name = name.encode("utf-8", "backslashreplace").decode()  # can be printed, whatever the file's name
         self[reason] = self.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < _REMEMBERED:
@@ -57,6 +60,8 @@ class Rules:
 
         A size that was not recorded (None) passes.
         """
+        if not is_text(caption):
+            return NO_TEXT
         if len(caption) < self.min_caption:
             return "with too short a caption"
         if size is not None and min(size) < self.min_size:
@@ -73,27 +78,49 @@ def parse_people(label: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int] 
     """Return a label's people (p, 17, 3), those outside of the picture without confidence, and the recorded (H, W).
 
     Raises:
-        ValueError, KeyError, TypeError: the label is not as LAION-Pose's are.
+        ValueError: the label is not as LAION-Pose's are.
     """
-    people = [np.asarray(person["keypoints"], np.float32).reshape(17, 3) for person in label["people"]]
+    try:
+        with np.errstate(over="ignore"):  # numbers that become infinite lie outside
+            people = [np.asarray(person["keypoints"], np.float32).reshape(17, 3) for person in label["people"]]
+        if label.get("width") is None or label.get("height") is None:
+            size = None
+        else:
+            size = (int(label["height"]), int(label["width"]))
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     keypoints = np.stack(people) if people else np.zeros((0, 17, 3), np.float32)
-    if label.get("width") is None or label.get("height") is None:
+    if size is None:
         return keypoints, None
-    size = (int(label["height"]), int(label["width"]))
-    if min(size) < 1:
+    if not 1 <= min(size) <= max(size) <= _LARGEST:
         raise ValueError(f"width and height: got {size[1]} x {size[0]}, expected pixels")
     return only_inside(keypoints, size), size
+
+
+def is_text(caption: str) -> bool:
+    """Whether a caption is Unicode text: JSON may hold half a character, such as half an emoji."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def rescaled(people: np.ndarray, recorded: tuple[int, int] | None, actual: tuple[int, int]) -> np.ndarray:
     """Move keypoints (p, 17, 3) from pixels of the `recorded` (H, W) to those of the `actual`; None: no other size.
 
     An image may have been shrunk since it was annotated.
+
+    Raises:
+        ValueError: the keypoints are of the picture on its side.
     """
     if recorded is None:
         return only_inside(people, actual)
     if recorded == actual:
         return people
+    if recorded == actual[::-1]:
+        size = f"{recorded[1]} x {recorded[0]}"
+        raise ValueError(f"keypoints of {size} pixels, and a picture that is shown upright; annotate it again")
     scale = np.array(actual[::-1], np.float32) / np.array(recorded[::-1], np.float32)
     moved = people.copy()
     moved[..., :2] = (people[..., :2] + 0.5) * scale - 0.5  # a pixel's centre is at its integer coordinates

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from followyourpose.data.hdvila import Captions, hdvila_clips
-from followyourpose.data.labels import STRINGS, Dropped
+from followyourpose.data.images import WHITE
+from followyourpose.data.labels import NO_TEXT, STRINGS, Dropped, is_text
+from followyourpose.data.manifest import BEYOND, json_rows
 from followyourpose.data.video_io import probe, read_frames
 
 
@@ -23,7 +25,7 @@ class VideoClips:
         limit: use only so many clips, from the first; None: all.
 
     Attributes:
-        dropped: number of clips left out, by reason: without a caption, or without a file.
+        dropped: number of clips left out, by reason.
 
     Raises:
         ValueError: neither layout is there, a line of the manifest is not such an object, or no clip is left.
@@ -32,9 +34,10 @@ class VideoClips:
     def __init__(self, path: str | Path, limit: int | None = None, captions: str | Path | None = None) -> None:
         path = Path(path)
         manifest = path / "manifest.jsonl"
-        found = _listed(manifest) if manifest.is_file() and captions is None else hdvila_clips(path, captions)
         files = cache(_files)
         self.dropped = Dropped()
+        is_listed = manifest.is_file() and captions is None
+        found = _listed(manifest, self.dropped) if is_listed else hdvila_clips(path, self.dropped, captions)
         clips: list[str] = []
         for video, texts in found:
             if limit is not None and len(clips) >= limit:
@@ -42,6 +45,8 @@ class VideoClips:
             texts = sorted((frame, text.strip()) for frame, text in texts if text.strip())
             if not texts:
                 self.dropped.add("without a caption", str(video))
+            elif not all(is_text(text) for _, text in texts):
+                self.dropped.add(NO_TEXT, str(video))
             elif video.name not in files(video.parent):
                 self.dropped.add("without a file", str(video))
             else:
@@ -70,7 +75,7 @@ class VideoClips:
 
     def read(self, index: int, frames: Sequence[int]) -> np.ndarray:
         """Return the frames at these indices, (f, H, W, 3) uint8 RGB."""
-        return read_frames(self.name(index), frames)
+        return read_frames(self.name(index), frames, WHITE)
 
     def _clip(self, index: int) -> tuple[str, Captions]:
         return json.loads(self._clips[index])
@@ -81,13 +86,16 @@ def _files(folder: Path) -> frozenset[str]:
     return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
-def _listed(manifest: Path) -> Iterator[tuple[Path, Captions]]:
-    with open(manifest, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                caption = row["caption"]
-                rows = [{"frame": 0, "caption": caption}] if isinstance(caption, str) else caption
-                yield manifest.parent / row["video"], [(int(each["frame"]), each["caption"] + "") for each in rows]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{manifest}: line {number}: expected an object with video and caption") from error
+def _listed(manifest: Path, dropped: Dropped) -> Iterator[tuple[Path, Captions]]:
+    expected = "an object with video and caption"
+    for where, row in json_rows(manifest, expected, dropped):
+        try:
+            caption = row["caption"]
+            rows = [{"frame": 0, "caption": caption}] if isinstance(caption, str) else caption
+            video, texts = manifest.parent / row["video"], [(int(each["frame"]), each["caption"] + "") for each in rows]
+        except OverflowError:  # an infinite frame
+            dropped.add(BEYOND, where)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{where}: expected {expected}") from error
+        else:
+            yield video, texts

@@ -3,13 +3,14 @@
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
+from followyourpose.data.images import BLACK
 from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, reader_for
 
 _CHUNK_BYTES = 2**27  # of frames in memory at a time, when a video is read from its beginning to its end
@@ -28,17 +29,18 @@ def probe(path: str | Path) -> VideoInfo:
         return reader.info
 
 
-def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) -> np.ndarray:
+def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None), ground: int = BLACK) -> np.ndarray:
     """Read frames, in the order of `indices` (repeats are fine), as (f, H, W, 3) uint8 RGB.
 
     Args:
         path: a video, a gif, an image, or a folder of them in natural order (2.png before 10.png).
         indices: from 0; a slice is taken of all frames.
+        ground: grey from 0 to 255 under what is transparent: BLACK for skeletons, WHITE for photographs.
 
     Raises:
         VideoError: as `probe`; or an index is beyond the frames there are.
     """
-    with _opened(path) as reader:
+    with _opened(path, ground) as reader:
         total = reader.info.num_frames
         wanted = list(range(total)[indices]) if isinstance(indices, slice) else [int(i) for i in indices]
         beyond = [i for i in wanted if not 0 <= i < total]
@@ -47,16 +49,19 @@ def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None)) 
         return reader.frames(wanted)
 
 
-def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 32) -> Iterator[np.ndarray]:
+def stream_frames(
+    path: str | Path, frames: range | None = None, at_most: int = 32, ground: int = BLACK
+) -> Iterator[np.ndarray]:
     """Yield frames in order, in chunks (f, H, W, 3) uint8 RGB of at most `at_most`, in constant memory.
 
     Args:
         frames: their indices; None: all.
+        ground: as of `read_frames`.
 
     Raises:
         VideoError: as `read_frames`.
     """
-    with _opened(path) as reader:  # one for all chunks: another would decode anew from the key frame before
+    with _opened(path, ground) as reader:  # one for all chunks: another would decode anew from the key frame before
         size = max(1, min(at_most, _CHUNK_BYTES // (3 * reader.info.height * reader.info.width)))
         rest = range(reader.info.num_frames) if frames is None else frames
         while rest:
@@ -65,12 +70,15 @@ def stream_frames(path: str | Path, frames: range | None = None, at_most: int = 
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Reader]:
+def _opened(path: str | Path, ground: int = BLACK) -> Iterator[Reader]:
     """Yield the reader of a path, for this process and thread; its errors become one line."""
-    reader = reader_for(Path(path))
+    kind = reader_for(Path(path))
     try:
-        yield reader(Path(path))
-    except reader.errors() as error:
+        with closing(kind(Path(path), ground)) as reader:
+            yield reader
+    except VideoError:
+        raise
+    except kind.errors() as error:
         raise VideoError(f"{path}: cannot be read as frames ({' '.join(str(error).split())[:120]})") from error
 
 

@@ -1,62 +1,58 @@
-"""Readers of frames from images, gifs and videos, behind one interface.
+"""Readers of frames from images, animations and videos, behind one interface.
 
-Frames are (f, H, W, 3) uint8 RGB. Videos are decoded by PyAV alone: decord2 3.4 takes as long (78 and 76 ms of CPU for
-8 of 240 frames of 512 x 288), refuses widths of 16, 32, 48, 96 and 144, and gives neither the rotation nor the shape of
-the pixels nor the transparency of a video.
+Frames are (f, H, W, 3) uint8 RGB. Images that follow one another, such as those of a folder, have one size.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageSequence
 
+from followyourpose.data.images import UNREADABLE, frames_of, read_image, shown
+from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
+
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ACCEPTED = f"a video ({', '.join(VIDEO_SUFFIXES)}), a .gif, an image or a folder of them ({', '.join(IMAGE_SUFFIXES)})"
-
-
-class VideoError(ValueError):
-    """A file that cannot be read or written as frames; the message is one line and names the file."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Number of frames, frames per second (None for images, which have no time), and size in pixels."""
-
-    num_frames: int
-    fps: float | None
-    height: int
-    width: int
+_FPS = 10.0  # of an animation without durations, as in browsers
 
 
 class Reader(Protocol):
-    """Reader of one path: its `info`, and the frames (f, H, W, 3) at valid indices."""
+    """Reader of one path: its `info`, and the frames (f, H, W, 3) at valid indices.
+
+    Args:
+        ground: grey from 0 to 255 under what is transparent.
+    """
 
     info: VideoInfo
 
-    def __init__(self, path: Path) -> None: ...
+    def __init__(self, path: Path, ground: int) -> None: ...
 
     def frames(self, indices: list[int]) -> np.ndarray: ...
+
+    def close(self) -> None: ...
 
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:
         """Return the errors of the library behind it for a file that it cannot read."""
 
 
-class _Images:
-    def __init__(self, path: Path) -> None:
-        files = [path] if path.is_file() else path.iterdir()
-        self.files = sorted((f for f in files if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+class _Folder:
+    """Images of a folder in natural order; hidden files, such as macOS leaves beside others, are none."""
+
+    def __init__(self, path: Path, ground: int) -> None:
+        self.ground = ground
+        files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        self.files = sorted((file for file in files if file.name[0] != "." and file.is_file()), key=_natural)
         if not self.files:
             raise VideoError(f"{path}: no frames in this folder, expected images ({', '.join(IMAGE_SUFFIXES)})")
-        height, width = _read_image(self.files[0]).shape[:2]
+        height, width = self._read(self.files[0]).shape[:2]
         self.info = VideoInfo(len(self.files), None, height, width)
 
     def frames(self, indices: list[int]) -> np.ndarray:
-        images = {i: _read_image(self.files[i]) for i in set(indices)}
+        images = {i: self._read(self.files[i]) for i in set(indices)}
         for index, image in images.items():
             if image.shape[:2] != (self.info.height, self.info.width):
                 raise VideoError(
@@ -65,62 +61,58 @@ class _Images:
                 )
         return np.stack([images[i] for i in indices])
 
+    def close(self) -> None:
+        pass
+
+    def _read(self, file: Path) -> np.ndarray:
+        try:
+            return read_image(file, str(file), self.ground)[0]
+        except ValueError as error:
+            raise VideoError(f"{file}: cannot be read as a frame ({str(error).removeprefix(f'{file}: ')})") from error
+
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:
-        return OSError, SyntaxError  # Pillow has both for a damaged image
+        return (OSError,)
 
 
-class _Gif:
-    def __init__(self, path: Path) -> None:
-        self.image = Image.open(path)  # kept open: its frames are decoded one after the other, each from the last
-        durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(self.image)]  # milliseconds
-        fps = 1000 * len(durations) / sum(durations) if sum(durations) else 10.0  # no time given: as browsers do
-        self.info = VideoInfo(len(durations), fps, self.image.height, self.image.width)
+class _Image:
+    """Image or animation of any name; frames are decoded one after the other, each from the last."""
+
+    def __init__(self, path: Path, ground: int) -> None:
+        self.image, self.ground, fps = Image.open(path), ground, None
+        total = frames_of(self.image)
+        self.hidden = getattr(self.image, "n_frames", 1) - total if total > 1 else 0  # at the beginning
+        if total > 1 or self.image.format == "GIF":
+            duration = sum(self._durations()[self.hidden :])
+            fps = 1000 * total / duration if duration else _FPS
+        height, width = self.frames([0]).shape[1:3]
+        self.info = VideoInfo(total, fps, height, width)
 
     def frames(self, indices: list[int]) -> np.ndarray:
         images = {}
         for index in sorted(set(indices)):
-            self.image.seek(index)
-            images[index] = _to_rgb(self.image)
+            self.image.seek(self.hidden + index)
+            images[index] = shown(self.image, self.ground)
         return np.stack([images[i] for i in indices])
+
+    def close(self) -> None:
+        self.image.close()
+
+    def _durations(self) -> list[float]:
+        """Return the milliseconds of each frame."""
+        durations = []
+        for frame in ImageSequence.Iterator(self.image):
+            if frame.format in ("WEBP", "AVIF"):
+                frame.load()  # theirs are read with the pixels
+            durations.append(frame.info.get("duration", 0))
+        return durations
 
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:
-        return OSError, SyntaxError, EOFError
+        return UNREADABLE
 
 
-class _Video:
-    def __init__(self, path: Path) -> None:
-        import av
-
-        self.path = path
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError(f"{path}: holds no video, only {', '.join(s.type for s in container.streams)}")
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 0) or None
-            packets = [p for p in container.demux(stream) if p.pts is not None and not p.is_discard]
-        self.times = sorted(packet.pts for packet in packets)  # of the frames that are shown
-        if not self.times:
-            raise IndexError("no frames")
-        self.container = av.open(str(path))
-        self.decoded, self.next = iter(()), 0  # frames from the one of this number on
-        self.info = VideoInfo(len(self.times), fps, *self.frames([0]).shape[1:3])
-
-    def frames(self, indices: list[int]) -> np.ndarray:
-        if min(indices) != self.next or not min(indices):
-            self.container.seek(self.times[min(indices)], stream=self.container.streams.video[0])
-            self.decoded = self.container.decode(video=0)  # from the key frame before it
-        self.next = max(indices) + 1
-        missing, images = {self.times[i] for i in indices}, {}
-        for frame in self.decoded:
-            if frame.pts in missing:
-                missing.remove(frame.pts)
-                images[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-            if not missing:
-                return np.stack([images[self.times[i]] for i in indices])
-        raise IndexError(f"{len(missing)} frames cannot be decoded")
-
+class _Video(VideoDecoder):
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:
         import av
@@ -136,10 +128,10 @@ def reader_for(path: Path) -> type[Reader]:
     """
     if not path.exists():
         raise VideoError(f"{path}: no such file or folder, expected {ACCEPTED}")
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return _Images
-    if path.suffix.lower() == ".gif":
-        return _Gif
+    if path.is_dir():
+        return _Folder
+    if path.suffix.lower() in (".gif", *IMAGE_SUFFIXES):
+        return _Image
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path}: not an accepted type of file, expected {ACCEPTED}")
     _check_container(path)
@@ -151,7 +143,7 @@ def _check_container(path: Path) -> None:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(12)
-        if head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3"):  # avi; mkv and webm
+        if head[:4] == b"\x1a\x45\xdf\xa3" or head[:4] == b"RIFF" and head[8:] == b"AVI ":  # mkv and webm; avi
             return
         if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             raise VideoError(f"{path}: cannot be read as frames ({'not a video' if size else 'an empty file'})")
@@ -166,18 +158,7 @@ def _check_container(path: Path) -> None:
         raise VideoError(f"{path}: cannot be read as frames (the file is cut short: it has no index of frames)")
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Return the key that sorts 2.png before 10.png: runs of digits count as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8; transparency becomes black, the ground on which skeletons are drawn."""
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _read_image(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return _to_rgb(image)
+    parts = re.split(r"([0-9]+)", path.name.lower())  # every second one is a number
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)], path.name
