@@ -1,4 +1,4 @@
-"""What several test files share: tiny networks, and the reference numbers of the authors' released network."""
+"""Fixtures of several test files: tiny networks and runs, and numbers of the authors' released network."""
 
 import copy
 import json

@@ -4,15 +4,19 @@ import errno
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from followyourpose.cli.main import main
+from followyourpose.common.files import locked
 from followyourpose.config import TrainConfig, build_config, load_config, locate, save_config
 from followyourpose.data import latent_cache
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, collate, to_pixels
@@ -112,6 +116,9 @@ def test_only_the_wanted_frames_are_read(world: Path, tmp_path: Path, monkeypatc
 
         def get_slice(self, name: str) -> Slice:
             return Slice(self.file.get_slice(name))
+
+        def keys(self) -> list[str]:
+            return []  # as before there were checksums
 
     safe_open, fresh = latent_cache.safe_open, LatentCache(cached.folder)
     monkeypatch.setattr(latent_cache, "safe_open", File)
@@ -235,25 +242,28 @@ def test_a_killed_encode_goes_on_and_equals_an_unbroken_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     unbroken = make_cache(settings(world, tmp_path / "unbroken"))
-    write = cache.atomic_write
+    whole = cache.atomic_file
 
-    def dies(target: Path, content: bytes) -> None:
-        if target.name == file:
-            raise KeyboardInterrupt
-        write(target, content)
+    @contextmanager
+    def dies(target: Path) -> Iterator[Path]:
+        with whole(target) as partial:
+            yield partial
+            if target.name == file:
+                shutil.copy(partial, target.with_name(f".{file}.1.partial"))  # as a kill leaves it
+                raise KeyboardInterrupt
 
     config = settings(world, tmp_path)
-    monkeypatch.setattr(cache, "atomic_write", dies)
+    monkeypatch.setattr(cache, "atomic_file", dies)
     with pytest.raises(KeyboardInterrupt):
         make_cache(config)
-    monkeypatch.setattr(cache, "atomic_write", write)
+    monkeypatch.setattr(cache, "atomic_file", whole)
     folder = tmp_path / "cache"
     assert not (folder / file).exists()
     with pytest.raises(ValueError, match="cache"):
         LatentCache(folder)
-    whole = {p.name: p.stat().st_mtime_ns for p in folder.glob("*-*.safetensors")}
+    written = {p.name: p.stat().st_mtime_ns for p in folder.glob("[lt]*-*.safetensors")}
     assert contents(make_cache(config)) == contents(unbroken)
-    assert all((folder / name).stat().st_mtime_ns == time for name, time in whole.items())
+    assert all((folder / name).stat().st_mtime_ns == time for name, time in written.items())
 
 
 def test_several_processes_share_the_work(world: Path, tmp_path: Path) -> None:
@@ -274,19 +284,18 @@ def test_several_processes_share_the_work(world: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_and_whole_files_stay(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Path.write_bytes
+    write = cache.write_tensors
 
-    def full(path: Path, content: bytes) -> int:
+    def full(path: Path, *content: object) -> None:
+        write(path, *content)
         if "latents-00001" in path.name:
-            write(path, content[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, content)
 
     config = settings(world, tmp_path)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(cache, "write_tensors", full)
     with pytest.raises(ValueError, match=r"cache: latents-00001.* cannot be written \(No space left on device\)"):
         make_cache(config)
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(cache, "write_tensors", write)
     assert (tmp_path / "cache" / "latents-00000.safetensors").exists()
     assert not list((tmp_path / "cache").glob("*.partial"))
     assert len(LatentCache(make_cache(config))) == COUNTS["images"]
@@ -370,7 +379,7 @@ def test_a_dry_run_encodes_nothing(world: Path, tmp_path: Path, capsys: pytest.C
         ("scratch=[vae]", "data.cache: got .*, but vae is among scratch"),
         ("data.crop=random", "data.crop: got 'random', expected 'center': a cache holds one view of each sample"),
         ("data.flip=0.5", "data.flip: got 0.5, expected 0: a cache holds one view of each sample"),
-        ("data.path=nowhere", "nowhere: holds no .tar shard"),
+        ("data.path=nowhere", "data.path: nowhere: no such file or folder"),
         ("data.kind=image", "data.kind: got 'image', expected one of images, clips"),
     ],
 )
@@ -403,3 +412,59 @@ def test_a_broken_plan_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache.json").write_text("{}")
     with pytest.raises(ValueError, match="cache.json: cannot be read as an encoded data set's"):
         LatentCache(tmp_path)
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+def flip(file: Path, content: bytes) -> None:
+    """Flip a bit in the middle of the last occurrence of `content` in a file."""
+    data = bytearray(file.read_bytes())
+    data[bytes(data).rindex(content) + len(content) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_row_is_a_bad_sample(world: Path, tmp_path: Path) -> None:
+    cached = LatentCache(make_cache(settings(world, tmp_path)))
+    for kind, name in (("latents", "moments"), ("text", "text")):
+        shard = cached.folder / f"{kind}-00001.safetensors"
+        flip(shard, load_file(shard)[name][1].numpy().tobytes())
+    damaged, good = LatentCache(cached.folder), []
+    for index in range(len(cached)):
+        try:
+            damaged.read(index, [0])
+            good.append(index)
+        except ValueError as error:
+            assert re.search(r"(latents|text)-00001.safetensors: is damaged", str(error))
+    assert 0 in good and 3 not in good
+
+
+@pytest.mark.parametrize("file", ["latents-00001.safetensors", "labels.safetensors", "captions.json"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_damaged_labels_are_named(world: Path, tmp_path: Path, file: str, cut: bool) -> None:
+    path = make_cache(settings(world, tmp_path)) / file
+    if cut:
+        path.write_bytes(path.read_bytes()[:-20])
+    elif path.suffix == ".json":
+        path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    else:
+        flip(path, load_file(path)["keypoints" if file.startswith("latents") else "frames"].numpy().tobytes())
+    with pytest.raises(ValueError, match=f"{file}: (is damaged|cannot be read|not a JSON file)"):
+        LatentCache(path.parent)
+
+
+def test_a_cache_of_an_earlier_version_is_read(world: Path, tmp_path: Path) -> None:
+    folder = make_cache(settings(world, tmp_path))
+    before = LatentCache(folder).read(2, [0])
+    for file in folder.glob("*.safetensors"):
+        save_file({name: tensor for name, tensor in load_file(file).items() if name != "checksums"}, file)
+    after = LatentCache(folder).read(2, [0])
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_two_commands_do_not_encode_one_cache_at_once(world: Path, tmp_path: Path) -> None:
+    config = settings(world, tmp_path)
+    with locked(tmp_path / "cache"), pytest.raises(ValueError, match="cache: another command is writing there"):
+        make_cache(config)
+    with locked(make_cache(config)):
+        make_cache(config)  # writes nothing, and so needs no lock

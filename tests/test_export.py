@@ -14,8 +14,6 @@ from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
 from tests.runs import BASE, RELEASED_NAMES, SIZE, STAGE1, STAGE2, all_weights, interrupt, settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 
 def test_a_run_of_an_image_unet_exports_as_stable_diffusion(world: Path, tmp_path: Path) -> None:
     init = f"init={world / 'image-model'}"

@@ -171,6 +171,7 @@ def test_a_batch_that_kills_every_worker_ends_the_run_by_name(short: None) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_sample_is_named_once_in_all_epochs(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
     reports: list[str] = []
     source = Numbers(20, bad=[3])
     stream = feed(source, workers=workers, on_bad=reports.append, bad_file=tmp_path / "bad.jsonl")
@@ -184,6 +185,7 @@ def test_a_bad_sample_is_named_once_in_all_epochs(workers: int, tmp_path: Path) 
 
 
 def test_a_bad_sample_is_named_once_over_ranks_and_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
     reports: list[str] = []
     seen, start = 0, 0
     for _ in range(3):  # runs of two epochs
@@ -197,12 +199,13 @@ def test_a_bad_sample_is_named_once_over_ranks_and_by_a_run_that_goes_on(tmp_pat
     assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1
 
 
-def test_bad_samples_are_written_only_once_the_run_has_a_folder(tmp_path: Path) -> None:
+def test_bad_samples_are_written_only_once_the_run_has_a_config(tmp_path: Path) -> None:
     """Before, a run can still turn out to be impossible, and must leave nothing."""
+    (tmp_path / "run").mkdir()
     stream = feed(Numbers(20, bad=[3, 4]), 20, bad_file=tmp_path / "run" / "bad.jsonl")
     next(stream)
-    assert len(stream.bad) == 2 and not (tmp_path / "run").exists()
-    (tmp_path / "run").mkdir()
+    assert len(stream.bad) == 2 and not list((tmp_path / "run").iterdir())
+    (tmp_path / "run" / "config.yaml").touch()
     next(stream)
     stream.close()
     assert len((tmp_path / "run" / "bad.jsonl").read_text().splitlines()) == 2
@@ -255,6 +258,7 @@ def config(path: Path | str, **data) -> TrainConfig:
 
 
 def test_corrupt_clips_are_named_once_and_the_others_go_on(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
     settings = config(clips, kind="clips", num_frames=3, workers=2)
     reports: list[str] = []
     stream = open_feed(settings, open_source(settings.data), on_bad=reports.append, bad_file=tmp_path / "bad.jsonl")
@@ -271,7 +275,8 @@ def test_corrupt_clips_do_not_let_memory_grow(clips: Path) -> None:
     stream = open_feed(settings, open_source(settings.data), on_bad=None)
 
     def resident() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20  # MiB
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") / 2**20  # MiB
 
     captions(stream, 7)
     before = resident()

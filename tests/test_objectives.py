@@ -15,8 +15,6 @@ from followyourpose.training.objectives import Denoise
 from tests.runs import BASE, SIZE, STAGE1, STAGE2, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 
 def loss_of(objective: Denoise, captions: list[str]) -> float:
     """The loss of one fixed batch, with fixed random numbers, under these captions."""

@@ -175,7 +175,7 @@ def test_an_unknown_style_is_named(tmp_path: Path):
 
 
 def test_a_caption_in_a_style_fits_the_text_encoder():
-    """What is longer than the encoder's 20 tokens is cut off, and the style would be the first to go."""
+    """Words beyond the encoder's 20 tokens are cut off, and the style would be the first to go."""
     tokenizer = CLIPTokenizer.from_pretrained(REPOSITORY / "checkpoints" / "puppet" / "tokenizer")
     for style in STYLES.values():
         assert max(len(tokenizer(text + style.suffix).input_ids) for text in captions((1, 2))) <= 20

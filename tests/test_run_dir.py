@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from followyourpose import VideoUNet
+from followyourpose.common.files import locked
+from followyourpose.common.tensors import write_tensors
 from followyourpose.training import reports, run_dir
 from followyourpose.training.components import export
 from followyourpose.training.loop import train
-from followyourpose.training.run_dir import RunDir
 from tests.runs import (
     STAGE1,
     STAGE2,
@@ -25,8 +29,6 @@ from tests.runs import (
     log_of,
     settings,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -46,31 +48,133 @@ def test_a_folder_of_other_files_is_refused(world: Path, tmp_path: Path) -> None
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_a_half_written_checkpoint_is_ignored(world: Path, tmp_path: Path, stage1: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(stage1, run)
-    for step in (3, 4):
-        (run / f"checkpoint-000000{step}.partial").mkdir()
-        (run / f"checkpoint-000000{step}.partial" / "weights.safetensors").write_bytes(b"half")
-    config = settings(world, run, STAGE1, "steps=3")
-    assert [p.name for p in RunDir(config).checkpoints()] == ["checkpoint-0000002"]
-    assert_same_run(train(config), train(settings(world, tmp_path / "unbroken", STAGE1, "steps=3")))
+def flip(file: Path) -> None:
+    """Flip a bit in the middle of a file, where its numbers are."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt"])
-def test_a_checkpoint_that_the_disk_lost_is_set_aside_and_the_one_before_goes_on(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, file: str
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def other_shape(file: Path) -> None:
+    if file.suffix == ".pt":
+        state = torch.load(file, weights_only=True)
+        state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+        torch.save(state, file)
+    else:
+        weights = load_file(file)
+        write_tensors(file, weights | {min(weights): torch.zeros(3)}, "run")
+
+
+AVERAGED = ["save_every=1", "keep_checkpoints=2", "optim.ema_decay=0.9", "trackers=[]"]
+
+
+@pytest.fixture(scope="module")
+def averaged(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of `run`, with checkpoints of its two steps, and of `unbroken`, the same with a third."""
+    folder = tmp_path_factory.mktemp("averaged")
+    train(settings(world, folder / "run", STAGE1, *AVERAGED, "steps=2"))
+    train(settings(world, folder / "unbroken", STAGE1, *AVERAGED, "steps=3"))
+    return folder
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, other_shape])
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights_ema.safetensors", "state.pt"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(
+    world: Path, tmp_path: Path, averaged: Path, capsys: pytest.CaptureFixture, file: str, damage: Callable
 ) -> None:
-    overrides = ["save_every=1", "keep_checkpoints=2"]
-    run = train(settings(world, tmp_path / "run", STAGE1, *overrides, "steps=3"))
-    lost = run / "checkpoint-0000003" / file
-    lost.write_bytes(lost.read_bytes()[: lost.stat().st_size // 2])
-    train(settings(world, run, STAGE1, *overrides, "steps=4"))
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    damage(run / "checkpoint-0000002" / file)
+    train(settings(world, run, STAGE1, *AVERAGED, "steps=3"))
     out = capsys.readouterr().out
-    assert "checkpoint-0000003.unreadable: cannot be read, and is left out" in out and "on from step 2 with" in out
-    assert_same_run(run, train(settings(world, tmp_path / "unbroken", STAGE1, *overrides, "steps=4")))
-    names = ["checkpoint-0000003", "checkpoint-0000003.unreadable", "checkpoint-0000004"]
+    assert "checkpoint-0000002.unreadable: cannot be read, and is left out" in out and "going on from step 1" in out
+    assert_same_run(run, averaged / "unbroken")
+    names = ["checkpoint-0000002", "checkpoint-0000002.unreadable", "checkpoint-0000003"]
     assert sorted(path.name for path in run.glob("checkpoint-*")) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([1, 2], "is not the state of that step"),
+        ({"step": 1}, "is not the state of that step"),
+        ({"step": 2}, "its state has no "),
+        (None, "state.pt: cannot be read"),
+    ],
+)
+def test_a_state_of_another_form_is_one_line(
+    world: Path, tmp_path: Path, stage1: Path, content: object, reason: str
+) -> None:
+    shutil.copytree(stage1, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint-0000002" / "state.pt"
+    torch.save(content, file) if content else file.write_text("text")
+    with pytest.raises(ValueError, match=f"checkpoint-0000002: cannot be read .*{reason}.*, and no older one either"):
+        train(settings(world, tmp_path / "run", STAGE1, "steps=3"))
+
+
+def test_folders_named_like_checkpoints_are_no_checkpoints(world: Path, tmp_path: Path, averaged: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    for name in ("checkpoint-best", "checkpoint-0000009", "checkpoint-2"):
+        (run / name).mkdir()
+    (run / "checkpoint-0000008").write_text("a file")
+    train(settings(world, run, STAGE1, *AVERAGED, "steps=3"))
+    assert_same_run(run, averaged / "unbroken")
+    assert {"checkpoint-best", "checkpoint-2", "checkpoint-0000009.unreadable"} < {path.name for path in run.iterdir()}
+
+
+def test_a_run_of_an_earlier_version_goes_on(world: Path, tmp_path: Path, averaged: Path) -> None:
+    """Files without checksums, and with the names of partial files of then."""
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    for file in run.rglob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            facts = json.loads(stored.metadata()["run"])
+        del facts["sha256"]
+        save_file(load_file(file), file, {"run": json.dumps(facts)})
+    (run / "checkpoint-0000003.partial").mkdir()
+    (run / "config.yaml.partial").touch()
+    train(settings(world, run, STAGE1, *AVERAGED, "steps=3"))
+    assert_same_run(run, averaged / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [(flip, "weights_ema.safetensors"), (cut, "weights_ema.safetensors"), (Path.unlink, "weights_ema.safetensors")],
+)
+def test_damaged_weights_of_a_finished_run_are_named_and_written_again_by_its_command(
+    world: Path, tmp_path: Path, averaged: Path, damage: Callable, file: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    damage(run / file)
+    for use in (
+        lambda: export(run, tmp_path / "out"),
+        lambda: train(settings(world, tmp_path / "next", STAGE2, f"init={run}")),
+    ):
+        with pytest.raises(ValueError, match=rf"{file}: (is damaged|cannot be read).*; run the train command"):
+            use()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "next").exists()
+    train(settings(world, run, STAGE1, *AVERAGED, "steps=2"))
+    export(run, tmp_path / "out")
+
+
+def test_one_command_at_a_time_trains_a_run(world: Path, tmp_path: Path, averaged: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    before = contents(run)
+    config = settings(world, run, STAGE1, *AVERAGED, "steps=3")
+    with locked(run), pytest.raises(ValueError, match="run: another command is writing there"):
+        train(config)
+    assert contents(run) == before
+    for name in (".checkpoint-0000003.7.partial", ".log.jsonl.7.partial"):  # of a command that was killed
+        (run / name).mkdir()
+    train(config)
+    assert not list(run.glob(".*"))
 
 
 def test_a_run_of_which_the_disk_lost_every_checkpoint_does_not_begin_anew(
@@ -115,12 +219,35 @@ def test_the_log_of_a_broken_run_is_that_of_an_unbroken_one(
     interrupt(monkeypatch, step=3)
     with pytest.raises(KeyboardInterrupt):
         train(settings(world, tmp_path / "run", STAGE1, *overrides))
-    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+    with open(tmp_path / "run" / "log.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')  # cut off by the kill
     broken = log_of(train(settings(world, tmp_path / "run", STAGE1, *overrides)))
     assert [(row["step"], row["clips"], row["loss"]) for row in broken] == [
         (row["step"], row["clips"], row["loss"]) for row in unbroken
     ]
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_logs_every_step_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(world, tmp_path / "run", STAGE1, "steps=3", "trackers=[tensorboard]")
+    interrupt(monkeypatch, step=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert [row["step"] for row in log_of(tmp_path / "run")] == [1, 2]
+    assert [row["step"] for row in log_of(train(config))] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path / "run" / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+def test_lines_of_the_log_that_are_no_rows_are_left_out(world: Path, tmp_path: Path, averaged: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(averaged / "run", run)
+    with open(run / "log.jsonl", "ab") as file:
+        file.write(b'[1, 2]\n\xff\xfe\n{"step": "x"}\n{"loss": 1}\n' + b"[" * 10000 + b"\n{")
+    train(settings(world, run, STAGE1, *AVERAGED, "steps=3"))
+    assert [row["step"] for row in log_of(run)] == [1, 2, 3]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(

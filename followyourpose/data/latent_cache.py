@@ -9,24 +9,29 @@ latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the V
                              where it is unknown; keypoints (n_people, 17, 3), frame after frame
 text-NUMBER.safetensors      text (n_captions, l, d), half precision: the text encoder's last hidden states
 
+Every file has checksums: a shard's `checksums` (n,) are those of its rows of moments or text.
+
 Shapes: f frames, p people, c latent channels, h w latent size, l tokens.
 """
 
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from followyourpose.common.files import parse_json, read_json
+from followyourpose.common.tensors import read_facts, read_tensors
 from followyourpose.data.labels import STRINGS
 
-PLAN, CAPTIONS, LABELS = "cache.json", "captions.json", "labels.safetensors"
+PLAN, CAPTIONS, LABELS, CHECKSUMS = "cache.json", "captions.json", "labels.safetensors", "checksums"
 
 
 @dataclass
@@ -83,10 +88,31 @@ def unpacked(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array([content[start:end].tobytes().decode() for start, end in pairwise([0, *ends.tolist()])], STRINGS)
 
 
+def checksums(rows: Tensor) -> Tensor:
+    """Return the CRC-32 of each of n rows, (n,): a shard is too large to be read whole for a check of one."""
+    return torch.tensor([zlib.crc32(row.contiguous().flatten().view(torch.uint8).numpy()) for row in rows])
+
+
 def load_labels(shard: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of people in each frame (n_frames,) of a shard, and their keypoints (n_people, 17, 3)."""
-    with safe_open(shard, "np") as file:
-        return file.get_tensor("people"), file.get_tensor("keypoints")
+    """Return the number of people in each frame (n_frames,) of a shard, and their keypoints (n_people, 17, 3).
+
+    Raises:
+        ValueError: the shard is damaged; the message names it.
+    """
+    try:
+        with safe_open(shard, "np") as file:
+            people, keypoints = file.get_tensor("people"), file.get_tensor("keypoints")
+        stored = read_facts(shard).get(LABELS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{shard}: cannot be read ({error}); remove it, and encode it again") from error
+    if stored not in (None, label_checksum(people, keypoints)):
+        raise ValueError(f"{shard}: is damaged, its checksum is that of other labels; remove it, and encode it again")
+    return people, keypoints
+
+
+def label_checksum(people: np.ndarray, keypoints: np.ndarray) -> str:
+    """Return SHA-256 of a shard's people (n_frames,) and keypoints (n_people, 17, 3)."""
+    return sha256(people.tobytes() + keypoints.tobytes()).hexdigest()
 
 
 class LatentCache:
@@ -106,8 +132,11 @@ class LatentCache:
         self.folder, plan = Path(folder), read_plan(Path(folder))
         if missing := missing_shards(self.folder):
             raise ValueError(f"{folder}: {missing[0]} is missing; run the command that encodes it again")
-        labels = load_file(self.folder / LABELS)
-        self._captions: list[str] = parse_json((self.folder / CAPTIONS).read_bytes(), str(self.folder / CAPTIONS))
+        labels, facts = read_tensors(self.folder / LABELS)
+        captions = (self.folder / CAPTIONS).read_bytes()
+        if facts.get(CAPTIONS) not in (None, sha256(captions).hexdigest()):
+            raise ValueError(f"{self.folder / CAPTIONS}: is damaged, its checksum is that of another content")
+        self._captions: list[str] = parse_json(captions, str(self.folder / CAPTIONS))
         self._caption_of, frames = labels["captions"].numpy(), labels["frames"].numpy()
         self._names = unpacked(labels["names"].numpy(), labels["name_ends"].numpy()) if "names" in labels else None
         self._frames, self._starts = frames[:limit], np.cumsum(frames) - frames  # a sample's first frame
@@ -159,6 +188,15 @@ class LatentCache:
     def _rows(self, file: str, name: str, rows: list[int]) -> Tensor:
         """Read these rows of a shard's tensor, and no others."""
         key = (os.getpid(), file)
-        if key not in self._open:
-            self._open[key] = safe_open(self.folder / file, "pt")
-        return self._open[key].get_slice(name)[rows]
+        try:
+            if key not in self._open:
+                self._open[key] = safe_open(self.folder / file, "pt")
+            values = self._open[key].get_slice(name)[rows]
+            if CHECKSUMS not in self._open[key].keys():  # of an earlier version
+                return values
+            stored = self._open[key].get_slice(CHECKSUMS)[rows]
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{self.folder / file}: cannot be read ({error})") from error
+        if not torch.equal(checksums(values), stored):
+            raise ValueError(f"{self.folder / file}: is damaged, a checksum is that of another content")
+        return values

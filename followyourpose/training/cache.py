@@ -5,30 +5,36 @@ To resume, run the same command again: a shard that is there is whole, and is no
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from einops import rearrange
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from followyourpose.common.files import LOCK, atomic_write, read_json
+from followyourpose.common.files import LOCK, atomic_file, locked, read_json
+from followyourpose.common.tensors import read_tensors, write_tensors
 from followyourpose.config import TrainConfig, locate
 from followyourpose.data.batch import Source, place, to_pixels
 from followyourpose.data.latent_cache import (
     CAPTIONS,
+    CHECKSUMS,
     LABELS,
     PLAN,
     LatentCache,
     Plan,
+    checksums,
+    label_checksum,
     missing_shards,
     packed,
     read_plan,
 )
+from followyourpose.training.checks import check_inputs
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
 from followyourpose.training.feed import is_at_hand, open_source
 from followyourpose.training.objectives import Denoise, Objective
@@ -42,9 +48,11 @@ def make_cache(config: TrainConfig) -> Path:
     """Encode the data of a run as `train` does before its first step, and return the folder.
 
     Raises:
-        ValueError: the run cannot use a cache, the folder holds another one, the data do not fit, or the disk is full.
+        ValueError: the run cannot use a cache, the folder holds another one, another command is writing it, the data do
+            not fit, or the disk is full.
     """
     check_cacheable(config)
+    check_inputs(config)
     state = PartialState(cpu=not torch.accelerator.is_available())
     parts = load_components(config, ("vae", "text_encoder"))
     objective = Denoise(parts, load_tokenizer(config.init), load_scheduler(config.init), config).to(state.device)
@@ -66,12 +74,14 @@ def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) 
         _check_identity(folder, identity)
     if locate(data.path).exists() or missing_shards(folder):
         source = open_source(data)
-        if state.process_index == 0 and not (folder / PLAN).exists():
-            _write_plan(folder, source, identity, objective)
-        state.wait_for_everyone()
-        _check_number(folder, len(source), data.limit)
-        _write_shards(folder, source, objective, state)
-        state.wait_for_everyone()
+        writes = state.process_index == 0 and missing_shards(folder)
+        with locked(folder) if writes else nullcontext():
+            if writes and not (folder / PLAN).exists():
+                _write_plan(folder, source, identity, objective)
+            state.wait_for_everyone()
+            _check_number(folder, len(source), data.limit)
+            _write_shards(folder, source, objective, state)
+            state.wait_for_everyone()
     return LatentCache(folder, data.limit)
 
 
@@ -162,8 +172,9 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
     names, name_ends = packed(source.name(index) for index in range(len(source)))
     labels = {"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}
     labels |= {"names": torch.from_numpy(names), "name_ends": torch.from_numpy(name_ends)}
-    _write(folder / LABELS, save(labels))
-    _write(folder / CAPTIONS, json.dumps(list(captions), indent=0).encode())
+    texts = json.dumps(list(captions), indent=0).encode()
+    _write(folder / LABELS, labels, {CAPTIONS: sha256(texts).hexdigest()})
+    _write(folder / CAPTIONS, texts)
     _write(folder / PLAN, json.dumps(asdict(Plan(identity, latents, text)), indent=1).encode())
 
 
@@ -182,15 +193,17 @@ def _portions(sizes: Sequence[int]) -> list[int]:
 def _write_shards(folder: Path, source: Source, objective: Denoise, state: PartialState) -> None:
     """Write this process's part of the missing shards."""
     captions = read_json(folder / CAPTIONS)
-    counts = load_file(folder / LABELS)["frames"].tolist()
+    counts = read_tensors(folder / LABELS)[0]["frames"].tolist()
     own = read_plan(folder).shards()[state.process_index :: state.num_processes]
     own = [(name, items) for name, items in own if not (folder / name).exists()]
     for name, items in tqdm(own, "shards", disable=state.process_index > 0 or not own):
         if name.startswith("text"):
-            content = {"text": _states([captions[i] for i in items], objective)}
+            states = _states([captions[i] for i in items], objective)
+            _write(folder / name, {"text": states, CHECKSUMS: checksums(states)})
         else:
             content = _latents(source, items, [counts[i] for i in items], objective)
-        _write(folder / name, save(content))
+            labels = label_checksum(content["people"].numpy(), content["keypoints"].numpy())
+            _write(folder / name, content, {LABELS: labels})
 
 
 def _latents(source: Source, samples: Sequence[int], counts: Sequence[int], objective: Denoise) -> dict[str, Tensor]:
@@ -206,8 +219,10 @@ def _latents(source: Source, samples: Sequence[int], counts: Sequence[int], obje
         if sum(clip.shape[1] for clip in waiting) >= at_once or number == len(samples):
             moments += [_encode(pixels, objective) for pixels in torch.cat(waiting, dim=1).split(at_once, dim=1)]
             waiting = []
+    encoded = torch.cat(moments).contiguous()
     return {
-        "moments": torch.cat(moments).contiguous(),
+        "moments": encoded,
+        CHECKSUMS: checksums(encoded),
         "people": torch.tensor(people, dtype=torch.int64),
         "keypoints": torch.from_numpy(np.concatenate(keypoints)),
     }
@@ -237,12 +252,15 @@ def _states(captions: Sequence[str], objective: Denoise) -> Tensor:
     return torch.cat([objective.encode_text(batch, device).to("cpu", torch.float16) for batch in batches])
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, content)
+        with atomic_file(path) as partial:
+            if isinstance(content, bytes):
+                partial.write_bytes(content)
+            else:
+                write_tensors(partial, content, "cache", facts)
     except OSError as error:
         raise ValueError(
-            f"{path.parent}: {path.name} cannot be written ({error.strerror}); whole files stay, "
+            f"{path.parent}: {path.name} cannot be written ({error.strerror or error}); whole files stay, "
             "and the same command goes on from there"
         ) from error

@@ -1,18 +1,146 @@
-"""Checks of a run's settings against this machine; those of single settings stand in config/training.py."""
+"""Checks of a run before anything is loaded: its start, its data, its packages and its output folder.
 
+They take less than a second: no network is read, and PyTorch is imported only to look for a GPU.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-import torch
-
-from followyourpose.config import TrainConfig
+from followyourpose.common.checks import check_choice, check_installed, check_multiple
+from followyourpose.common.files import LOCK, read_json
+from followyourpose.config import TrainConfig, load_config, locate
+from followyourpose.models.loading import model_kind
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no"}  # mixed_precision -> accelerate's name of it
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # -> diffusers' name
+TRACKERS = ("all", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"  # in a run's folder; weights only once it has finished
+
+# Settings that may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part
+# in what is learned, and must be as it was.
+_FREE = (
+    "output", "steps", "save_every", "keep_checkpoints", "log_every", "trackers", "validation.", "compile",
+    "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
+    "data.max_bad", "data.download",
+)  # fmt: skip
 
 
-def check_machine(config: TrainConfig) -> None:
-    """Raise a ValueError where this machine lacks what a setting needs."""
-    if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and torch.cuda.is_available()):
+def check_inputs(config: TrainConfig) -> None:
+    """Check the start of a run, its data and the packages that it needs, without loading them.
+
+    Raises:
+        ValueError: names the setting or the folder.
+    """
+    for folder in chain(config.init):
+        if is_run(folder) and not (folder / WEIGHTS).is_file():
+            raise ValueError(f"{folder}: the run has not finished (no {WEIGHTS}); run its train command again")
+    _check_sizes(config, root_folder(config.init))
+    _check_data(config)
+    _check_packages(config)
+
+
+# ---- data and packages -----------------------------------------------------------------------------------------------
+
+
+def _check_sizes(config: TrainConfig, root: Path) -> None:
+    vae = root / "vae" / "config.json"
+    if config.objective == "denoise" and vae.is_file():
+        factor = 2 ** (len(read_json(vae)["block_out_channels"]) - 1)
+        for key in ("height", "width"):
+            check_multiple(f"data.{key}", getattr(config.data, key), factor, "pixels")
+
+
+def _check_data(config: TrainConfig) -> None:
+    data, skeleton = config.data, config.validation.skeleton
+    encoded = data.cache is not None and locate(data.cache).is_dir()  # needs its data no more, once it is whole
+    if "://" in data.path:
+        if not encoded:
+            check_installed(f"data.path: {data.path}", "data", "fsspec", "braceexpand")
+    elif "{" not in data.path and not encoded and not locate(data.path).exists():
+        raise ValueError(f"data.path: {data.path}: no such file or folder")
+    if config.validation.every and skeleton is not None and not locate(skeleton).exists():
+        raise ValueError(f"validation.skeleton: {skeleton}: no such file or folder")
+
+
+def _check_packages(config: TrainConfig) -> None:
+    if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and _has_cuda()):
+        raise ValueError('optim.name: got adamw8bit, which needs a CUDA GPU and `pip install -e ".[bnb]"`')
+    for tracker in config.trackers:
+        check_choice("trackers", tracker, TRACKERS)
+        if tracker != "all" and find_spec(tracker) is None:
+            raise ValueError(f"trackers: {tracker} is not installed; pip install {tracker}, or leave it out")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# ---- output and start ------------------------------------------------------------------------------------------------
+
+
+def changed_settings(config: TrainConfig) -> list[str]:
+    """Return "key: before -> now" for each setting that differs from that of the run in `config.output`, and may.
+
+    Raises:
+        ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
+    """
+    folder = Path(config.output)
+    if not is_run(folder):
+        if folder.exists() and any(p.suffix != ".partial" and p.name != LOCK for p in folder.iterdir()):
+            raise ValueError(f"{folder}: is not empty and holds no run; choose another output")
+        return []
+    before, now = _flat(asdict(load_config(TrainConfig, folder / CONFIG))), _flat(asdict(config))
+    changed = [key for key in now if before[key] != now[key] and key != "output"]
+    if differ := [key for key in changed if not key.startswith(_FREE)]:
+        changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
         raise ValueError(
-            "optim.name: got 'adamw8bit', which needs a CUDA GPU and `pip install \"followyourpose[bnb]\"`"
+            f"{folder}: holds a run with {changes}; choose another output, or the settings it was started with"
         )
+    return [f"{key}: {before[key]} -> {now[key]}" for key in changed]
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is a run's, finished or not."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def chain(folder: str | Path) -> Iterator[Path]:
+    """Yield a folder, its `init`, the `init` of that, and so on: runs, the newest first, and then a pipeline folder.
+
+    Raises:
+        ValueError: a run starts from itself.
+    """
+    seen: list[Path] = []
+    folder = locate(folder)
+    while is_run(folder):
+        if folder.resolve() in seen:
+            raise ValueError(f"{folder}: the run starts from itself, by `init` of its config.yaml")
+        seen.append(folder.resolve())
+        yield folder
+        folder = locate(load_config(TrainConfig, folder / CONFIG).init)
+    yield folder
+
+
+def root_folder(folder: str | Path) -> Path:
+    """Return the pipeline folder at the start of a chain of runs.
+
+    Raises:
+        ValueError: the folder is neither a run nor a pipeline folder.
+    """
+    *_, folder = chain(folder)
+    if model_kind(folder) == "file":
+        raise ValueError(f"{folder}: is a file, expected a run's or a pipeline's folder")
+    return folder
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key: {"optim": {"betas": x}} -> {"optim.betas": x}."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -7,17 +7,18 @@ run stores only the weights that it trained.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from followyourpose.common.files import new_folder
+from followyourpose.common.files import atomic_write, new_folder, read_json
 from followyourpose.config import TrainConfig, load_config, locate
 from followyourpose.models.inflate import NEW_LAYERS, inflate
 from followyourpose.models.loading import check_loaded, model_kind
@@ -25,29 +26,9 @@ from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
+from followyourpose.training.checks import CONFIG, WEIGHTS, chain, is_run, root_folder
 from followyourpose.training.lora import add_lora, merge_lora, save_lora
-from followyourpose.training.run_dir import check_frozen, is_run, trained_weights
-
-
-def root_folder(folder: str | Path) -> Path:
-    """Return the pipeline folder at the start of a chain of runs.
-
-    Raises:
-        ValueError: the folder is neither a run nor a pipeline folder.
-    """
-    *_, folder = _chain(folder)
-    if model_kind(folder) == "file":
-        raise ValueError(f"{folder}: is a file, expected a run's or a pipeline's folder")
-    return folder
-
-
-def _chain(folder: str | Path) -> Iterator[Path]:
-    """Yield a folder, its `init`, the `init` of that, and so on: runs, the newest first, and then a pipeline folder."""
-    folder = locate(folder)
-    while is_run(folder):
-        yield folder
-        folder = locate(load_config(TrainConfig, folder / "config.yaml").init)
-    yield folder
+from followyourpose.training.run_dir import check_frozen, trained_weights
 
 
 def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.Module:
@@ -61,7 +42,7 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     folder = locate(folder)
     if scratch or not is_run(folder):
         return _read(root_folder(folder), name, scratch)
-    run = load_config(TrainConfig, folder / "config.yaml")
+    run = load_config(TrainConfig, folder / CONFIG)
     if name == "text_encoder" and "clip" in run.scratch:
         return _text_tower(load_component(folder, "clip"))
     weights = trained_weights(folder)
@@ -70,7 +51,7 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     changes = run.network.changes()
     if name == "unet" and (changes or not trained.keys() <= module.state_dict().keys()):
         module = as_video(module, changes)
-    check_frozen(folder / "weights.safetensors", {name: fingerprint(module, trained.keys())}, run.init)
+    check_frozen(folder / WEIGHTS, {name: fingerprint(module, trained.keys())}, run.init)
     is_lora = trained and run.lora.rank is not None
     if is_lora:
         add_lora(module, run.lora)
@@ -106,8 +87,8 @@ def as_video(unet: UNet2DConditionModel | VideoUNet, changes: Mapping[str, Any] 
 
 def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
     if name == "pose_encoder" and model_kind(folder) == "image":
-        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        vae = read_json(folder / "vae" / "config.json")
+        unet = read_json(folder / "unet" / "config.json")
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         return PoseEncoder(block_out_channels=unet["block_out_channels"], downscale=factor)
     config = folder / name / "config.json"
@@ -121,7 +102,7 @@ def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
         return _from_config(cls, config)
     try:
         module, info = cls.from_pretrained(folder / name, output_loading_info=True)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder / name}: cannot be loaded ({str(error).splitlines()[0]})") from error
     check_loaded(folder / name, cls.__name__, info, extra=True)
     return module.float()
@@ -132,7 +113,7 @@ def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
         return CLIPModel(CLIPConfig.from_json_file(config))
     if cls is CLIPTextModel:
         return CLIPTextModel(CLIPTextConfig.from_json_file(config))
-    module = cls.from_config(json.loads(config.read_text(encoding="utf-8")))
+    module = cls.from_config(read_json(config))
     return _start_sharp(module) if cls is AutoencoderKL else module
 
 
@@ -201,7 +182,7 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
     run, output = Path(run), Path(output)
     if not is_run(run):
         raise ValueError(f"{run}: is no run (it has no config.yaml)")
-    config = load_config(TrainConfig, run / "config.yaml")
+    config = load_config(TrainConfig, run / CONFIG)
     with new_folder(output) as folder:
         if config.objective == "contrast":
             load_component(run, "clip").to(dtype).save_pretrained(folder)
@@ -215,9 +196,9 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
         else:
             _pipeline(run).to(dtype=dtype).save_pretrained(folder)
         for file in folder.rglob("config.json"):  # diffusers writes the path of a network on this machine
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             content.pop("_name_or_path", None)
-            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            atomic_write(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return output
 
 
@@ -234,5 +215,5 @@ def _pipeline(run: Path) -> DiffusionPipeline:
 
 def _trains_pose(folder: Path) -> bool:
     """Whether a run, or one before it, trained a pose encoder."""
-    runs = filter(is_run, _chain(folder))
+    runs = filter(is_run, chain(folder))
     return any(name.startswith("pose_encoder.") for run in runs for name in trained_weights(run))

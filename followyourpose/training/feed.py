@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
-from followyourpose.common.files import read_text
 from followyourpose.config import DataConfig, TrainConfig, locate
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
 from followyourpose.data.labels import Rules
@@ -27,6 +27,7 @@ from followyourpose.data.remote import is_pattern
 from followyourpose.data.sources import open_data, shards_at_hand
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
+from followyourpose.training.checks import is_run
 
 # Forked workers share the index of a data set, captions and all, and start in 0.1 s. From a forkserver or spawned they
 # take 2.5 s, at every restart too, and a copy each: of 1 million samples two of them need 500 MB in place of 130.
@@ -79,8 +80,8 @@ class Feed(Iterator[Batch]):
         max_bad: largest share of bad samples among those tried, once there are 50.
         name: name of the data in messages.
         on_bad: called with a line per bad sample, and per restart of the workers; None: no reports.
-        bad_file: gets a line {"name", "reason"} per bad sample, once its folder exists: a run that cannot start leaves
-            none. Samples that it lists already are neither reported nor listed again.
+        bad_file: gets a line {"name", "reason"} per bad sample, once its folder is a run's: a run that cannot start
+            leaves none. Samples that it lists already are neither reported nor listed again.
 
     Attributes:
         position: samples that all processes together have seen, `start` included: the start of a resumed run.
@@ -191,15 +192,20 @@ class Feed(Iterator[Batch]):
         """Samples that another process of the run, or an earlier command of it, has reported."""
         if self.bad_file is None or not self.bad_file.exists():
             return set()
-        lines = read_text(self.bad_file).split("\n")
-        return {json.loads(line)["name"] for line in lines if line.endswith("}")}  # a kill may cut the last one off
+        names = set()
+        for line in self.bad_file.read_bytes().split(b"\n"):
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+                names.add(json.loads(line)["name"])
+        return names
 
     def _write(self) -> None:
-        if self._unwritten and self.bad_file is not None and self.bad_file.parent.is_dir():
+        if self._unwritten and self.bad_file is not None and is_run(self.bad_file.parent):
             lines, self._unwritten = "".join(self._unwritten), []
             try:
-                with open(self.bad_file, "a", encoding="utf-8") as file:
-                    file.write(lines)
+                with open(self.bad_file, "ab+") as file:
+                    file.seek(max(0, file.tell() - 1))
+                    cut = file.read() not in (b"", b"\n")  # the last line, by a kill
+                    file.write(b"\n" * cut + lines.encode())
             except OSError as error:
                 raise ValueError(f"{self.bad_file}: cannot be written ({error})") from error
 

@@ -15,10 +15,11 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from followyourpose.common.files import locked
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
 from followyourpose.training.cache import cached_source, source_at_hand
-from followyourpose.training.checks import PRECISIONS, check_machine
+from followyourpose.training.checks import PRECISIONS, check_inputs
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.lora import add_lora
@@ -39,16 +40,20 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
         kind: the objective; None: the one that the configuration names.
 
     Raises:
-        ValueError: the settings, the data or the networks do not fit together (nothing has been trained then), or
-            too many samples cannot be read, a checkpoint cannot be written, or `optim.max_skipped` steps in a row had
-            no finite gradient.
+        ValueError: the settings, the data or the networks do not fit together, or another command trains the run
+            (nothing has been trained then), or too many samples cannot be read, a checkpoint cannot be written, or
+            `optim.max_skipped` steps in a row had no finite gradient.
         KeyboardInterrupt: after SIGTERM or SIGINT, when the step under way is saved.
     """
-    check_machine(config)
-    run = RunDir(config)
+    check_inputs(config)
     accelerator = _accelerator(config)
-    run.main = accelerator.is_main_process
+    with locked(Path(config.output)) if accelerator.is_main_process and not dry_run else nullcontext():
+        return _train(config, accelerator, RunDir(config, accelerator.is_main_process), dry_run, kind)
 
+
+def _train(
+    config: TrainConfig, accelerator: Accelerator, run: RunDir, dry_run: bool, kind: type[Objective] | None
+) -> Path:
     # ---- networks: everything frozen but the parameters that the patterns match
     objective = build_objective(config, kind).to(accelerator.device)
     weights = _trained_parameters(config, objective)
@@ -194,11 +199,12 @@ def _fingerprints(objective: Objective, weights: dict[str, Tensor]) -> dict[str,
 def _resume(run: RunDir, state: TrainState, frozen: dict[str, str], accelerator: Accelerator) -> None:
     """Bring a state to the newest readable checkpoint, where there is one."""
     if run.main:
-        for aside in run.set_aside_unreadable():
+        for aside in run.set_aside_unreadable(state.check):
             print(f"{aside}: cannot be read, and is left out")
     accelerator.wait_for_everyone()
-    if (stored := run.load(frozen)) is not None:
+    stored = run.load(frozen)
+    if stored is not None:
         state.restore(*stored)
-        run.rewind_log(state.step)
         changes = f" with {'; '.join(run.changes)}" if run.changes else ""
         accelerator.print(f"{run.path}: going on from step {state.step}{changes}")
+    run.rewind_log(state.step)  # to its beginning, where a run was stopped before its first checkpoint

@@ -42,7 +42,10 @@ class Reports:
         """
         step, accelerator, row = self.state.step, self.accelerator, None
         if step == self.first and accelerator.is_main_process:  # not before: a run may fail at its first step
-            accelerator.init_trackers("run", {key: str(value) for key, value in asdict(self.config).items()})
+            settings = {key: str(value) for key, value in asdict(self.config).items()}
+            rewind = {"tensorboard": {"purge_step": step}}  # of steps that a stopped command showed already
+            with self.run.writing("run"):
+                accelerator.init_trackers("run", settings, rewind)
             if step == 1:
                 with self.run.writing(FIRST_BATCH):
                     draw_first_batch(batch, self.objective, self.run.path / FIRST_BATCH)

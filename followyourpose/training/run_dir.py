@@ -18,31 +18,30 @@ part that was trained means something only on top of them.
 import json
 import os
 import pickle
+import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from followyourpose.common.files import atomic_file, atomic_write, sync_file, sync_folder
+from followyourpose.common.tensors import read_facts, read_tensors, write_tensors
 from followyourpose.config import TrainConfig, load_config, save_config
+from followyourpose.training.checks import CONFIG, WEIGHTS, changed_settings
 
-# Settings that may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part
-# in what is learned, and must be as it was.
-_FREE = (
-    "output", "steps", "save_every", "keep_checkpoints", "log_every", "trackers", "validation.", "compile",
-    "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
-    "data.max_bad", "data.download",
-)  # fmt: skip
-_UNREADABLE = (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)  # raised by loading
+# Raised by the loading of state.pt. Nothing else in a checkpoint is read without a check of its own.
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
 LOG, BAD, FIRST_BATCH, VALIDATION = "log.jsonl", "bad.jsonl", "first-batch.png", "validation"
-WEIGHTS, AVERAGE, STATE = "weights.safetensors", "weights_ema.safetensors", "state.pt"
+AVERAGE, STATE = "weights_ema.safetensors", "state.pt"
+_CHECKPOINT = re.compile(r"checkpoint-\d{7,}")  # -STEP
+
+Stored = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]  # weights, moving average and state
 
 
 class RunDir:
@@ -60,33 +59,23 @@ class RunDir:
 
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
         self.path, self.main, self.config = Path(config.output), main, config
-        self.changes: list[str] = []
+        self.changes = changed_settings(config)
         self._has_config = False  # of this command: settings that may change are those of the last one
-        stored = self.path / "config.yaml"
-        if stored.exists():
-            before, now = _flat(asdict(load_config(TrainConfig, stored))), _flat(asdict(config))
-            changed = [key for key in now if before[key] != now[key] and key != "output"]
-            if differ := [key for key in changed if not key.startswith(_FREE)]:
-                changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
-                raise ValueError(
-                    f"{self.path}: holds a run with {changes}; "
-                    "choose another output, or the settings it was started with"
-                )
-            self.changes = [f"{key}: {before[key]} -> {now[key]}" for key in changed]
-        elif self.path.exists() and any(p.suffix != ".partial" for p in self.path.iterdir()):
-            raise ValueError(f"{self.path}: is not empty and holds no run; choose another output")
 
     # ---- checkpoints
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        found = [p for p in self.path.glob("checkpoint-*") if not p.suffix]
-        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+        found = [path for path in self.path.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
-    def set_aside_unreadable(self) -> list[Path]:
+    def set_aside_unreadable(self, check: Callable[[Stored], None] = lambda stored: None) -> list[Path]:
         """Rename checkpoints newer than the newest readable one to checkpoint-STEP.unreadable, and return those.
 
         Checkpoints are whole when they get their names; but a disk may lose what it held.
+
+        Args:
+            check: raises a ValueError for a checkpoint that does not fit the run.
 
         Raises:
             ValueError: none of them can be read; then nothing is renamed.
@@ -94,8 +83,8 @@ class RunDir:
         unreadable: dict[Path, Exception] = {}
         for checkpoint in reversed(self.checkpoints()):
             try:
-                _read(checkpoint)
-            except _UNREADABLE as error:
+                check(self._read(checkpoint))
+            except ValueError as error:
                 unreadable[checkpoint] = error
             else:
                 return [_rename(path, path.with_suffix(".unreadable")) for path in unreadable]
@@ -104,7 +93,7 @@ class RunDir:
             raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
         return []
 
-    def load(self, frozen: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
+    def load(self, frozen: dict[str, str]) -> Stored | None:
         """Return the newest checkpoint's weights, moving average and state; None where there is none yet.
 
         Args:
@@ -117,7 +106,24 @@ class RunDir:
         if not checkpoints:
             return None
         check_frozen(checkpoints[-1] / WEIGHTS, frozen, self.config.init)
-        return _read(checkpoints[-1])
+        return self._read(checkpoints[-1])
+
+    def _read(self, checkpoint: Path) -> Stored:
+        """Load a checkpoint; a ValueError names its first file that is missing or damaged."""
+        weights, average = read_tensors(checkpoint / WEIGHTS)[0], {}
+        if self.config.optim.ema_decay:
+            average = read_tensors(checkpoint / AVERAGE)[0]
+        file = checkpoint / STATE
+        try:
+            with zipfile.ZipFile(file) as content:  # torch.load compares no checksums
+                if (damaged := content.testzip()) is not None:
+                    raise ValueError(f"{damaged} is damaged")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except _UNREADABLE as error:
+            raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(state, dict) or state.get("step") != int(checkpoint.name.split("-")[1]):
+            raise ValueError(f"{file}: is not the state of that step")
+        return weights, average, state
 
     def save(
         self, weights: dict[str, Tensor], average: dict[str, Tensor], frozen: dict[str, str], state: dict[str, Any]
@@ -132,19 +138,19 @@ class RunDir:
             return
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         settings = {key: value for key, value in asdict(self.config).items() if key != "output"}
-        metadata = {"run": json.dumps({"config": settings, "frozen": frozen}, sort_keys=True)}
+        facts = {"config": settings, "frozen": frozen}
         try:
             self._write_config()
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _save_weights(weights, partial / WEIGHTS, metadata)
+            write_tensors(partial / WEIGHTS, weights, "run", facts)
             if average:
-                _save_weights(average, partial / AVERAGE, metadata)
+                write_tensors(partial / AVERAGE, average, "run", facts)
             torch.save(state, partial / STATE)
             for written in partial.iterdir():
                 sync_file(written)
             _rename(partial, target)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise ValueError(f"{target}: {self._unwritable(error)}") from error
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
@@ -179,14 +185,18 @@ class RunDir:
     def rewind_log(self, step: int) -> None:
         """Take back the lines after `step`: a run that goes on from there logs them once more.
 
+        Lines that a kill cut off, or that are no rows for another reason, go too.
+
         Raises:
-            ValueError: it cannot be written.
+            ValueError: it cannot be read or written.
         """
         log = self.path / LOG
         if self.main and log.exists():
-            rows = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with self.writing(LOG):
-                atomic_write(log, "".join(f"{line}\n" for line in rows))
+                before = log.read_bytes()
+                rows = b"".join(line + b"\n" for line in before.split(b"\n") if _step_of(line) <= step)
+                if rows != before:
+                    atomic_write(log, rows)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
@@ -207,7 +217,7 @@ class RunDir:
     def _write_config(self) -> None:
         if not self._has_config:
             self.path.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.path / "config.yaml")
+            save_config(self.config, self.path / CONFIG)
             self._has_config = True
 
 
@@ -215,11 +225,15 @@ def trained_weights(run: Path) -> dict[str, Tensor]:
     """Return the trained weights of a finished run: its moving average if it keeps one, else the last ones.
 
     Raises:
-        ValueError: the run has not finished.
+        ValueError: the run has not finished, or a file is missing or damaged.
     """
     if not (run / WEIGHTS).exists():
         raise ValueError(f"{run}: the run has not finished (no {WEIGHTS}); run its train command again")
-    return load_file(run / AVERAGE if (run / AVERAGE).exists() else run / WEIGHTS)
+    averaged = load_config(TrainConfig, run / CONFIG).optim.ema_decay
+    try:
+        return read_tensors(run / AVERAGE if averaged else run / WEIGHTS)[0]
+    except ValueError as error:
+        raise ValueError(f"{error}; run the train command of {run} again, which copies it from a checkpoint") from error
 
 
 def check_frozen(weights: Path, frozen: dict[str, str], init: str) -> None:
@@ -228,8 +242,7 @@ def check_frozen(weights: Path, frozen: dict[str, str], init: str) -> None:
     Raises:
         ValueError: a network of `init` is another one.
     """
-    with safe_open(weights, "pt") as file:
-        before = json.loads((file.metadata() or {}).get("run", "{}")).get("frozen", {})
+    before = read_facts(weights).get("frozen", {})
     for name in before.keys() & frozen.keys():
         if before[name] != frozen[name]:
             raise ValueError(
@@ -238,32 +251,12 @@ def check_frozen(weights: Path, frozen: dict[str, str], init: str) -> None:
             )
 
 
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder is a run's, finished or not."""
-    return (Path(folder) / "config.yaml").is_file()
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key: {"optim": {"betas": x}} -> {"optim.betas": x}."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _step_of(line: str) -> float:
-    """Step of a line of the log; infinite for a line that a kill cut off."""
+def _step_of(line: bytes) -> float:
+    """Step of a line of the log; infinite for a line that is no row."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
-
-
-def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Load a checkpoint's weights, moving average and state."""
-    average = checkpoint / AVERAGE
-    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-    return load_file(checkpoint / WEIGHTS), load_file(average) if average.exists() else {}, state
 
 
 def _rename(path: Path, target: Path) -> Path:
@@ -273,7 +266,3 @@ def _rename(path: Path, target: Path) -> Path:
     os.replace(path, target)
     sync_folder(target.parent)
     return target
-
-
-def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path, metadata)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from followyourpose.config import TrainConfig
 from followyourpose.training.checks import SCHEDULES
+from followyourpose.training.run_dir import Stored
 
 
 class TrainState:
@@ -43,16 +44,31 @@ class TrainState:
         scaler = self.scaler.state_dict() if self.scaler else None
         return self.counters | {"optimizer": self.optimizer.state_dict(), "scaler": scaler}
 
+    def check(self, stored: Stored) -> None:
+        """Raise a ValueError unless weights, average, optimiser and counters of a checkpoint fit this run."""
+        weights, average, rest = stored
+        for tensors, own in ((weights, self.weights), (average, self.average)):
+            odd = [name for name in tensors.keys() | own.keys() if _shape(tensors, name) != _shape(own, name)]
+            if odd:
+                raise ValueError(f"it and the run train different parameters, such as {min(odd)}")
+        if missing := {*self.counters, "optimizer", "scaler"} - rest.keys():
+            raise ValueError(f"its state has no {min(missing)}")
+        try:
+            moments = rest["optimizer"]["state"]
+            shapes = [tuple(moments[i]["exp_avg"].shape) for i in range(len(moments))]
+        except (KeyError, TypeError, AttributeError) as error:
+            if self.config.optim.name == "adamw":  # adamw8bit has states of other names
+                raise ValueError("its optimiser's state is of another form") from error
+        else:
+            if moments and shapes != [tuple(parameter.shape) for parameter in self.weights.values()]:
+                raise ValueError("its optimiser's state is of another shape")
+
     def restore(self, weights: dict[str, Tensor], average: dict[str, Tensor], rest: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint that `check` has passed.
 
         Raises:
-            ValueError: the run trains other parameters, or the data set has another number of samples, so that their
-                order would be another.
+            ValueError: the data set has another number of samples, so that their order would be another.
         """
-        if weights.keys() != self.weights.keys():
-            odd = min(weights.keys() ^ self.weights.keys())
-            raise ValueError(f"the checkpoint and the run train different parameters, such as {odd}")
         self._check_data(rest["data"])
         _copy(weights, self.weights)
         _copy(average, self.average)
@@ -117,6 +133,10 @@ class TrainState:
         _copy(self.average, self.weights)
         yield
         _copy(own, self.weights)
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
 
 
 @torch.no_grad()
