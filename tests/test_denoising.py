@@ -274,6 +274,24 @@ def test_an_interrupted_call_keeps_the_windows_it_has(pipe: FollowYourPosePipeli
     assert seen == [0, 1, 2, 0] and video.shape[2] == 6
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_window_is_no_position_to_go_on_from(
+    pipe: FollowYourPosePipeline, skeleton: np.ndarray, mode: str
+) -> None:
+    def stop(pipe: FollowYourPosePipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return {}
+
+    def stream(state: StreamState, **settings: Any) -> list[Tensor]:
+        settings |= SETTINGS | {"generator": seeded(), "long_video": LongVideo(mode, window=4)}
+        return list(pipe.stream("a cat", skeleton, state=state, **settings))
+
+    state = StreamState()
+    stream(state, callback_on_step_end=stop)
+    assert (state.frames, state.known, state.random) == (0, None, None)
+    assert torch.equal(torch.cat(stream(state), 2), torch.cat(stream(StreamState()), 2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

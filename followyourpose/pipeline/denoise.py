@@ -63,7 +63,8 @@ def check_state(job: Job, state: StreamState) -> None:
 def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
     """Yield latents (b, c, n, h, w), frame after frame, as soon as no window changes them again.
 
-    The denoising begins at `state`, which before each part is brought to the position after it.
+    The denoising begins at `state`, which before each part is brought to the position after it; a part that a callback
+    interrupted is the last one, and leaves the state as it was.
     """
     pipe = job.pipe
     if state.random is not None:
@@ -73,8 +74,11 @@ def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
     with pipe.progress_bar(total=rounds * job.steps) as progress:
         if job.long_video.together:
             if state.known is None:
-                state.known, _ = denoise_windows(job, job.windows, progress.update)
-                state.random = generator_states(job.call.generators)
+                latents, _ = denoise_windows(job, job.windows, progress.update)
+                if pipe._interrupt:
+                    yield latents
+                    return
+                state.known, state.random = latents, generator_states(job.call.generators)
             while state.known.shape[2]:
                 part, state.known = state.known.tensor_split([len(job.windows[0])], dim=2)
                 state.frames += part.shape[2]
@@ -82,12 +86,13 @@ def denoise(job: Job, state: StreamState) -> Iterator[Tensor]:
             return
         for window, following in pairwise([*rest, ()]):
             latents, trajectory = denoise_windows(job, [window], progress.update, state, following)
-            new = [i for i, frame in enumerate(window) if frame >= state.frames]
+            part = latents[:, :, [i for i, frame in enumerate(window) if frame >= state.frames]]
+            if pipe._interrupt:
+                yield part
+                return
             state.frames, state.known = window[-1] + 1, trajectory
             state.random = generator_states(job.call.generators)
-            yield latents[:, :, new]
-            if pipe._interrupt:
-                return
+            yield part
 
 
 def denoise_windows(

@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x from a diffusers folder or one file of weights, as the components of a pipeline."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,38 @@ def load_image_model(path: str | Path, dtype: torch.dtype, config: str | Path | 
 
 def _check_folder(folder: Path) -> None:
     """Raise a ValueError that names the folder and the component unless all are there, of Stable Diffusion 1.x."""
-    for name, files in MARKERS.items():
-        if not any((folder / name / file).is_file() for file in files):
-            raise ValueError(f"{folder}: component {name!r} is missing; expected {name}/{' or '.join(files)} there")
+    check_components(folder, MARKERS)
     _check_unet_config(folder / "unet" / "config.json", _read(folder / "unet", UNet2DConditionModel.load_config))
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     _check_folder(folder)
+    unet = _model(folder / "unet", UNet2DConditionModel, torch_dtype=dtype)
+    return load_frame(folder, dtype) | {"unet": unet}
+
+
+def load_frame(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Load what surrounds the UNet in a diffusers folder: vae, text_encoder, tokenizer, and scheduler as a DDIM.
+
+    Raises:
+        ValueError: a component is missing or broken; the message names the folder.
+    """
+    check_components(folder, [name for name in MARKERS if name != "unet"])
     return {
         "vae": _model(folder / "vae", AutoencoderKL, torch_dtype=dtype),
         "text_encoder": _model(folder / "text_encoder", CLIPTextModel, dtype=dtype),
         "tokenizer": _read(folder / "tokenizer", CLIPTokenizer.from_pretrained),
-        "unet": _model(folder / "unet", UNet2DConditionModel, torch_dtype=dtype),
         "scheduler": _ddim(_read(folder / "scheduler", DDIMScheduler.load_config)),
     }
+
+
+def check_components(folder: Path, names: Iterable[str]) -> None:
+    """Raise a ValueError that names the folder and the component unless each of `names` is there."""
+    for name in names:
+        if not any((folder / name / file).is_file() for file in MARKERS[name]):
+            raise ValueError(
+                f"{folder}: component {name!r} is missing; expected {name}/{' or '.join(MARKERS[name])} there"
+            )
 
 
 def _load_file(file: Path, dtype: torch.dtype, config: Path | None) -> dict[str, Any]:
