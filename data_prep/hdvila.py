@@ -242,11 +242,11 @@ def write_manifest(out: Path, videos: Sequence[Video], captions: Path | None) ->
             if not isinstance(caption, str):
                 caption = shifted(caption, clip["skipped"], end - first)
             elif not is_text(caption):
-                dropped.add("captions with half a character", place)
+                dropped.add("with half a character", place)
                 caption = ""
             file.write(json.dumps({"video": place, "caption": caption}) + "\n")
     if dropped:
-        print(f"{out}: without {dropped}")
+        print(f"{out}: captions left out: {dropped}")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -289,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rules.check()
     if options.captions is not None and not options.captions.is_file():
         raise ValueError(f"{options.captions}: no such file, expected captions")
+    if options.captions is not None and options.runner != "slurm":
+        read_captions(options.captions, set())  # refused now, not after the work
     videos, missing = find_videos(options.metadata.absolute(), options.videos.absolute())
     total = len(videos) + missing
     print(f"{total} {'video' if total == 1 else 'videos'} in the metadata, {missing} of them not in {options.videos}")

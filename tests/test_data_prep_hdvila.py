@@ -349,7 +349,7 @@ def test_half_an_emoji_in_a_caption_is_one_bad_sample(tmp_path: Path, capsys: py
     write_source(tmp_path / "videos" / "a.mp4", dance(1, 40), FPS)
     total = prepare(tmp_path, {"a": [(0, 0.8, "whole \U0001f600"), (0.8, 1.6, "half \ud83d")]})
     assert total["kept"] == 2
-    assert "without 1 captions with half a character (part_0/video_clips/a.1.mp4)" in capsys.readouterr().out
+    assert "captions left out: 1 with half a character (part_0/video_clips/a.1.mp4)" in capsys.readouterr().out
     source = VideoClips(tmp_path / "out")
     assert len(source) == 1 and source.dropped == {"without a caption": 1}
     captions = tmp_path / "captions.jsonl"
@@ -383,6 +383,11 @@ def test_a_video_that_was_cut_with_other_settings_stops_the_run_by_name(tmp_path
         ({"metadata": "none.jsonl"}, "none.jsonl"),
         ({"videos": "nowhere"}, "holds none of the videos of"),
         ({"flags": ["--captions", "none.csv"]}, "none.csv: no such file"),
+        (
+            {"flags": ["--captions", "commas.csv"]},
+            "commas.csv: line 2: got 4 fields, expected 3; a caption with a comma",
+        ),
+        ({"flags": ["--captions", "hdvila_part0.jsonl"]}, "jsonl: line 1: expected an object with clip_id and text"),
         ({"flags": ["--min-frames", "0"]}, "--min-frames: got 0"),
         ({"flags": ["--max-jump", "nan"]}, "--max-jump: got nan"),
     ],
@@ -394,6 +399,7 @@ def test_bad_arguments_are_one_error(
     write_metadata(tmp_path / "hdvila_part0.jsonl", {"a": [(0, 1)]})
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").touch()
+    (tmp_path / "commas.csv").write_text("part_id,clip_id,caption\n0,a.0,a robot, dancing\n")
     with pytest.raises((ValueError, OSError), match=reason):
         main([change.get("metadata", "."), change.get("videos", "videos"), "out", *change.get("flags", [])])
     assert not (tmp_path / "out").exists()

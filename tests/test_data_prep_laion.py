@@ -363,6 +363,22 @@ def test_names_that_leave_the_folder_of_the_tar_are_counted_and_do_not_travel_on
     assert len(rows) == len(unsafe) + 2 and "caf\\udce9" in {row["key"] for row in rows}
 
 
+def test_keys_that_come_again_and_keys_with_dots_are_counted_and_listed(tmp_path: Path) -> None:
+    """No image gets another's caption."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    samples = {key: sample(key, picture(shade), f"caption {key}") for key, shade in (("a", 10), ("b", 90), ("c.d", 30))}
+    shard = write_tar(tmp_path / "in" / "00000.tar", samples)
+    second = write_tar(tmp_path / "in" / "more", {"a": sample("a", picture(200), "another caption")})
+    content = shard.read_bytes().rstrip(b"\0")
+    shard.write_bytes(content + bytes(-len(content) % 512) + second.read_bytes())
+    annotate(shard, Annotation(tmp_path / "out", "fixed"), seeing(person()))
+    stats, source = stats_of(shard, tmp_path / "out"), ImagePoseShards(tmp_path / "out")
+    assert (stats["read"], stats["kept"]) == (4, 1) and sum(stats["dropped"].values()) == 3
+    assert source.label(0, [0])[0] == "caption b" and len(source) == 1
+    rows = parquet.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    assert sorted(row["key"] for row in rows) == ["a", "a", "b", "c.d.jpg"]
+
+
 def test_a_byte_order_mark_is_no_part_of_caption_or_metadata(tmp_path: Path) -> None:
     files = {name: content if name == "jpg" else BOM_UTF8 + content for name, content in sample("0", picture()).items()}
     shard = write_tar(tmp_path / "in" / "00000.tar", {"0": files | {"txt": BOM_UTF8 + b"a robot\r\n"}})
