@@ -79,11 +79,9 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
     ):
         super().__init__()
         channels, levels = list(block_out_channels), len(block_out_channels)
-        heads = [attention_head_dim] * levels if isinstance(attention_head_dim, int) else list(attention_head_dim)
+        heads = _heads(attention_head_dim, levels)
         down_attention = _has_attention("down_block_types", down_block_types, levels)
         up_attention = _has_attention("up_block_types", up_block_types, levels)
-        if len(heads) != levels:
-            raise ValueError(f"attention_head_dim: got {heads}, expected one number or one per level ({levels})")
         check_choice("pose_fusion", pose_fusion, ("add", "concat"))
         _check_whole(layers_per_block=layers_per_block, cross_attention_dim=cross_attention_dim)
         time_channels = 4 * channels[0]
@@ -121,6 +119,9 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.conv_norm_out = ClipGroupNorm(norm_num_groups, c, norm_eps)
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
 
+        self._set_ablations(clip_norm, cross_frame_attention)
+
+    def _set_ablations(self, clip_norm: bool, cross_frame_attention: bool) -> None:
         for module in self.modules():
             if isinstance(module, ClipGroupNorm):
                 module.whole_clip = clip_norm
@@ -279,6 +280,14 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         expected = [(texts, c, f, h >> i, w >> i) for i, c in enumerate(channels)]
         if [tuple(feature.shape) for feature in features] != expected:
             raise ValueError(f"features: got {[tuple(x.shape) for x in features]}, expected {expected}")
+
+
+def _heads(attention_head_dim: int | Sequence[int], levels: int) -> list[int]:
+    """Return the number of heads of each level."""
+    heads = [attention_head_dim] * levels if isinstance(attention_head_dim, int) else list(attention_head_dim)
+    if len(heads) != levels:
+        raise ValueError(f"attention_head_dim: got {heads}, expected one number or one per level ({levels})")
+    return heads
 
 
 def _check_whole(**settings: Any) -> None:
