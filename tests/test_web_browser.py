@@ -31,17 +31,18 @@ FRAMES, STEPS = 4, 25
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the page, for a model of random weights with videos of 32 x 32 pixels."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """A config of the page, of a model of random weights with videos of 32 x 32 pixels."""
     model = write_image_model(tmp_path_factory.mktemp("browser") / "model")
-    config = GenerateConfig(
-        model=str(model),
-        prompt=["a cat", "a dog"],
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        enlarge=2,
+    return GenerateConfig(
+        model=str(model), prompt=["a cat", "a dog"], num_frames=FRAMES, num_inference_steps=STEPS, enlarge=2,
         device="cpu",
-    )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(config: GenerateConfig) -> Iterator[str]:
+    """Address of the page."""
     with running_page(config, Limits(num_frames=16)) as url:
         yield url
 
@@ -208,6 +209,20 @@ def test_it_fits_a_phone(page: "Page") -> None:
             assert 0 <= box["x"] and box["x"] + box["width"] <= PHONE[0]
     finally:
         page.set_viewport_size(dict(zip(("width", "height"), DESKTOP, strict=True)))
+
+
+def test_the_page_comes_after_its_login(browser_page: "Page", config: GenerateConfig) -> None:
+    before = len(browser_page.requested)
+    with running_page(config, password="let me in") as url:
+        browser_page.goto(url)
+        browser_page.get_by_label("Password").fill("guessed")
+        browser_page.get_by_role("button", name="Log in").click()
+        expect(browser_page.get_by_role("alert")).to_have_text("login: got a wrong password")
+        browser_page.get_by_label("Password").fill("let me in")
+        browser_page.get_by_role("button", name="Log in").click()
+        expect(browser_page.get_by_text(f"{FRAMES} frames of the driving video")).to_be_visible(timeout=60_000)
+        browser_page.goto("about:blank")
+    del browser_page.requested[before:]  # of another server
 
 
 def test_it_reaches_no_other_server(page: "Page", url: str) -> None:

@@ -55,11 +55,14 @@ class Answer(NamedTuple):
 
 @pytest.fixture
 def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """A function that sends a request through a guard to a server that answers "served", or fails where told to."""
+    """Send a request through a guard to a server that answers "served", or fails, at /late after its first words."""
 
     async def served(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["path"] == "/broken":
-            raise KeyError("a\nb")
+        if scope["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"serv", "more_body": True})
+        if scope["path"] in ("/early", "/late"):
+            raise RuntimeError("a\nb")
         await receive()
         body = json.dumps(scope["uploaded"]) if scope["path"] == UPLOAD else "served"
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -135,6 +138,16 @@ def test_scripts_of_other_pages_are_refused(ask: Callable[..., Answer], tmp_path
     assert ask(guard_of(tmp_path), "POST", CALL, origin="http://127.0.0.1:7860").text == "served"
     forwarded = {"origin": "https://poses.example", "x_forwarded_host": "poses.example"}  # behind a proxy
     assert ask(guard_of(tmp_path), "POST", CALL, **forwarded).text == "served"
+
+
+def test_a_request_that_fails_in_the_server_is_one_line(ask: Callable[..., Answer], tmp_path: Path) -> None:
+    early, late = ask(guard_of(tmp_path), path="/early"), ask(guard_of(tmp_path), path="/late")
+    assert (early.status, early.text) == (400, '{"detail":"the request cannot be served"}')
+    assert (late.status, late.text) == (200, "serv")
+    for answer, path in ((early, "/early"), (late, "/late")):
+        (line,) = answer.lines
+        assert line.startswith(f"refused: GET {path} of 10.0.0.1: RuntimeError in test_web_guard.py:")
+        assert line.endswith(": a b")
 
 
 # ---- login -----------------------------------------------------------------------------------------------------------
@@ -231,23 +244,25 @@ def test_bodies_without_a_length_or_too_large_are_refused(ask: Callable[..., Ans
 def test_an_upload_is_answered_when_there_is_a_verdict(
     ask: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = []
-    monkeypatch.setattr(ClientFiles, "check", lambda self, path: judged.append(path))
+    judged: list[Path] = []
+    monkeypatch.setattr(web_guard, "SILENCE", 0.05)
+    monkeypatch.setattr(ClientFiles, "_decode", lambda self, path: (time.sleep(0.3), judged.append(path)))
     uploaded = [tmp_path / "a.gif", tmp_path / "b.mp4"]
     for path in uploaded:
         path.write_bytes(b"1")
     answer = ask(guard_of(tmp_path), "POST", UPLOAD, b"12", uploaded)
-    assert json.loads(answer.text) == [str(path) for path in uploaded] and judged == uploaded
+    assert json.loads(answer.text) == [str(path) for path in uploaded] and sorted(judged) == uploaded
+    assert answer.text.startswith("  ")  # signs of life
 
 
 def test_an_upload_is_decoded_once_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, run, commands = ClientFiles(tmp_path, Limits()), subprocess.run, []
+    files, run, commands = ClientFiles(tmp_path, Limits()), subprocess.Popen, []
 
     def counted(command: list[str], **options: Any) -> Any:
         commands.append(command)
         return run(command, **options)
 
-    monkeypatch.setattr(web_files.subprocess, "run", counted)
+    monkeypatch.setattr(web_files.subprocess, "Popen", counted)
     (tmp_path / "cut.mp4").write_bytes(SAMPLE.read_bytes()[:2000])
     for _ in range(2):
         assert files.check(SAMPLE) == web_files.check_upload(SAMPLE, Limits())
@@ -269,6 +284,18 @@ def test_an_upload_that_takes_too_long_or_ends_its_decoder_is_refused(
     monkeypatch.setattr(web_files.sys, "executable", shutil.which("false"))
     with pytest.raises(ValueError, match=r"dance.mp4: cannot be read \(its decoder ended with 1\)"):
         ClientFiles(tmp_path, Limits()).check(SAMPLE)
+
+
+def test_a_page_that_closes_ends_its_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(web_files.sys, "executable", str(tmp_path / "python"))
+    files = ClientFiles(tmp_path, Limits())
+    verdict, began = files.verdict(SAMPLE), time.monotonic()
+    while not files._processes:
+        time.sleep(0.01)
+    files.close()
+    assert verdict.exception(30) and time.monotonic() - began < 30
 
 
 # ---- the folder of a killed page -------------------------------------------------------------------------------------
@@ -323,7 +350,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a page whose uploads are decoded within a few seconds."""
+    """Address of a page whose one LoRA is an empty file."""
     lora = tmp_path_factory.mktemp("lora") / "secret-lora.safetensors"
     lora.touch()
     config = GenerateConfig(
@@ -352,12 +379,12 @@ def test_others_are_served_while_an_upload_is_decoded(
 ) -> None:
     decoding, served = threading.Event(), threading.Event()
 
-    def slowly(upload: Path, limits: Limits) -> VideoInfo:
+    def slowly(files: ClientFiles, upload: Path) -> VideoInfo:
         decoding.set()
         assert served.wait(60)
         return VideoInfo(3, 8.0, 8, 8)
 
-    monkeypatch.setattr(web_files, "_decoded_elsewhere", slowly)
+    monkeypatch.setattr(ClientFiles, "_decode", slowly)
     write_video(tmp_path / "slow.mp4", np.zeros((3, 8, 8, 3), np.uint8), 8)
     upload = gradio_client.handle_file(tmp_path / "slow.mp4")
     job = client_of(url).submit(upload=upload, api_name="/generate")
@@ -366,6 +393,12 @@ def test_others_are_served_while_an_upload_is_decoded(
     assert not job.done()
     served.set()
     assert job.result(60)
+
+
+def test_errors_of_the_operators_own_files_have_no_folder(url: str) -> None:
+    with pytest.raises(Exception, match=r"secret-lora\.safetensors") as error:  # noqa: B017, the client's own kinds
+        client_of(url).predict(lora="secret-lora", api_name="/generate")
+    assert tempfile.gettempdir() not in str(error.value)
 
 
 def test_malformed_requests_are_one_line_each(url: str, capsys: pytest.CaptureFixture[str]) -> None:

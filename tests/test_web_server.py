@@ -271,6 +271,7 @@ def test_uploads_and_results_are_removed_after_their_time(server: Server) -> Non
     wait_until(lambda: not any(path.exists() for path in files), "files stay")
 
 
+@pytest.mark.slow
 def test_the_command_requires_the_password_and_leaves_nothing_behind(config: Path, tmp_path: Path) -> None:
     """Ended by SIGTERM in the middle of a job."""
     with serving(config, tmp_path, FOLLOWYOURPOSE_PASSWORD="let me in") as (url, _):

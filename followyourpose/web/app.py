@@ -86,6 +86,7 @@ def running_page(
                 yield url
             finally:
                 closed.set()
+                client_files.close()
                 page.close(verbose=False)
                 studio.close()
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -33,28 +33,33 @@ class ClientFiles:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits = folder, limits
-        self._lock, self._turns = threading.Lock(), threading.Semaphore(AT_ONCE)
+        self._lock, self._decoders = threading.Lock(), ThreadPoolExecutor(AT_ONCE)
+        self._processes: set[subprocess.Popen[bytes]] = set()
         self._verdicts: dict[Path, Future[VideoInfo]] = {}
         self._entries: dict[tuple[str, str], tuple[float, float]] = {}  # client and file -> end of its time, bytes
 
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for process in list(self._processes):
+            process.kill()
+
     def check(self, upload: Path) -> VideoInfo:
-        """Return the size of an upload; each is decoded once, in another process.
+        """Return the size of an upload; waits for its verdict.
 
         Raises:
             ValueError: as `check_upload`, or decoding takes too long or too much memory.
         """
+        return self.verdict(upload).result()
+
+    def verdict(self, upload: Path) -> "Future[VideoInfo]":
+        """Decode an upload in another process, each once; the future has what `check` returns or raises."""
         with self._lock:
-            first = upload not in self._verdicts
-            verdict = self._verdicts.setdefault(upload, Future())
-            if len(self._verdicts) > REMEMBERED:
-                self._verdicts.pop(next(iter(self._verdicts)))
-        if first:
-            try:
-                with self._turns:
-                    verdict.set_result(_decoded_elsewhere(upload, self.limits))
-            except (ValueError, OSError) as error:
-                verdict.set_exception(error)
-        return verdict.result()
+            if upload not in self._verdicts:
+                self._verdicts[upload] = self._decoders.submit(self._decode, upload)
+                if len(self._verdicts) > REMEMBERED:
+                    self._verdicts.pop(next(iter(self._verdicts)))
+            return self._verdicts[upload]
 
     def check_quota(self, client: str, coming: float = 0) -> None:
         """Check that a client may have so many bytes more.
@@ -91,6 +96,35 @@ class ClientFiles:
             with self._lock:
                 self._entries.pop((client, name), None)
 
+    def _decode(self, upload: Path) -> VideoInfo:
+        """Run `check_upload` in a process that is ended after its time."""
+        package = str(Path(__file__).resolve().parents[2])
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        seconds = self.limits.upload_decoding_seconds
+        with subprocess.Popen(
+            [sys.executable, "-m", __name__, str(upload), json.dumps(asdict(self.limits))], env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            self._processes.add(process)
+            try:
+                output, _ = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                raise ValueError(f"{upload.name}: takes longer than {seconds} seconds to decode; upload less") from None
+            finally:
+                process.kill()
+                self._processes.discard(process)
+        lines = output.decode(errors="replace").splitlines()
+        if process.returncode or not lines:
+            raise ValueError(f"{upload.name}: cannot be read (its decoder ended with {process.returncode})")
+        verdict = json.loads(lines[-1])
+        if "error" in verdict:
+            raise ValueError(verdict["error"])
+        return VideoInfo(**verdict)
+
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
@@ -101,38 +135,14 @@ def size_of(path: Path) -> int:
     return total
 
 
-def _decoded_elsewhere(upload: Path, limits: Limits) -> VideoInfo:
-    """Run `check_upload` in a process that is ended after its time."""
-    package = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", __name__, str(upload), json.dumps(asdict(limits))], env=environment,
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=limits.upload_decoding_seconds,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise ValueError(
-            f"{upload.name}: takes longer than {limits.upload_decoding_seconds} seconds to decode; upload less"
-        ) from None
-    lines = process.stdout.decode(errors="replace").splitlines()
-    if process.returncode or not lines:
-        raise ValueError(f"{upload.name}: cannot be read (its decoder ended with {process.returncode})")
-    verdict = json.loads(lines[-1])
-    if "error" in verdict:
-        raise ValueError(verdict["error"])
-    return VideoInfo(**verdict)
-
-
 def main(upload: Path, limits: Limits) -> None:
-    """Print the verdict on an upload as JSON: its size, or an error. Memory is bounded where the system can do that."""
+    """Print the verdict on an upload as JSON: its size, or an error."""
     with suppress(ImportError):  # Windows
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        seconds = 2 * limits.upload_decoding_seconds + 5  # a server that is killed leaves no decoder for long
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
         verdict = asdict(check_upload(upload, limits))
     except MemoryError:

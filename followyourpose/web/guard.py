@@ -4,6 +4,7 @@ It needs Starlette, which Gradio brings. With a password, clients get nothing bu
 would show them the page's API.
 """
 
+import asyncio
 import hmac
 import json
 import math
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
@@ -26,6 +26,7 @@ from followyourpose.web.files import ClientFiles
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 UPLOAD = "/gradio_api/upload"
 READY = "/gradio_api/startup-events"  # Gradio's own first request
+SILENCE = 1  # seconds between two signs of life
 LARGEST_BODY = 10**6  # bytes of a request that is no upload
 FREE_ATTEMPTS, LONGEST_WAIT = 3, 300  # wrong passwords before the first wait; seconds
 CLIENTS = 10_000  # addresses whose wrong passwords are counted
@@ -137,7 +138,10 @@ class Guard:
             raise Refused(413, f"Content-Length: got {length} bytes, expected at most {LARGEST_BODY}")
 
     async def _upload(self, request: Request, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        """Let the server store files within the client's quota, and answer when there is a verdict on each."""
+        """Let the server store files within the client's quota, and answer when there is a verdict on each.
+
+        Clients give up on a server that is silent for seconds: until then, spaces are sent in front of the JSON.
+        """
         client, messages = client_of(request), []
 
         async def collect(message: dict[str, Any]) -> None:
@@ -148,18 +152,23 @@ class Guard:
                 await self.app(request.scope, receive, collect)
         except ValueError as error:
             raise Refused(413, str(error)) from error
-        if messages and messages[0]["status"] == 200:
-            for path in map(Path, json.loads(b"".join(message.get("body", b"") for message in messages))):
+        start, *parts = messages
+        if start["status"] == 200:
+            paths = [Path(path) for path in json.loads(b"".join(part.get("body", b"") for part in parts))]
+            headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            await send(start | {"headers": headers})
+            for path in paths:
                 self.files.add(client, str(path), path.stat().st_size)
-                await to_thread.run_sync(self._judge, path)
-        for message in messages:
-            await send(message)
-
-    def _judge(self, path: Path) -> None:
-        try:
-            self.files.check(path)
-        except (ValueError, OSError) as error:
-            print(f"upload: {one_line(error)}", file=sys.stderr, flush=True)
+            for path in paths:
+                verdict = asyncio.wrap_future(self.files.verdict(path))
+                while not (await asyncio.wait([verdict], timeout=SILENCE))[0]:
+                    await send({"type": "http.response.body", "body": b" ", "more_body": True})
+                if error := verdict.exception():
+                    print(f"upload: {one_line(error)}", file=sys.stderr, flush=True)
+        else:
+            await send(start)
+        for part in parts:
+            await send(part)
 
     # ---- login
 

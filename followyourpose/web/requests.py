@@ -36,7 +36,7 @@ class Limits:
     upload_seconds: int = 120  # length of an uploaded video
     upload_frames: int = 3000
     upload_side: int = 1920  # pixels of its longer side
-    upload_decoding_seconds: int = 60  # time to decode an upload
+    upload_decoding_seconds: int = 30  # time to decode an upload
     num_frames: int = 64  # of a result
     num_inference_steps: int = 100
     prompt_characters: int = 1000
