@@ -43,10 +43,11 @@ MODULES = {
 
 # Room of the package -> the other rooms that it may import. Networks, data and poses know nothing of one another, nor
 # of configs: each can be read, tested and used by itself.
-FOR_ALL = {"common"}  # imports nothing of this package
+FOR_ALL = {"common", "hub"}  # imports nothing of this package
 MAY_IMPORT: dict[str, set[str]] = {
     "followyourpose": set(),
     "common": set(),
+    "hub": set(),
     "models": set(),
     "data": set(),
     "pose": set(),

@@ -239,13 +239,17 @@ def _add_puppets(add: Add) -> None:
 def _add_convert_weights(add: Add) -> None:
     verb = add(
         "convert-weights", verbs.convert_weights, "between the released checkpoint and our folders",
-        "Converts a released checkpoint to a folder that generate loads, or back.",
-        "followyourpose convert-weights downloads/follow-your-pose checkpoints/follow-your-pose",
+        "Converts a released checkpoint to a folder that generate loads, or back. SOURCE is the authors' repository, a\n"
+        "folder of one of its checkpoints, or a file of weights; the last two need --base.",
+        "followyourpose convert-weights downloads/FollowYourPose_v1 checkpoints/follow-your-pose",
+        "followyourpose convert-weights pytorch_model.bin checkpoints/mine --base CompVis/stable-diffusion-v1-4",
         "followyourpose convert-weights checkpoints/follow-your-pose released --to released",
     )  # fmt: skip
     verb.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint to convert")
     verb.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
     verb.add_argument("--pose-encoder", type=Path, metavar="PATH", help="the pose encoder's weights, where apart")
+    what = "Stable Diffusion 1.4, a folder or hub id, for what SOURCE lacks"
+    verb.add_argument("--base", metavar="MODEL", help=what)
     verb.add_argument("--to", choices=("ours", "released"), default="ours", help="the layout to write (default: ours)")
 
 

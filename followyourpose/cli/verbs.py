@@ -130,9 +130,11 @@ def extract_pose(options: argparse.Namespace) -> None:
 
 def convert_weights(options: argparse.Namespace) -> None:
     """Weights from and to the released layout."""
-    from followyourpose.models.weights import convert_weights
+    from followyourpose.hub.resolve import resolve
+    from followyourpose.pipeline.convert import convert_weights
 
-    convert_weights(options.source, options.target, pose_encoder=options.pose_encoder, to=options.to)
+    base = None if options.base is None else resolve(options.base, "base", locate)
+    convert_weights(options.source, options.target, options.pose_encoder, options.to, base)
     print(options.target)
 
 

@@ -1,7 +1,7 @@
 """Choice of a model's files among those of its repository: configs, tokenizer, and weights in one format."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model|pytorch_lora_weights|learned_embeds)"
@@ -29,8 +29,19 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
         elif file.endswith(".index.json"):  # of weights in several files; small
             chosen.add(name)
     for kinds in weights.values():
-        variants = [variant, None] if variant else [None, "fp16"]
-        others = sorted({found for _, found in kinds if found not in variants})
-        order = [(form, each) for each in (*variants, *others) for form in ("safetensors", "bin")]
-        chosen |= set(next(kinds[kind] for kind in order if kind in kinds))
+        chosen |= set(kinds[_best(kinds, variant)])
     return sorted(chosen)
+
+
+def weights_in(names: Iterable[str], variant: str | None = None) -> tuple[str, str | None]:
+    """Return format and variant of the weights to load among the files of one folder; ("", None): it has none."""
+    matches = [match for name in names if (match := _WEIGHTS.fullmatch(name))]
+    kinds = {(match["format"], match["variant"]) for match in matches}
+    return _best(kinds, variant) if kinds else ("", None)
+
+
+def _best(kinds: Collection[tuple[str, str | None]], variant: str | None) -> tuple[str, str | None]:
+    variants = [variant, None] if variant else [None, "fp16"]
+    others = sorted({found for _, found in kinds if found not in variants})
+    order = [(form, each) for each in (*variants, *others) for form in ("safetensors", "bin")]
+    return next(kind for kind in order if kind in kinds)

@@ -79,12 +79,19 @@ def load_every_weight(
     Raises:
         ValueError: a weight is missing, extra or of another shape; the message names `source` and the first keys.
     """
+    check_weights(model, weights, source, may_miss)
+    model.load_state_dict(weights, strict=False)
+
+
+def check_weights(
+    model: "nn.Module", weights: "Mapping[str, Tensor]", source: str, may_miss: Collection[str] = ()
+) -> None:
+    """Raise the errors of `load_every_weight`, and copy nothing."""
     own = model.state_dict()
     missing = own.keys() - weights.keys() - set(may_miss)
     reshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     problems = (missing, weights.keys() - own.keys(), reshaped)
     _refuse(source, type(model).__name__, dict(zip(PROBLEMS.values(), problems, strict=False)))
-    model.load_state_dict(weights, strict=False)
 
 
 def _refuse(source: str | PathLike[str], model: str, problems: Mapping[str, Iterable[str]]) -> None:

@@ -1,44 +1,28 @@
-"""Our folders <-> the layout of the weights released with Follow Your Pose (arXiv 2304.01186).
+"""Our networks <-> the layout of the weights released with Follow Your Pose (arXiv 2304.01186).
 
-    ours      unet/ and pose_encoder/ as written by `save_pretrained`, and model_index.json for our pipeline
-    released  unet/config.json, unet/diffusion_pytorch_model.bin (the pose encoder inside, as `skeleton_adapter.*`) and
-              pose_encoder.pth (the pose encoder alone)
-
-Both name the weights alike; the released pose encoder lacks our last 1x1 convolutions, so they become identities.
+Both name the weights alike: a released state dict holds the UNet's and, as `skeleton_adapter.*`, the pose encoder's.
+The released pose encoder lacks our last 1x1 convolutions, so they become identities. Folders: pipeline/convert.py.
 """
 
-import json
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from diffusers import __version__ as diffusers_version
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from followyourpose.common.checks import check_choice
-from followyourpose.common.files import atomic_write, new_folder, read_json
-from followyourpose.models.loading import INDEX, load_every_weight
+from followyourpose.models.loading import load_every_weight
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 
 StateDict = dict[str, Tensor]
-Layout = Literal["ours", "released"]
 
 PREFIX = "skeleton_adapter."
-UNET_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # Settings of ours -> the only value that the released code has.
 VIDEO_SETTINGS = {"temporal_rank": 160, "clip_norm": True, "cross_frame_attention": True, "pose_fusion": "add"}
-COMPONENTS = {  # of a Stable Diffusion folder, beside the UNet -> library and class
-    "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-}
 
 
 def from_released(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[VideoUNet, PoseEncoder]:
@@ -49,24 +33,33 @@ def from_released(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
     Raises:
         ValueError: the config is not Stable Diffusion 1.x's, or a weight is missing, extra or of another shape.
     """
-    # The released config has "CrossAttnDownBlock3D" where Stable Diffusion's has "...2D".
-    config = {key: _replace_in_names(value, "3D", "2D") for key, value in config.items()}
-    unet_weights, pose_weights = split(state_dict)
     dtype = state_dict["conv_in.weight"].dtype if "conv_in.weight" in state_dict else torch.float32
-    with torch.device("meta"):  # every weight is loaded, so none needs a start
-        unet = VideoUNet.from_config(config)
-        pose_encoder = PoseEncoder(block_out_channels=unet.config.block_out_channels)
-    for i, c in enumerate(unet.config.block_out_channels):
-        pose_weights |= {
-            f"zero_convs.{i}.weight": torch.eye(c)[..., None, None],
-            f"zero_convs.{i}.bias": torch.zeros(c),
-        }
+    (unet, unet_weights), (pose_encoder, pose_weights) = hollow_networks(config, state_dict)
     for model, weights in ((unet, unet_weights), (pose_encoder, pose_weights)):
         model.to_empty(device="cpu")
         if model.dtype != dtype:
             model.to(dtype)
         load_every_weight(model, weights, "released weights")
     return unet, pose_encoder
+
+
+def hollow_networks(
+    config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
+) -> tuple[tuple[VideoUNet, StateDict], tuple[PoseEncoder, StateDict]]:
+    """Return both networks without memory for their weights, and the weights of each; arguments as `from_released`."""
+    # The released config has "CrossAttnDownBlock3D" where Stable Diffusion's has "...2D".
+    config = {key: rename_blocks(value, "3D", "2D") for key, value in config.items()}
+    unet_weights, pose_weights = split(state_dict)
+    with torch.device("meta"):  # every weight is loaded, so none needs a start
+        unet = VideoUNet.from_config(config)
+        pose_encoder = PoseEncoder(block_out_channels=unet.config.block_out_channels)
+    dtype = next(iter(pose_weights.values())).dtype if pose_weights else torch.float32
+    for i, c in enumerate(unet.config.block_out_channels):
+        pose_weights |= {
+            f"zero_convs.{i}.weight": torch.eye(c, dtype=dtype)[..., None, None],
+            f"zero_convs.{i}.bias": torch.zeros(c, dtype=dtype),
+        }
+    return (unet, unet_weights), (pose_encoder, pose_weights)
 
 
 def to_released(unet: VideoUNet, pose_encoder: PoseEncoder) -> StateDict:
@@ -118,7 +111,7 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as weights ({reason})") from error
@@ -127,96 +120,8 @@ def read_state_dict(path: Path) -> StateDict:
     return dict(state_dict)
 
 
-def convert_weights(source: Path, target: Path, pose_encoder: Path | None = None, to: Layout = "ours") -> None:
-    """Convert a folder of weights, `source`, to a new folder, `target`, which appears only when it is complete.
-
-    VAE, text encoder, tokenizer and scheduler are copied where the source has them.
-
-    Args:
-        source: a folder in the other layout; or, to "ours", the UNet's file, of the size of Stable Diffusion 1.x.
-        target: a new or an empty folder.
-        pose_encoder: a separate `pose_encoder.pth`, in place of any in `source`; None takes the source's own.
-        to: the layout of the target.
-
-    Raises:
-        ValueError: the target is not empty, or the source is not in the other layout.
-    """
-    source, target = Path(source), Path(target)
-    check_choice("to", to, get_args(Layout))
-    if to == "released" and pose_encoder is not None:
-        raise ValueError(f"pose_encoder: got {pose_encoder}, expected none: a folder of ours has its own pose encoder")
-    with new_folder(target) as folder:
-        if to == "ours":
-            config, state_dict = _read_released(source, pose_encoder)
-            try:
-                unet, encoder = from_released(config, state_dict)
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
-            unet.save_pretrained(folder / "unet")
-            encoder.save_pretrained(folder / "pose_encoder")
-        else:
-            _require_folders(source, "unet", "pose_encoder")
-            unet = VideoUNet.from_pretrained(source / "unet")
-            encoder = PoseEncoder.from_pretrained(source / "pose_encoder")
-            _write_released(folder, unet, encoder)
-        carried = [name for name in COMPONENTS if (source / name).is_dir()]
-        for name in carried:
-            shutil.copytree(source / name, folder / name)
-        if to == "ours":
-            _write_model_index(source, folder, carried)
-
-
-def _read_released(source: Path, pose_encoder: Path | None) -> tuple[dict[str, Any], StateDict]:
-    if source.is_file():
-        config, state_dict, folder = {}, read_state_dict(source), source.parent
-    else:
-        _require_folders(source, "unet")
-        files = [source / "unet" / name for name in UNET_FILES if (source / "unet" / name).is_file()]
-        if not files or not (source / "unet" / "config.json").is_file():
-            raise ValueError(f"{source / 'unet'}: expected config.json and {' or '.join(UNET_FILES)}")
-        config = read_json(source / "unet" / "config.json")
-        state_dict, folder = read_state_dict(files[0]), source
-    inside = any(name.startswith(PREFIX) for name in state_dict)
-    if pose_encoder is None and not inside:
-        pose_encoder = folder / "pose_encoder.pth"
-        if not pose_encoder.is_file():
-            raise ValueError(f"{source}: has no {PREFIX}* weights and no {pose_encoder.name}; give pose_encoder")
-    if pose_encoder is not None:
-        state_dict = merge(state_dict, read_state_dict(Path(pose_encoder)))
-    return config, state_dict
-
-
-def _write_released(folder: Path, unet: VideoUNet, pose_encoder: PoseEncoder) -> None:
-    state_dict = to_released(unet, pose_encoder)
-    config = {k: _replace_in_names(v, "2D", "3D") for k, v in unet.config.items() if not k.startswith("_")}
-    config = {key: value for key, value in config.items() if key not in VIDEO_SETTINGS}
-    (folder / "unet").mkdir()
-    config = {"_class_name": "UNet3DConditionModel", **config}
-    atomic_write(folder / "unet" / "config.json", json.dumps(config, indent=2) + "\n")
-    torch.save(state_dict, folder / "unet" / "diffusion_pytorch_model.bin")
-    torch.save(split(state_dict)[1], folder / "pose_encoder.pth")
-
-
-def _write_model_index(source: Path, folder: Path, carried: list[str]) -> None:
-    # diffusers imports a component's module by the name written here and writes the same when it saves.
-    given = read_json(source / INDEX) if (source / INDEX).is_file() else {}
-    index = {
-        "_class_name": "FollowYourPosePipeline",
-        "_diffusers_version": diffusers_version,
-        **{name: given.get(name, COMPONENTS[name]) for name in carried},
-        "unet": [VideoUNet.__module__, VideoUNet.__name__],
-        "pose_encoder": [PoseEncoder.__module__, PoseEncoder.__name__],
-    }
-    atomic_write(folder / INDEX, json.dumps(index, indent=2) + "\n")
-
-
-def _replace_in_names(value: Any, old: str, new: str) -> Any:
+def rename_blocks(value: Any, old: str, new: str) -> Any:
+    """Return a config's value with the names of its blocks in the other layout, "2D" or "3D"."""
     if isinstance(value, list | tuple):
-        return [_replace_in_names(item, old, new) for item in value]
+        return [rename_blocks(item, old, new) for item in value]
     return value.replace(f"Block{old}", f"Block{new}") if isinstance(value, str) else value
-
-
-def _require_folders(source: Path, *names: str) -> None:
-    for name in names:
-        if not (source / name).is_dir():
-            raise ValueError(f"{source}: has no folder {name}/")

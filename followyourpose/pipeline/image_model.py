@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from followyourpose.hub.files import weights_in
 from followyourpose.models.loading import check_loaded
 from followyourpose.models.unet import VideoUNet
 
@@ -122,7 +123,13 @@ def _ddim(config: Mapping[str, Any]) -> DDIMScheduler:
 
 
 def _model(folder: Path, model: Any, **kwargs: Any) -> Any:
-    """Load a network; a weight that it needs and the folder lacks is an error, not a warning."""
+    """Load a network; a weight that it needs and the folder lacks is an error, not a warning.
+
+    Of several formats and variants of its weights the best is named, or the libraries would try them with a line each.
+    """
+    form, variant = weights_in(file.name for file in folder.iterdir())
+    if form:
+        kwargs |= {"use_safetensors": form == "safetensors", "variant": variant}
     loaded, info = _read(folder, model.from_pretrained, output_loading_info=True, **kwargs)
     check_loaded(folder, model.__name__, info, extra=True)
     return loaded
