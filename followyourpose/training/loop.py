@@ -198,10 +198,8 @@ def _fingerprints(objective: Objective, weights: dict[str, Tensor]) -> dict[str,
 
 def _resume(run: RunDir, state: TrainState, frozen: dict[str, str], accelerator: Accelerator) -> None:
     """Bring a state to the newest readable checkpoint, where there is one."""
-    if run.main:
-        for aside in run.set_aside_unreadable(state.check):
-            print(f"{aside}: cannot be read, and is left out")
-    accelerator.wait_for_everyone()
+    for unreadable in run.set_aside_unreadable(state.check):
+        accelerator.print(f"{unreadable}: cannot be read, and is left out")
     stored = run.load(frozen)
     if stored is not None:
         state.restore(*stored)

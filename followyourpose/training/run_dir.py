@@ -61,37 +61,33 @@ class RunDir:
         self.path, self.main, self.config = Path(config.output), main, config
         self.changes = changed_settings(config)
         self._has_config = False  # of this command: settings that may change are those of the last one
+        self._unreadable: dict[Path, ValueError] = {}
+        self._newest: Stored | None = None  # read already
 
     # ---- checkpoints
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Whole checkpoints, oldest first, without the unreadable ones that have been found."""
         found = [path for path in self.path.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+        return sorted(set(found) - self._unreadable.keys(), key=lambda path: int(path.name.split("-")[1]))
 
     def set_aside_unreadable(self, check: Callable[[Stored], None] = lambda stored: None) -> list[Path]:
-        """Rename checkpoints newer than the newest readable one to checkpoint-STEP.unreadable, and return those.
+        """Leave out checkpoints newer than the newest readable one, and return them.
 
-        Checkpoints are whole when they get their names; but a disk may lose what it held.
+        Checkpoints are whole when they get their names; but a disk may lose what it held. They are renamed to
+        checkpoint-STEP.unreadable when the next checkpoint is written, and until then nothing is changed.
 
         Args:
             check: raises a ValueError for a checkpoint that does not fit the run.
-
-        Raises:
-            ValueError: none of them can be read; then nothing is renamed.
         """
-        unreadable: dict[Path, Exception] = {}
         for checkpoint in reversed(self.checkpoints()):
             try:
-                check(self._read(checkpoint))
+                self._newest = self._read(checkpoint)
+                check(self._newest)
+                break
             except ValueError as error:
-                unreadable[checkpoint] = error
-            else:
-                return [_rename(path, path.with_suffix(".unreadable")) for path in unreadable]
-        if unreadable:
-            newest, error = next(iter(unreadable.items()))
-            raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
-        return []
+                self._unreadable[checkpoint] = error
+        return list(self._unreadable)
 
     def load(self, frozen: dict[str, str]) -> Stored | None:
         """Return the newest checkpoint's weights, moving average and state; None where there is none yet.
@@ -100,13 +96,17 @@ class RunDir:
             frozen: fingerprints, by network, of the weights that the run does not train.
 
         Raises:
-            ValueError: the checkpoint was trained on top of other weights.
+            ValueError: the checkpoint was trained on top of other weights, or all of them were left out.
         """
         checkpoints = self.checkpoints()
+        if not checkpoints and self._unreadable:
+            newest, error = next(iter(self._unreadable.items()))
+            raise ValueError(f"{newest}: cannot be read ({error}), and no older one either; choose another output")
         if not checkpoints:
             return None
         check_frozen(checkpoints[-1] / WEIGHTS, frozen, self.config.init)
-        return self._read(checkpoints[-1])
+        stored, self._newest = self._newest or self._read(checkpoints[-1]), None
+        return stored
 
     def _read(self, checkpoint: Path) -> Stored:
         """Load a checkpoint; a ValueError names its first file that is missing or damaged."""
@@ -134,13 +134,16 @@ class RunDir:
             ValueError: it cannot be written, as on a full disk; the earlier ones stay.
         """
         target = self.path / f"checkpoint-{state['step']:07d}"
-        if not self.main or target.exists():  # the same step of the same run is the same checkpoint
+        if not self.main or target in self.checkpoints():  # the same step of the same run is the same checkpoint
             return
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         settings = {key: value for key, value in asdict(self.config).items() if key != "output"}
         facts = {"config": settings, "frozen": frozen}
         try:
             self._write_config()
+            for damaged in self._unreadable:
+                _rename(damaged, damaged.with_suffix(".unreadable"))
+            self._unreadable = {}
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             write_tensors(partial / WEIGHTS, weights, "run", facts)
