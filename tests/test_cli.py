@@ -85,6 +85,14 @@ def test_every_flag_of_extract_pose_has_a_text(capsys: pytest.CaptureFixture) ->
             assert re.search(rf"--{field.name.replace('_', '-')} X \w.*?\(default: ", out), field.name
 
 
+def test_a_shipped_config_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("followyourpose.generation.generate.generate", calls.append)
+    assert main(["generate", "puppet/fast", "seed=3"]) == 0
+    assert calls[0].scheduler == "dpm++" and calls[0].seed == 3
+
+
 def test_configs_are_listed_shown_and_copied(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     out, _ = output_of(capsys, "configs")
     assert "| puppet/generate " in out and "| sd14/stage1 " in out

@@ -217,7 +217,7 @@ def finished(run: GenerateConfig, pipe: FollowYourPosePipeline) -> dict[str, byt
 
 
 def after_the_last_window(copies: list[Path], frames: int) -> list[Path]:
-    """Those of the first video's last part and later ones."""
+    """Return the changes of the first video's last part and later ones."""
 
     def done(copy: Path) -> bool:
         kept = len(list((copy / "unfinished" / "00-a-cat" / "frames").glob("*.png")))

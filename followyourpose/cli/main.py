@@ -149,9 +149,9 @@ def _add_train(add: Add) -> None:
         "Trains as CONFIG describes and writes the run to its `output` folder; to resume, run the same command again.\n"
         "SIGTERM and Ctrl-C save the step under way, then stop.\n\n"
         "1 GPU:    followyourpose train CONFIG\n"
-        "8 GPUs:   accelerate launch --multi_gpu --num_processes 8 scripts/train.py CONFIG\n"
+        "8 GPUs:   accelerate launch --multi_gpu --num_processes 8 -m scripts.train CONFIG\n"
         "2 nodes:  torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \\\n"
-        "              scripts/train.py CONFIG        (on each; configs/sd14/train.slurm does it under Slurm)",
+        "              -m scripts.train CONFIG        (on each; configs/sd14/train.slurm does it under Slurm)",
         "followyourpose train configs/puppet/stage1.yaml",
         "followyourpose train configs/sd14/stage2.yaml output=runs/stage2 optim.learning_rate=1e-5 --dry-run",
         options="[--dry-run] ",
@@ -239,8 +239,8 @@ def _add_puppets(add: Add) -> None:
 def _add_convert_weights(add: Add) -> None:
     verb = add(
         "convert-weights", verbs.convert_weights, "between the released checkpoint and our folders",
-        "Converts a released checkpoint to a folder that generate loads, or back. SOURCE is the authors' repository, a\n"
-        "folder of one of its checkpoints, or a file of weights; the last two need --base.",
+        "Converts a released checkpoint to a folder that generate loads, or back. SOURCE is the authors' repository,\n"
+        "a folder of one of its checkpoints, or a file of weights; the last two need --base.",
         "followyourpose convert-weights downloads/FollowYourPose_v1 checkpoints/follow-your-pose",
         "followyourpose convert-weights pytorch_model.bin checkpoints/mine --base CompVis/stable-diffusion-v1-4",
         "followyourpose convert-weights checkpoints/follow-your-pose released --to released",

@@ -221,4 +221,6 @@ def _config(schema: type, arguments: list[str], default: str | None = None) -> A
     file = file or default
     if file is None:
         return build_config(schema, {}, overrides, "no CONFIG file was given")
-    return load_config(schema, locate(file), overrides)
+    named = REPOSITORY / "configs" / f"{file}.yaml"  # puppet/fast
+    path = locate(file)
+    return load_config(schema, named if named.is_file() and not path.exists() else path, overrides)

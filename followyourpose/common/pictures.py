@@ -18,7 +18,7 @@ LINE, _LETTER = 14, 6  # pixels: height of a line of text, width of a letter on 
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Return values in [0, 1], of any shape, as bytes."""
+    """Return values in [0, 1], such as frames (..., H, W, 3), as bytes."""
     return (values * 255).round().astype(np.uint8)
 
 

@@ -133,6 +133,17 @@ def find_source(source: Path, base: Path | None = None, pose_encoder: Path | Non
 
 
 def _write_ours(source: Source, folder: Path) -> None:
+    networks = _write_networks(source, folder)  # frees the weights before the base's other components are loaded
+    components = load_frame(source.base, torch.float32)
+    for name, component in components.items():
+        component.save_pretrained(folder / name)
+    FollowYourPosePipeline(**components, **networks).save_config(folder)
+    card = _CARD.format(source=f"{source.weights.parent.name}/{source.weights.name}", checksum=_sha256(source.weights))
+    atomic_write(folder / "README.md", card)
+
+
+def _write_networks(source: Source, folder: Path) -> dict[str, Any]:
+    """Write unet/ and pose_encoder/, and return both networks without memory for their weights."""
     state_dict = read_state_dict(source.weights)
     state_dict = {name.removeprefix("module."): weight for name, weight in state_dict.items()}  # of several GPUs
     inside = any(name.startswith(PREFIX) for name in state_dict)
@@ -147,23 +158,12 @@ def _write_ours(source: Source, folder: Path) -> None:
             check_weights(model, weights, str(source.weights))
     except ValueError as error:
         raise ValueError(f"{source.weights}: {str(error).removeprefix(f'{source.weights}: ')}") from error
-    for name, (model, weights) in zip(("unet", "pose_encoder"), networks, strict=True):
+    written: dict[str, Any] = dict(zip(("unet", "pose_encoder"), networks, strict=True))
+    for name, (model, weights) in written.items():
         (folder / name).mkdir()
         model.save_config(folder / name)
         write_weights(folder / name / UNETS[0], weights)
-    components = load_frame(source.base, torch.float32)
-    for name, component in components.items():
-        component.save_pretrained(folder / name)
-    (unet, _), (pose_encoder, _) = networks
-    _write_index(folder, components | {"unet": unet, "pose_encoder": pose_encoder})
-    card = _CARD.format(source=f"{source.weights.parent.name}/{source.weights.name}", checksum=_sha256(source.weights))
-    atomic_write(folder / "README.md", card)
-
-
-def _write_index(folder: Path, components: Mapping[str, Any]) -> None:
-    """Write model_index.json as `save_pretrained` of a pipeline of these components would."""
-    pipe = FollowYourPosePipeline(**components)
-    pipe.save_config(folder)
+    return {name: model for name, (model, _) in written.items()}
 
 
 def _write_released(source: Path, folder: Path) -> None:
