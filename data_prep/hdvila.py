@@ -30,7 +30,7 @@ from followyourpose.common.checks import check_at_least
 from followyourpose.common.files import read_json
 from followyourpose.data.hdvila import clip_place
 from followyourpose.data.labels import Dropped
-from followyourpose.data.prepared import STATS, add_up, tell
+from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.data.video_readers import VIDEO_SUFFIXES
 
 
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         write_manifest(options.out, videos, options.captions)
     done = [options.out / video.stats for video in videos]
-    print(f"{options.out}: clips: {tell(add_up(file for file in done if file.is_file()))}")
+    print(f"{options.out}: clips: {summary(add_up(file for file in done if file.is_file()))}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from followyourpose.common.files import parse_json, read_json
 from followyourpose.config import locate
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
 from followyourpose.data.labels import SEEN, only_inside
-from followyourpose.data.prepared import STATS, add_up, tell
+from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS
 
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     remove_orphans(job.out)
     run(job, shards, **runner_of(options))
     files = [options.out / f"{shard.stem}{STATS}" for shard in shards]
-    print(f"{options.out}: {tell(add_up(file for file in files if file.is_file()))}")
+    print(f"{options.out}: {summary(add_up(file for file in files if file.is_file()))}")
 
 
 if __name__ == "__main__":

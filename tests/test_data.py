@@ -671,7 +671,7 @@ def test_the_skeleton_is_the_rendered_keypoints():
 
 
 def test_a_skeleton_of_a_clip_without_keypoints_is_an_error():
-    with pytest.raises(ValueError, match="has no keypoints, and data.skeleton asks for a skeleton"):
+    with pytest.raises(ValueError, match="has no keypoints, and data.skeleton needs them"):
         Clips(Frames(1), 1, [1, 1], SIZE, render_skeleton)[0, 0]
 
 

@@ -143,7 +143,7 @@ class Clips(Dataset):
             sample["pixels"] = to_pixels(content)
         if self.render is not None:
             if people is None:
-                raise ValueError("has no keypoints, and data.skeleton asks for a skeleton")
+                raise ValueError("has no keypoints, and data.skeleton needs them")
             sample["skeleton"] = to_skeleton(self.render(list(people), *self.size)[None])
         return sample | {"people": None if people is None else only_inside(people, self.size)}
 

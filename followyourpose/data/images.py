@@ -56,8 +56,12 @@ def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
 
 def frames_of(image: Image.Image) -> int:
     """Return the number of frames of an open image; those of a format without animations are 1."""
-    hidden = image.info.get("default_image", False)  # of an animated PNG: its first picture is for other viewers
-    return getattr(image, "n_frames", 1) - hidden if image.format in _ANIMATED else 1
+    return getattr(image, "n_frames", 1) - hidden_frames(image) if image.format in _ANIMATED else 1
+
+
+def hidden_frames(image: Image.Image) -> int:
+    """Return 1 for an animated PNG that begins with a picture for viewers without animations, else 0."""
+    return int(image.info.get("default_image", False))
 
 
 def is_turned(image: Image.Image) -> bool:

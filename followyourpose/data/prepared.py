@@ -36,7 +36,7 @@ def add_up(files: Iterable[Path]) -> dict[str, Any]:
     return total
 
 
-def tell(total: dict[str, Any]) -> str:
+def summary(total: dict[str, Any]) -> str:
     """Return one line with the numbers of samples read, kept and dropped."""
     read, kept = total.get("read", 0), total.get("kept", 0)
     share = f" ({100 * kept / read:.1f} %)" if read else ""

@@ -146,12 +146,15 @@ def _best(path: Path, container: "av.container.InputContainer") -> "av.VideoStre
     if not container.streams.video:
         kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
         raise VideoError(f"{path}: holds no video, only {kinds}")
+    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if not streams:
+        raise VideoError(f"{path}: holds video of a codec that FFmpeg does not have")
 
     def score(stream: "av.VideoStream") -> tuple[bool, int]:
         default = 5_000_000 * bool(stream.disposition & Disposition.default)
         return not stream.disposition & Disposition.attached_pic, default + stream.width * stream.height
 
-    return max(container.streams.video, key=score)
+    return max(streams, key=score)
 
 
 class _Display:

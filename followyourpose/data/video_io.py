@@ -1,15 +1,19 @@
 """Frames in and out of files: videos, gifs and folders of images, always (f, H, W, 3) uint8 RGB."""
 
-import os
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
+from followyourpose.common.files import atomic_file
 from followyourpose.data.images import BLACK
 from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, reader_for
 
@@ -108,7 +112,7 @@ def video_writer(path: str | Path, height: int, width: int, fps: float) -> Itera
     """
     _check_place(path, ".mp4", fps)
     with (
-        _complete_or_absent(path) as partial,
+        _whole(path) as partial,
         _encoder(path, partial, height, width, fps, "-movflags", "+faststart") as write,
     ):
         yield write
@@ -133,24 +137,39 @@ def growing_video(path: str | Path, height: int, width: int, fps: float) -> Iter
 def _encoder(
     path: str | Path, file: Path, height: int, width: int, fps: float, *options: str
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield a function that encodes frames into `file`; messages name `path`."""
+    """Yield a function that encodes frames into `file`; messages name `path`.
+
+    ffmpeg is started here since imageio-ffmpeg's own writer ignores its errors: a full disk would leave half a file.
+    """
     more = (0, height % 2), (0, width % 2), (0, 0)
-    encoder = imageio_ffmpeg.write_frames(
-        str(file), (width + width % 2, height + height % 2), fps=fps, codec="libx264", pix_fmt_out="yuv420p",
-        macro_block_size=1, quality=None, ffmpeg_log_level="error", output_params=["-crf", "16", *options],
-    )  # fmt: skip
-    encoder.send(None)
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24",
+        "-s", f"{width + width % 2}x{height + height % 2}", "-r", str(Fraction(fps).limit_denominator()), "-i", "-",
+        "-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "16", *options, "-f", "mp4", str(file),
+    ]  # fmt: skip
+    # A process group of its own: Ctrl-C is for this process, which then ends the file.
+    group = {} if sys.platform == "win32" else {"process_group": 0}
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, **group) as ffmpeg,
+    ):
 
-    def write(frames: np.ndarray) -> None:
-        _check_frames(path, frames, height, width)
-        for frame in frames:
-            padded = np.pad(frame, more, mode="edge") if height % 2 or width % 2 else frame
-            encoder.send(np.ascontiguousarray(padded))
+        def write(frames: np.ndarray) -> None:
+            _check_frames(path, frames, height, width)
+            for frame in frames:
+                padded = np.pad(frame, more, mode="edge") if height % 2 or width % 2 else frame
+                ffmpeg.stdin.write(np.ascontiguousarray(padded))
 
-    try:
-        yield write
-    finally:
-        encoder.close()
+        try:
+            yield write
+            ffmpeg.stdin.close()
+        except BrokenPipeError:  # ffmpeg has ended: its errors have the reason
+            with suppress(BrokenPipeError):
+                ffmpeg.stdin.close()
+        if ffmpeg.wait():
+            errors.seek(0)
+            first = errors.read().decode(errors="replace").strip().partition("\n")[0]
+            raise VideoError(f"{path}: cannot be written ({first.rpartition(': ')[2] or 'ffmpeg failed'})")
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
@@ -175,7 +194,7 @@ def gif_writer(path: str | Path, height: int, width: int, fps: float) -> Iterato
         VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
     """
     _check_place(path, ".gif", fps)
-    with _complete_or_absent(path) as partial, open(partial, "wb") as file:
+    with _whole(path) as partial, open(partial, "wb") as file:
         file.write(b"GIF89a" + struct.pack("<HH3x", width, height) + b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")
         shown, box, times = (
             None,
@@ -220,16 +239,11 @@ def _check_frames(path: str | Path, frames: np.ndarray, height: int | None = Non
 
 
 @contextmanager
-def _complete_or_absent(path: str | Path) -> Iterator[Path]:
+def _whole(path: str | Path) -> Iterator[Path]:
     """Yield a path to write; it takes the name `path` at the end, or is removed after an error."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        partial.touch()  # a folder that cannot be written is an error here, and not in ffmpeg's many lines
-        try:
+        with atomic_file(Path(path)) as partial:
+            partial.touch()  # a folder that cannot be written is an error here, and not in ffmpeg's many lines
             yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise VideoError(f"{path}: cannot be written ({error.strerror or ' '.join(str(error).split())})") from error

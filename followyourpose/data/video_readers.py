@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageSequence
 
-from followyourpose.data.images import UNREADABLE, frames_of, read_image, shown
+from followyourpose.data.images import UNREADABLE, frames_of, hidden_frames, read_image, shown
 from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -80,8 +80,7 @@ class _Image:
 
     def __init__(self, path: Path, ground: int) -> None:
         self.image, self.ground, fps = Image.open(path), ground, None
-        total = frames_of(self.image)
-        self.hidden = getattr(self.image, "n_frames", 1) - total if total > 1 else 0  # at the beginning
+        total, self.hidden = frames_of(self.image), hidden_frames(self.image)
         if total > 1 or self.image.format == "GIF":
             duration = sum(self._durations()[self.hidden :])
             fps = 1000 * total / duration if duration else _FPS

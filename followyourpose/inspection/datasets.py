@@ -16,7 +16,7 @@ from tqdm import tqdm
 from followyourpose.common.checks import counted
 from followyourpose.common.pictures import caption, grid, write_picture
 from followyourpose.data.labels import SEEN
-from followyourpose.data.prepared import add_up, stats_files, tell
+from followyourpose.data.prepared import add_up, stats_files, summary
 from followyourpose.data.sources import DataSet, layout_of, open_data
 from followyourpose.data.video_clips import VideoClips
 from followyourpose.pose.render import render_skeleton
@@ -61,7 +61,7 @@ def describe_data(path: str | Path, sheet: str | Path, samples: int = 16, seed: 
     lines = [f"{path}: {counted(len(source), 'clip' if isinstance(source, VideoClips) else 'image')}"]
     lines += [f"left out when read: {source.dropped}"]
     if files := stats_files(path):
-        lines += [f"when it was prepared: {tell(add_up(files))}"]
+        lines += [f"when it was prepared: {summary(add_up(files))}"]
     lines += found.lines(len(order))
     if tiles:
         width = max(tile.shape[1] for tile in tiles)
