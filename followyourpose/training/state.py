@@ -51,7 +51,7 @@ class TrainState:
             odd = [name for name in tensors.keys() | own.keys() if _shape(tensors, name) != _shape(own, name)]
             if odd:
                 raise ValueError(f"it and the run train different parameters, such as {min(odd)}")
-        if missing := {*self.counters, "optimizer", "scaler"} - rest.keys():
+        if missing := {"samples", "optimizer", "scaler"} - rest.keys():  # earlier versions had not all counters
             raise ValueError(f"its state has no {min(missing)}")
         try:
             moments = rest["optimizer"]["state"]
@@ -69,7 +69,7 @@ class TrainState:
         Raises:
             ValueError: the data set has another number of samples, so that their order would be another.
         """
-        self._check_data(rest["data"])
+        self._check_data(rest.get("data", self.counters["data"]))
         _copy(weights, self.weights)
         _copy(average, self.average)
         rest = dict(rest)

@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from followyourpose.common.files import slug
+from followyourpose.common.pictures import to_uint8
 from followyourpose.config import GenerateConfig, TrainConfig
 from followyourpose.data.video_io import VideoError, write_video
 from followyourpose.generation.skeletons import open_skeleton
@@ -34,11 +35,8 @@ class Validation:
         settings, self.skeleton = config.validation, None
         self.frames = 1 if isinstance(objective.parts["unet"], UNet2DConditionModel) else settings.num_frames
         if "pose_encoder" in objective.parts:
-            source = open_skeleton(
-                GenerateConfig(
-                    prompt=settings.prompts, skeleton=settings.skeleton, num_frames=self.frames, skeleton_end="loop"
-                )
-            )
+            video = {"skeleton": settings.skeleton, "num_frames": self.frames, "skeleton_end": "loop"}
+            source = open_skeleton(GenerateConfig(prompt=settings.prompts, **video))
             self.skeleton = source.frames(config.data.height, config.data.width)
 
     @torch.no_grad()
@@ -53,18 +51,12 @@ class Validation:
         for prompt in settings.prompts:
             with accelerator.autocast():
                 (video,) = pipe(
-                    prompt,
-                    self.skeleton,
-                    num_frames=self.frames,
-                    height=self.config.data.height,
-                    width=self.config.data.width,
-                    num_inference_steps=settings.num_inference_steps,
-                    guidance_scale=settings.guidance_scale,
-                    pose_guidance=settings.pose_guidance,
-                    noise=settings.noise,
+                    prompt, self.skeleton, num_frames=self.frames, height=self.config.data.height,
+                    width=self.config.data.width, num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale, pose_guidance=settings.pose_guidance, noise=settings.noise,
                     generator=torch.Generator().manual_seed(self.config.seed),
-                ).videos
-            frames = (video * 255).round().astype(np.uint8)
+                ).videos  # fmt: skip
+            frames = to_uint8(video)
             shown = frames if self.skeleton is None else np.concatenate([self.skeleton, frames], axis=2)
             name = slug(prompt)
             file = self.folder / f"{step:07d}-{name}.mp4"
