@@ -114,7 +114,7 @@ def _check_unet_config(file: Path, config: Mapping[str, Any]) -> None:
     try:
         with init_empty_weights():  # before gigabytes are read
             VideoUNet.from_config(dict(config))
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # the latter from values of other types
         raise ValueError(f"{file}: {error}; {EXPECTED}") from error
 
 
