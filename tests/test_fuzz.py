@@ -95,10 +95,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         print(f"fuzz: {count} inputs of {name}")
 
 
-def end(kind: str, *arguments: str) -> int:
+def end(kind: str, *arguments: str, seconds: int = SECONDS) -> int:
     """Run a verb and return its exit code, 0 or 2."""
     errors = io.StringIO()
-    with redirect_stdout(io.StringIO()), redirect_stderr(errors), time_limit(SECONDS), memory_limit(MEMORY):
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors), time_limit(seconds), memory_limit(MEMORY):
         try:
             code = main(arguments)
         except SystemExit as stop:
@@ -227,8 +227,7 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_endless_config_is_refused(name: str) -> None:
     Path("endless.yaml").write_text(ENDLESS[name], encoding="utf-8")
-    with time_limit(5):
-        assert end("endless YAML", "generate", "endless.yaml", "output=out") == 2
+    assert end("endless YAML", "generate", "endless.yaml", "output=out", seconds=5) == 2
 
 
 DEEP = {
@@ -243,10 +242,12 @@ DEEP = {
 def test_endless_json_is_refused(name: str) -> None:
     Path("endless.json").write_text(DEEP[name], encoding="utf-8")
     Path("endless.jsonl").write_text(DEEP[name], encoding="utf-8")
-    with time_limit(10):
-        assert end("endless JSON", "generate", "skeleton=endless.json", "output=out") == 2
-        assert end("endless JSON", "evaluate", "videos=endless.jsonl", "output=out") == 2
-        assert end("endless JSON", "study", "score", "endless.json", "endless.jsonl") == 2
+    for command in (
+        "generate output=out skeleton=endless.json",
+        "evaluate output=out videos=endless.jsonl",
+        "study score endless.json endless.jsonl",
+    ):
+        assert end("endless JSON", *command.split(), seconds=5) == 2
 
 
 PATHS = ("/dev/zero", "/dev/null", ".", "one", "nowhere", "")
