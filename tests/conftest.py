@@ -21,6 +21,8 @@ from tests.tiny import write_image_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests of downloads have a hub of their own
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and what it starts: more threads would only wait
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -11,58 +11,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline, PoseEncoder, VideoUNet
 from followyourpose.cli.main import main
-from followyourpose.models.pose_encoder import identity_start
 from followyourpose.models.weights import VIDEO_SETTINGS, read_state_dict, split, to_released
 from followyourpose.pipeline.convert import BASE, convert_weights, write_weights
-from tests.conftest import randomise
-from tests.tiny import DDIM, vae, write_image_model
-
-STATE = "followyourpose_checkpoint-1000"
-DIFFUSERS = ("diffusion_pytorch_model",) * 2
+from tests.released import STATE, write_full_size, write_released
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[VideoUNet, PoseEncoder]:
-    """A UNet for Stable Diffusion of `write_image_model`, and a pose encoder, with the weights of no training."""
-    from tests.tiny import image_unet
-
-    torch.manual_seed(0)
-    unet = randomise(VideoUNet.from_config(dict(image_unet().config)))
-    pose_encoder = PoseEncoder(block_out_channels=unet.config.block_out_channels)
-    identity_start(pose_encoder)
-    return unet, pose_encoder
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, networks: tuple[VideoUNet, PoseEncoder]) -> Path:
-    """The released repository as it lies on the hub, small: Stable Diffusion in pickles, and a state of accelerate."""
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[VideoUNet, PoseEncoder]]:
     folder = tmp_path_factory.mktemp("released") / "FollowYourPose_v1"
-    base = write_image_model(folder / BASE)
-    vae((8, 8, 8, 8)).save_pretrained(base / "vae")
-    for part, name in (
-        ("unet", "diffusion_pytorch_model"),
-        ("vae", "diffusion_pytorch_model"),
-        ("text_encoder", "model"),
-    ):
-        weights = base / part / f"{name}.safetensors"
-        torch.save(load_file(weights), base / part / f"{'pytorch_model' if name == 'model' else name}.bin")
-        weights.unlink()
-    PNDMScheduler(**{k: v for k, v in DDIM.items() if k != "clip_sample"}, skip_prk_steps=True).save_pretrained(
-        base / "scheduler"
-    )
-    state_dict = to_released(*networks)
-    (folder / STATE).mkdir()
-    torch.save(state_dict, folder / STATE / "pytorch_model.bin")
-    torch.save({"state": {}}, folder / STATE / "optimizer.bin")
-    (folder / STATE / "random_states_0.pkl").write_bytes(b"not to be read")
-    torch.save(split(state_dict)[1], folder / "pose_encoder.pth")
-    return folder
+    return folder, write_released(folder)
+
+
+@pytest.fixture
+def repository(released: tuple[Path, tuple[VideoUNet, PoseEncoder]]) -> Path:
+    """The released repository as it lies on the hub, small."""
+    return released[0]
+
+
+@pytest.fixture
+def networks(released: tuple[Path, tuple[VideoUNet, PoseEncoder]]) -> tuple[VideoUNet, PoseEncoder]:
+    """The two networks whose weights it holds."""
+    return released[1]
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -180,33 +155,3 @@ def test_full_size_needs_little_more_memory_than_the_file(tmp_path: Path) -> Non
     assert peak < 1.3 * size
     small = ("num_frames=2", "height=256", "width=256", "num_inference_steps=1", "prompt=a cat", "output=out")
     subprocess.run([*command, "generate", "sd14/generate", "model=ours", *small], cwd=tmp_path, check=True)
-
-
-def write_full_size(folder: Path) -> None:
-    """Write the released repository at Stable Diffusion 1.4's shapes, with random weights."""
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    base = write_image_model(folder / BASE)
-    levels = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
-    AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=levels[0], up_block_types=levels[1],
-        layers_per_block=2, latent_channels=4, sample_size=512,
-    ).save_pretrained(base / "vae")  # fmt: skip
-    vocabulary = len(json.loads((base / "tokenizer" / "vocab.json").read_text()))
-    CLIPTextModel(CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        max_position_embeddings=77, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
-    )).save_pretrained(base / "text_encoder")  # fmt: skip
-    config = {
-        "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,
-        "cross_attention_dim": 768, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    }  # fmt: skip
-    (base / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel", **config}))
-    unet = VideoUNet.from_config(config)
-    pose_encoder = PoseEncoder(block_out_channels=config["block_out_channels"])
-    identity_start(pose_encoder)
-    (folder / STATE).mkdir()
-    torch.save(to_released(unet, pose_encoder), folder / STATE / "pytorch_model.bin")

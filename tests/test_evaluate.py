@@ -364,13 +364,13 @@ def test_files_are_checked_before_pytorch_is_imported(tmp_path: Path):
     (tmp_path / "image").mkdir()
     (tmp_path / "image" / "model_index.json").write_text("{}")
     cases = {
-        "clip=nowhere": "clip: nowhere: no config.json",
+        "clip=nowhere": "clip: nowhere: no such file or folder, and no name of `followyourpose download`",
         "detector=nowhere": "detector: nowhere: no such file or folder",
         "backend=mmpose": "error: detector: ",
         "boxes=nowhere.onnx": "boxes: nowhere.onnx: no such file",
-        "model=nowhere": "model: nowhere: no such folder",
+        "model=nowhere": "model: nowhere: no such file or folder",
         f"model={tmp_path / 'image'}": "an image model, expected the folder of a FollowYourPosePipeline",
-        "image_model=nowhere": "image_model: nowhere: no such folder",
+        "image_model=nowhere": "image_model: nowhere: no such file or folder",
         "videos=nowhere": "videos: nowhere: no such file or folder",
         "num_videos=1025": "num_videos: got 1025, expected at most 1024",
         "num_videos=100001": "num_videos: got 100001, expected at most 100000",

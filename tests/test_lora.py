@@ -221,7 +221,7 @@ def test_a_path_is_a_lora_of_weight_1(entries: Any, tmp_path: Path):
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ("none.safetensors", r"lora\[0\]: none.safetensors: no such file, expected a LoRA \(.safetensors"),
+        ("none.safetensors", r"lora\[0\]: none.safetensors: no such file or folder, and no name of `followyourpose download`"),
         ([{"path": __file__}, {"path": "none"}], r"lora\[1\]: none: no such file"),
         ([str(Path(__file__).parent)], r"lora\[0\]: .*tests: got none, expected one file of weights"),
         ([5], r"lora\[0\]: got 5, expected a path or \{path: ..., weight: 0.8\}"),

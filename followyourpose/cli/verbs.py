@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,28 @@ def download(options: argparse.Namespace) -> None:
         print(markdown_table(["name", "purpose", "size", "licence", f"in {root}"], rows, aligned=True))
         return
     for each in [by_name(name) for name in options.names]:
+        if each.released and not options.dry_run:
+            print(_released(each, root))
+            continue
         files = fetch(each, root, options.dry_run)
         if options.dry_run:
             print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in files))
         else:
             print(root / each.path)
+
+
+def _released(download: Any, root: Path) -> Path:
+    """Download the authors' checkpoint, convert it, and remove what it was converted from."""
+    from followyourpose.hub.download import fetch
+    from followyourpose.pipeline.convert import convert_weights
+
+    target = root / download.path
+    if not target.exists():
+        source = dataclasses.replace(download, path=f"{download.path}-as-released")
+        fetch(source, root)
+        convert_weights(root / source.path, target)
+        shutil.rmtree(root / source.path)
+    return target
 
 
 def _bytes(size: int | None) -> str:

@@ -6,6 +6,7 @@ from followyourpose.config.loader import (
     REPOSITORY,
     ConfigError,
     build_config,
+    find_model,
     load_config,
     locate,
     save_config,
@@ -24,6 +25,6 @@ from followyourpose.config.training import (
 __all__ = [
     "Backend", "ConfigError", "CropConfig", "DataConfig", "EvaluateConfig", "GenerateConfig", "LoraConfig",
     "LoraEntry", "NetworkConfig", "Noise", "OptimConfig", "PoseConfig", "PoseGuidance", "REPOSITORY",
-    "RetargetConfig", "SamplingConfig", "StudyConfig", "TrainConfig", "ValidationConfig", "build_config",
+    "RetargetConfig", "SamplingConfig", "StudyConfig", "TrainConfig", "ValidationConfig", "build_config", "find_model",
     "load_config", "locate", "save_config", "written",
 ]  # fmt: skip

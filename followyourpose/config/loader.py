@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from followyourpose.common.files import atomic_write, read_text
+from followyourpose.hub.resolve import resolve
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # in an installed wheel
 REPOSITORY = _SHIPPED if _SHIPPED.is_dir() else _SHIPPED.parents[1]  # where configs/ and checkpoints/ lie
@@ -52,6 +53,18 @@ def locate(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     return path if path.exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
+
+
+def find_model(name: str | Path, key: str) -> Path:
+    """Return the folder or file that a setting names by a name of the registry, a path or a hub id.
+
+    Raises:
+        ConfigError: none of the three leads anywhere; the message names the setting `key`.
+    """
+    try:
+        return resolve(name, key, locate)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from followyourpose.common.device import torch_device
 from followyourpose.common.pictures import to_uint8
-from followyourpose.config import EvaluateConfig, locate
+from followyourpose.config import EvaluateConfig, find_model
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.measure import flicker
 from followyourpose.evaluation.samples import Sample
@@ -26,13 +26,15 @@ NOISES = ("independent", "shared")  # initial noise of the frames for which flic
 
 def load_model(config: EvaluateConfig) -> FollowYourPosePipeline:
     """Load the model onto the device; a ValueError where it cannot be read, or a setting cannot run."""
-    pipe = FollowYourPosePipeline.from_pretrained(locate(config.model), dtype=getattr(torch, config.dtype))
+    pipe = FollowYourPosePipeline.from_pretrained(find_model(config.model, "model"), dtype=getattr(torch, config.dtype))
     return _ready(pipe, config)
 
 
 def load_before(config: EvaluateConfig, pipe: FollowYourPosePipeline) -> FollowYourPosePipeline:
     """Load the model before stage 2: the image UNet with the pose encoder, which stage 2 leaves untouched."""
-    before = FollowYourPosePipeline.from_image_model(locate(config.image_model), dtype=pipe.unet.dtype)
+    before = FollowYourPosePipeline.from_image_model(
+        find_model(config.image_model, "image_model"), dtype=pipe.unet.dtype
+    )
     before.register_modules(pose_encoder=pipe.pose_encoder)
     return _ready(before, config)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from followyourpose.common.checks import counted
 from followyourpose.common.device import machine_memory
 from followyourpose.common.files import locked
-from followyourpose.config import ConfigError, EvaluateConfig, locate
+from followyourpose.config import ConfigError, EvaluateConfig, find_model, locate
 from followyourpose.evaluation.samples import Collection, check_lengths, of_benchmark
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import model_size
@@ -58,7 +58,7 @@ def check(config: EvaluateConfig) -> Collection | None:
     collection = None if config.videos is None or config.modes else read_collection(locate(config.videos))
     if collection is not None and config.benchmark is not None:
         collection = of_benchmark(collection, config.benchmark)
-    if not (locate(config.clip) / "config.json").is_file():
+    if not (find_model(config.clip, "clip") / "config.json").is_file():
         raise ConfigError(f"clip: {config.clip}: no config.json, expected the folder of a CLIPModel")
     files = (config.detector or WEIGHTS[config.backend], config.detector_config, config.boxes)
     try:
@@ -92,7 +92,7 @@ def _check_benchmark(config: EvaluateConfig) -> None:
 
 def _check_memory(config: EvaluateConfig, videos: int) -> None:
     """Raise a ConfigError where the drawn videos and the real frames alone, as bytes, exceed the memory."""
-    if (sizes := model_size(locate(config.model))) is None:
+    if (sizes := model_size(find_model(config.model, "model"))) is None:
         return  # loading the model reports it
     sets = 2 + config.without_skeleton
     needed = 3 * sets * videos * config.num_frames * sizes[0] ** 2
@@ -106,8 +106,9 @@ def _check_memory(config: EvaluateConfig, videos: int) -> None:
 def _check_models(config: EvaluateConfig) -> None:
     keys = ["model"] if config.image_model is None or config.modes else ["model", "image_model"]
     for key in keys:
+        folder = find_model(getattr(config, key), key)
         try:
-            kind = model_kind(locate(getattr(config, key)))
+            kind = model_kind(folder)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
         if key == "model" and kind != "pipeline":

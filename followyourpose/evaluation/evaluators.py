@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from followyourpose.common.device import torch_device
-from followyourpose.config import EvaluateConfig, locate
+from followyourpose.config import EvaluateConfig, find_model, locate
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import top1
 from followyourpose.evaluation.samples import Sample
@@ -63,7 +63,7 @@ def open_evaluators(config: EvaluateConfig) -> Evaluators:
         config.backend, locate(config.detector or WEIGHTS[config.backend]),
         *(path and locate(path) for path in (config.detector_config, config.boxes)), device=config.device,
     )  # fmt: skip
-    return Evaluators(ClipFeatures(locate(config.clip), torch_device(config.device)), find)
+    return Evaluators(ClipFeatures(find_model(config.clip, "clip"), torch_device(config.device)), find)
 
 
 def _finite(features: np.ndarray, of: str) -> np.ndarray:

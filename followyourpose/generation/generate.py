@@ -17,7 +17,7 @@ import numpy as np
 from followyourpose.common.device import torch_device
 from followyourpose.common.files import slug
 from followyourpose.common.pictures import enlarge, to_uint8
-from followyourpose.config import GenerateConfig, locate
+from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, model_size
 from followyourpose.generation.extract_pose import check_pose, extract_pose
@@ -114,7 +114,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     device = torch.device(torch_device(config.device))
-    path, dtype = locate(config.model), getattr(torch, config.dtype)
+    path, dtype = find_model(config.model, "model"), getattr(torch, config.dtype)
     if model_kind(path) == "pipeline":
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
     else:
@@ -185,7 +185,7 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
 def _size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tuple[int, int]:
     """Return height and width of the frames in pixels, by default those that the model was trained at."""
     if pipe is None:
-        size = (model_size(locate(config.model)) or (512, 64))[0]
+        size = (model_size(find_model(config.model, "model")) or (512, 64))[0]
     else:
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
     return config.height or size, config.width or size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from followyourpose.config import ConfigError, LoraEntry, locate
+from followyourpose.config import ConfigError, LoraEntry, find_model
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
@@ -44,7 +44,7 @@ def _open(index: int, entry: Any) -> LoraInput:
         raise ConfigError(f"{key}: got {entry!r}, expected a path or {{path: ..., weight: 0.8}}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not np.isfinite(weight):
         raise ConfigError(f"{key}: got weight {weight!r}, expected a number")
-    return LoraInput(_file(locate(path), key), float(weight))
+    return LoraInput(_file(find_model(path, key), key), float(weight))
 
 
 def _file(path: Path, key: str) -> Path:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from followyourpose.common.files import atomic_write, new_folder, read_json
-from followyourpose.config import TrainConfig, load_config, locate
+from followyourpose.config import TrainConfig, find_model, load_config
 from followyourpose.models.inflate import NEW_LAYERS, inflate
 from followyourpose.models.loading import check_loaded, model_kind
 from followyourpose.models.pose_encoder import PoseEncoder
@@ -39,7 +39,7 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     Raises:
         ValueError: the component is missing, or a run has not finished; the folder and the name are in the message.
     """
-    folder = locate(folder)
+    folder = find_model(folder, "init")
     if scratch or not is_run(folder):
         return _read(root_folder(folder), name, scratch)
     run = load_config(TrainConfig, folder / CONFIG)
@@ -191,7 +191,7 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
             load_component(run, "detector").to(dtype).save_pretrained(folder)
         elif config.lora.rank is not None:
             base = as_video(load_component(config.init, "unet"))
-            facts = {"base_model": locate(config.init).name, "base_fingerprint": fingerprint(base)}
+            facts = {"base_model": find_model(config.init, "init").name, "base_fingerprint": fingerprint(base)}
             save_lora(trained_weights(run), config.lora, folder, facts, dtype)
         else:
             _pipeline(run).to(dtype=dtype).save_pretrained(folder)
