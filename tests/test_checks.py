@@ -13,7 +13,7 @@ from tests.test_contracts import run_python
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("init=nowhere", "nowhere: no such folder"),
+        ("init=nowhere", "nowhere: no such (file or )?folder"),
         ("data.path=nowhere", "data.path: nowhere: no such file or folder"),
         ("validation.skeleton=no.mp4", "validation.skeleton: no.mp4: no such file or folder"),
         ("data.width=17", "data.width: got 17 pixels, expected a multiple of 2; the nearest: 16 or 18"),

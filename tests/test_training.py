@@ -367,7 +367,7 @@ def test_losses_go_to_the_tracker(world: Path, stage1: Path) -> None:
         ("data.stride=[2,1]", r"data.stride: got \[2, 1\], expected"),
         ("scratch=[unte]", "scratch: got 'unte', expected a network that this run uses: vae, text_encoder, unet"),
         ("trainable=[attn3]", "trainable: 'attn3' matches none"),
-        ("init=nowhere", "nowhere: no such folder"),
+        ("init=nowhere", "nowhere: no such (file or )?folder"),
         ("data.path=nowhere", "data.path: nowhere: no such file or folder"),
         ("data.num_frames=2", "has 1 frames, expected at least 2"),
     ],

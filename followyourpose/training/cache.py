@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from followyourpose.common.checks import counted
 from followyourpose.common.files import LOCK, atomic_file, locked, read_json
 from followyourpose.common.tensors import read_tensors, write_tensors
 from followyourpose.config import TrainConfig, locate
@@ -143,7 +144,7 @@ def _check_number(folder: Path, samples: int, limit: int | None) -> None:
     part = limit is not None and samples < stored and not missing_shards(folder)  # a whole cache can serve a part
     if samples != stored and not part:
         raise ValueError(
-            f"{folder}: data.limit: got {samples} samples ({limit=}), expected {stored}, as it was encoded; "
+            f"{folder}: data.limit: got {counted(samples, 'sample')} ({limit=}), expected {stored}, as it was encoded; "
             "choose another data.cache, or the data it was made of"
         )
 

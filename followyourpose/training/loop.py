@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from followyourpose.common.checks import counted
 from followyourpose.common.files import locked
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
@@ -64,7 +65,7 @@ def _train(
         accelerator.print(describe_plan(config, objective, source_at_hand(config, objective)))
         return run.path
     source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
-    accelerator.print(f"{run.path}: training {sum(p.numel() for p in weights.values()):,} parameters")
+    accelerator.print(f"{run.path}: training {counted(sum(p.numel() for p in weights.values()), 'parameter')}")
 
     # ---- state: a new one, or the newest checkpoint's
     state = TrainState(config, weights, len(source), accelerator.scaler)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from followyourpose.common.checks import counted
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Source
 from followyourpose.training.checks import PRECISIONS
@@ -54,9 +55,9 @@ def _size(config: TrainConfig, source: Source | None) -> Iterator[str]:
     clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
     if source is None:
         yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size is unknown"
-        yield f"  a step of one process takes {clips} samples"
+        yield f"  a step of one process takes {counted(clips, 'sample')}"
         return
-    yield f"data: {len(source):,} samples in {config.data.path}"
+    yield f"data: {counted(len(source), 'sample')} in {config.data.path}"
     yield from (f"  {number:,} left out: {reason}" for reason, number in source.dropped.items())
     yield (
         f"  a step of one process takes {clips}, an epoch {len(source) / clips:,.1f} steps, "

@@ -9,6 +9,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 
+from followyourpose.common.checks import counted
 from followyourpose.config import TrainConfig
 from followyourpose.training.checks import SCHEDULES
 from followyourpose.training.run_dir import Stored
@@ -86,8 +87,8 @@ class TrainState:
     def _check_data(self, before: int) -> None:
         if (samples := self.counters["data"]) != before:
             raise ValueError(
-                f"data.path: got {samples} samples in {self.config.data.path}, expected {before}, with which "
-                f"{self.config.output} began; choose another output, or the data it was started with"
+                f"data.path: got {counted(samples, 'sample')} in {self.config.data.path}, expected {before}, with "
+                f"which {self.config.output} began; choose another output, or the data it was started with"
             )
 
     def advance(self, loss: float, norm: float, samples: int) -> None:
@@ -121,9 +122,9 @@ class TrainState:
         config, skipped = self.config, self.counters["skipped"]
         if skipped >= config.optim.max_skipped:
             raise ValueError(
-                f"{config.output}: {skipped} steps in a row had no finite gradient (at step {self.step} the loss is "
-                f"{loss}); see first-batch.png and log.jsonl there, and try a lower optim.learning_rate, a longer "
-                f"optim.warmup_steps, or mixed_precision bf16 or fp32 in place of {config.mixed_precision}"
+                f"{config.output}: {counted(skipped, 'step')} in a row had no finite gradient (at step {self.step} the "
+                f"loss is {loss}); see first-batch.png and log.jsonl there, and try a lower optim.learning_rate, a "
+                f"longer optim.warmup_steps, or mixed_precision bf16 or fp32 in place of {config.mixed_precision}"
             )
 
     @contextmanager
