@@ -1,8 +1,8 @@
 """Decoding of a video as ffmpeg and players show it: in display order, upright, in square pixels, over one ground.
 
 Frames are (f, H, W, 3) uint8 RGB. PyAV decodes, and ffmpeg's own filters convert, so that pixels equal ffmpeg's.
-decord2 3.4 was tried in its place: it takes as long (78 and 76 ms of CPU for 8 of 240 frames of 512 x 288), refuses
-widths of 16, 32, 48, 96 and 144, and gives neither order nor rotation nor pixel shape nor transparency.
+decord2 3.4 was tried in its place: it takes as long (78 and 76 ms of CPU for 8 of 240 frames of 512 x 288), gives other
+frames of open groups of pictures, and has neither order of display nor rotation nor pixel shape nor transparency.
 """
 
 import struct
