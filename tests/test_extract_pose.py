@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from followyourpose.cli.main import main
+from followyourpose.common.files import new_folder
 from followyourpose.config import GenerateConfig, PoseConfig, load_config, locate
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.metrics import pck
@@ -184,3 +185,51 @@ def test_results_are_never_overwritten(tmp_path: Path, finding: Callable[..., No
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(ValueError, match="is there already"):
         extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig())
+
+
+@pytest.mark.parametrize("reads", ["cat > /dev/null", ":"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(
+    tmp_path: Path, finding: Callable[..., None], monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    """ffmpeg ends with an error, after all frames or at once."""
+    video = video_of(tmp_path / "v.mp4")
+    finding([[person()]] * 12)
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{reads}\necho '[mp4] Error writing: No space left on device' >&2\nexit 228\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(program))
+    with pytest.raises(ValueError, match=r"\.mp4: cannot be written \(No space left on device\)$"):
+        extract_pose(video, tmp_path / "out", PoseConfig())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ffmpeg", "v.mp4"]
+
+
+def test_a_second_extraction_into_the_same_folder_is_refused(tmp_path: Path, finding: Callable[..., None]) -> None:
+    video = video_of(tmp_path / "v.mp4")
+    finding([[person()]] * 12)
+    with new_folder(tmp_path / "out"), pytest.raises(ValueError, match="out: another command is writing there"):
+        extract_pose(video, tmp_path / "out", PoseConfig())
+
+
+def test_folders_of_killed_extractions_are_removed(tmp_path: Path, finding: Callable[..., None]) -> None:
+    video = video_of(tmp_path / "v.mp4")
+    finding([[person()]] * 12)
+    (tmp_path / ".out.4194305.partial").mkdir()
+    (tmp_path / ".out.lock").touch()
+    extract_pose(video, tmp_path / "out", PoseConfig())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "v.mp4"]
+
+
+def test_missing_packages_and_files_are_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the video is: here it does not exist."""
+    monkeypatch.setattr("followyourpose.common.checks.find_spec", lambda _: None)
+    for changes, reason in (
+        ({"smooth": 5}, r'smooth: scipy is not installed; pip install -e "\.\[pose\]"'),
+        ({"backend": "rtmlib", "weights": __file__}, r'backend rtmlib: rtmlib.*; pip install -e "\.\[pose\]"'),
+        ({"backend": "mmpose", "weights": __file__}, r'backend mmpose: mmengine.*; pip install -e "\.\[mmpose\]"'),
+        ({"backend": "rtmlib", "weights": "none.onnx"}, "weights: none.onnx: no such file"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            extract_pose(tmp_path / "none.mp4", tmp_path / "out", PoseConfig(**changes))
+    assert not list(tmp_path.iterdir())

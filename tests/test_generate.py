@@ -1,8 +1,14 @@
 """`generate`: a folder with every promised file, or one line that names the mistake and nothing left behind."""
 
+import importlib.util
 import itertools
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,8 +143,10 @@ def test_without_output_the_folder_is_named_by_date_and_prompt(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = generate(GenerateConfig(**settings | {"output": None}))
-    assert folder.parent == Path("outputs") and folder.name.endswith("-a-cat") and (folder / "run.json").is_file()
+    monkeypatch.setattr("time.strftime", lambda _: "2024-02-29-120000")
+    first, second = (generate(GenerateConfig(**settings | {"output": None, "num_frames": 1})) for _ in range(2))
+    assert first == Path("outputs/2024-02-29-120000-a-cat") and (first / "run.json").is_file()
+    assert second == Path("outputs/2024-02-29-120000-a-cat-2") and (second / "run.json").is_file()
 
 
 def test_an_image_model_is_inflated(settings: dict[str, Any], world: Path, capsys: pytest.CaptureFixture) -> None:
@@ -192,7 +200,7 @@ def refusal(settings: dict[str, Any]) -> str:
         ({"fps": 0.0}, "fps: got 0.0"),
         ({"fps": float("nan")}, "fps: got nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale: got inf"),
-        ({"model": "no/model"}, "model: no/model: no such folder"),
+        ({"model": "no/model"}, "model: no/model: no such file or folder"),
         ({"model": str(Path(__file__).parent)}, "has no model_index.json"),
         ({"skeleton": "none.mp4"}, "skeleton: none.mp4: no such file or folder, expected a video (.mp4"),
         ({"skeleton": __file__}, "not an accepted type of file"),
@@ -260,19 +268,105 @@ def test_an_empty_folder_may_be_the_output(settings: dict[str, Any]) -> None:
     assert (generate(GenerateConfig(**settings)) / "run.json").is_file()
 
 
+# ---- checks before anything is loaded --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_loading")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"height": 33}, "height: got 33 pixels, expected a multiple of 4; the nearest: 32 or 36"),
+        ({"width": 2}, "width: got 2 pixels, expected a multiple of 4; the nearest: 4"),
+        ({"attention": "fast"}, "attention: got 'fast', expected one of "),
+        ({"attention": "flash"}, "attention: got 'flash', but flash_attn is not installed"),
+        ({"attention": "xformers"}, 'attention: xformers is not installed; pip install -e ".[xformers]"'),
         ({"device": "gpu"}, "device: got 'gpu'"),
-        ({"attention": "fast"}, "got 'fast', expected one of"),
-        ({"height": 33}, "height: got 33 pixels, expected a multiple of 4"),
+        (
+            {"pose": {"source": "raw", "smooth": 5}, "skeleton": str(SAMPLE)},
+            "smooth: scipy is not installed; pip install -e",
+        ),
+        ({"pose": {"source": "raw", "backend": "rtmlib"}, "skeleton": str(SAMPLE)}, "checkpoints/README.md lists"),
+        ({"fps": 0.001}, "fps: got 0.001, expected at least 0.1"),
+        ({"enlarge": 999}, "enlarge: got 999, expected at most 16"),
+        ({"height": 8192, "enlarge": 4}, "height, width, enlarge: got files of 32768 x 128 pixels, expected at most"),
+        ({"width": 8192, "enlarge": 2}, "height, width, enlarge: got files of 64 x 16384 pixels, expected at most"),
+        (
+            {"num_frames": 1_000_000, "height": 4096, "width": 4096, "skeleton_end": "loop"},
+            "num_frames: got 1000000 of 4096 x 4096 pixels, whose noise alone takes 4,194,304 MB of memory, expected",
+        ),
+        (
+            {"num_frames": 100_000, "num_videos_per_prompt": 100_000, "skeleton_end": "hold"},
+            "got 100000 x 100000 frames of 32 x 32 pixels, which take 204,800.0 MB or more, expected at most",
+        ),
+        ({"seed": 2**64}, "seed: got 18446744073709551616, expected at most"),
+        ({"prompt": "half a \ud83d"}, "prompt: got 'half a \\ud83d', expected text in Unicode"),
+        ({"prompt": ["a", "half a \ud83d"]}, "prompt[1]: got 'half a \\ud83d', expected text in Unicode"),
+        ({"negative_prompt": "\udc00"}, "negative_prompt: got '\\udc00', expected text in Unicode"),
+        ({"style": "\udc00"}, "style: got '\\udc00', expected text in Unicode"),
+        ({"output": "a\0b"}, "output: got 'a\\x00b', expected a path without null characters"),
     ],
 )
-def test_a_refusal_by_the_model_leaves_nothing_behind(
-    settings: dict[str, Any], changes: dict[str, Any], reason: str
+def test_settings_that_cannot_be_served_are_refused_before_the_model_is_loaded(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
 ) -> None:
+    found = importlib.util.find_spec
+    missing = ("scipy", "flash_attn", "xformers")
+    for module in ("common.checks", "generation.checks"):
+        find = f"followyourpose.{module}.find_spec"
+        monkeypatch.setattr(find, lambda name: None if name in missing else found(name))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**11, free=10**11))
     assert reason in refusal(settings | changes)
     assert not Path(settings["output"]).parent.exists()
+
+
+def test_a_refusal_takes_neither_torch_nor_diffusers(settings: dict[str, Any]) -> None:
+    """Their imports take seconds."""
+    arguments = [f"{key}={value}" for key, value in (settings | {"height": 33}).items()]
+    code = f"""import sys
+from followyourpose.cli.main import main
+assert main(["generate", *{arguments}]) == 2
+assert not {{"torch", "diffusers", "transformers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+# ---- text that is taken as it is -------------------------------------------------------------------------------------
+
+LITERAL = [
+    "a robot #1", "batman: the movie", "${oc.env:HOME} and {braces}", "no", "1e3", "", "two\nlines\ttab",
+    "\x1b[2J\x00<b>",
+]  # fmt: skip
+
+
+def test_prompts_are_recorded_and_read_back_as_they_were_given(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture
+) -> None:
+    text = {"prompt": LITERAL, "negative_prompt": "no #2: ${x}", "style": "", "num_frames": 1}
+    config = build_config(GenerateConfig, settings | text)
+    folder = generate(config)
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert [video["prompt"] for video in record["videos"]] == record["settings"]["prompt"] == LITERAL
+    again = build_config(GenerateConfig, record["settings"])
+    assert again == replace(config, height=32, width=32)
+    page, printed = (folder / "index.html").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert "batman: the movie" in page and "${oc.env:HOME} and {braces}" in page and "\ufffd[2J\ufffd&lt;b&gt;" in page
+    for shown in (page, printed):
+        assert not set("\x00\x1b") & set(shown)
+    assert [video["files"][0] for video in record["videos"]][4:] == [
+        "04-1e3.mp4", "05-video.mp4", "06-two-lines-tab.mp4", "07-2j-b.mp4"
+    ]  # fmt: skip
+
+
+def test_a_skeletons_name_that_is_no_text_is_shown_with_replacements(
+    settings: dict[str, Any], tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    """Linux lets files have names that are no UTF-8; Python reads them with surrogates."""
+    odd = Path(two[0]).rename(tmp_path / os.fsdecode(b"l\xe4ft\n.json"))
+    folder = generate(GenerateConfig(**settings | {"skeleton": [str(odd), two[1]], "num_frames": 1}))
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert record["skeletons"][0]["files"] == record["settings"]["skeleton"][:1] == [str(odd)]
+    assert "skeleton l\ufffdft" in (folder / "index.html").read_text(encoding="utf-8")
+    assert "(l\ufffdft" in capsys.readouterr().out
 
 
 # ---- the skeleton ----------------------------------------------------------------------------------------------------

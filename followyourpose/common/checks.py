@@ -1,5 +1,6 @@
 """Checks of single values, of settings and arguments alike: each error names what was got and what was expected."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from math import isfinite
@@ -10,6 +11,12 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError that names the choices unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Raise a ValueError where text holds half of a surrogate pair, which UTF-8 and tokenizers refuse."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name}: got {text!r:.80}, expected text in Unicode, without halves of surrogate pairs")
 
 
 def check_installed(name: str, extra: str, *packages: str, then: str = "") -> None:
@@ -60,6 +67,15 @@ def check_scale(name: str, value: float) -> None:
     """Raise a ValueError unless `value` is a finite factor of 0 or more."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name}: got {value}, expected a finite number, at least 0")
+
+
+def parse_size(name: str, text: str) -> tuple[int, int]:
+    """Return width and height of text such as 1280x720."""
+    if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())) or 0 in (
+        size := tuple(map(int, match.groups()))
+    ):
+        raise ValueError(f"{name}: got {text!r:.80}, expected WIDTHxHEIGHT in pixels, such as 1280x720")
+    return size
 
 
 def check_interval(name: str, start: float, end: float) -> None:

@@ -23,7 +23,7 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def evenly(total: int, at_most: int = SHEET_FRAMES) -> np.ndarray:
-    """Return the numbers of at most so many frames of `total`, evenly spaced from the first to the last."""
+    """Return the numbers (n,) of at most so many frames of `total`, evenly spaced from the first to the last."""
     return np.linspace(0, total - 1, min(total, at_most)).round().astype(int)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from followyourpose.common.checks import check_above_zero, check_at_least, check_finite
+from followyourpose.common.checks import check_above_zero, check_at_least, check_finite, check_unicode, parse_size
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
@@ -101,9 +101,12 @@ class GenerateConfig(SamplingConfig):
     negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
     style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
     lora: Any = field(default=None, metadata=LORAS)  # LoRA files: a path, {path: ..., weight: 0.8}, or a list
-    skeleton: Any = field(  # a video, gif, folder of frames or keypoints .json, or a list; None: the shipped sample
-        default=None, metadata=SKELETONS
+    skeleton: Any = (
+        field(  # a video, gif, folder of frames, or keypoints of any tool, or a list; None: the shipped sample
+            default=None, metadata=SKELETONS
+        )
     )
+    skeleton_size: str | None = None  # WxH in pixels, such as 1280x720, of other tools' keypoints that have no size
     pose: PoseConfig = field(default_factory=PoseConfig)
     retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton to skip at its beginning
@@ -142,7 +145,11 @@ class GenerateConfig(SamplingConfig):
         ):
             if getattr(self, key) is not None:
                 check_at_least(key, getattr(self, key), least, most)
+        if self.skeleton_size is not None:
+            parse_size("skeleton_size", self.skeleton_size)
         check_finite("guidance_scale", self.guidance_scale)
+        check_unicode("negative_prompt", self.negative_prompt)
+        check_unicode("style", self.style)
         if not 0.1 <= self.fps <= 100:
             raise ValueError(f"fps: got {self.fps}, expected at least 0.1, and at most 100, the limit of a gif")
         self.long_video.windows(self.num_frames)
@@ -156,3 +163,4 @@ def _check_prompts(prompt: Any) -> None:
     for index, text in enumerate(prompts):
         if not isinstance(text, str):
             raise ValueError(f"prompt[{index}]: got {type(text).__name__} ({text!r}), expected a string")
+        check_unicode("prompt" if text is prompt else f"prompt[{index}]", text)

@@ -1,6 +1,6 @@
 """Checks of a run of `generate` before anything is loaded: files, packages and sizes that its settings name.
 
-They take a second or less: no network is read, and neither PyTorch nor diffusers is imported.
+They take a second or two: no network is read, diffusers is not imported, and PyTorch only to find a device.
 """
 
 import re
@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
-from followyourpose.common.device import machine_memory
+from followyourpose.common.device import machine_memory, torch_device
 from followyourpose.common.files import read_json
-from followyourpose.config import ConfigError, GenerateConfig, locate
+from followyourpose.config import ConfigError, GenerateConfig, find_model
 from followyourpose.generation.loras import open_loras
+from followyourpose.generation.unfinished import FOLDER
 from followyourpose.models.loading import model_kind
 
 LARGEST_WRITTEN = 16384  # pixels: the widest picture that H.264 takes
@@ -36,6 +37,10 @@ def check_settings(config: GenerateConfig) -> list[str]:
     open_loras(config.lora)
     _check_model(config)
     _check_attention(config.attention)
+    if config.device not in (None, "cpu"):
+        torch_device(config.device)
+    if "\0" in (config.output or ""):
+        raise ConfigError(f"output: got {config.output!r}, expected a path without null characters")
     prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
     style = config.style.strip(" ,")
     return [", ".join(filter(None, (prompt, style))) for prompt in prompts] if style else prompts
@@ -59,14 +64,15 @@ def check_space(config: GenerateConfig, folder: Path, size: tuple[int, int], vid
     if noise > (memory := machine_memory()):
         raise ConfigError(
             f"num_frames: got {config.num_frames} of {size[0]} x {size[1]} pixels, whose noise alone takes "
-            f"{noise / 2**30:,.0f} GiB of memory, expected at most {memory / 2**30:,.0f} GiB"
+            f"{noise / 1e6:,.0f} MB of memory, expected at most {memory / 1e6:,.0f} MB"
         )
     files = FILE_BYTES * videos * config.num_frames * height * width
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if files > (free := shutil.disk_usage(there).free):
+    disk = shutil.disk_usage(there)
+    if disk.total and files > disk.free and not (folder / FOLDER).exists():  # of a run that goes on, a part is there
         raise ConfigError(
             f"output: {folder}: got {videos} x {config.num_frames} frames of {height} x {width} pixels, which take "
-            f"{files / 2**30:,.0f} GiB or more, expected at most the disk's {free / 2**30:,.0f} GiB"
+            f"{files / 1e6:,.1f} MB or more, expected at most the disk's {disk.free / 1e6:,.1f} MB"
         )
 
 
@@ -86,11 +92,12 @@ def model_size(model: Path) -> tuple[int, int] | None:
 
 
 def _check_model(config: GenerateConfig) -> None:
+    model = find_model(config.model, "model")
     try:
-        model_kind(locate(config.model))
+        model_kind(model)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
-    if sizes := model_size(locate(config.model)):
+    if sizes := model_size(model):
         for key in ("height", "width"):
             check_multiple(key, getattr(config, key) or sizes[0], sizes[1], "pixels")
 

@@ -178,8 +178,12 @@ def stream(
 
 
 def _output(config: GenerateConfig, prompt: str) -> Path:
+    """Return the folder of a run, by default a new one, named after the second, the prompt and, if need be, a number."""
+    if config.output is not None:
+        return Path(config.output).expanduser()
     name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{slug(prompt)}"
-    return Path("outputs") / name if config.output is None else Path(config.output).expanduser()
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder for each in names if not (folder := Path("outputs") / each).exists())
 
 
 def _size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tuple[int, int]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.checks import parse_size
 from followyourpose.config import ConfigError, GenerateConfig, RetargetConfig, locate
 from followyourpose.data.transforms import cover, frame_indices
 from followyourpose.data.video_io import probe, read_frames
 from followyourpose.data.video_readers import ACCEPTED
-from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
+from followyourpose.pose.formats import is_keypoints, read_any
+from followyourpose.pose.keypoints_file import ClipKeypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.retarget import retarget
 
@@ -60,7 +62,7 @@ class SkeletonInput:
 
     def found(self, people: ClipKeypoints) -> "SkeletonInput":
         """Return the skeleton of a raw video, with the people found in its `span`."""
-        return replace(self, keypoints=_retargeted(people, self.config.retarget), first=self.span.start)
+        return replace(self, keypoints=_retargeted(people, self.config), first=self.span.start)
 
     def frames(self, height: int, width: int, numbers: Sequence[int] | None = None) -> np.ndarray:
         """Return skeleton frames (f, height, width, 3) uint8 RGB: keypoints drawn, or frames resized, at that size.
@@ -135,7 +137,7 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
     path = SAMPLE if config.skeleton is None else locate(config.skeleton)
     if not path.exists():
         raise ValueError(f"skeleton: {path}: no such file or folder, expected {ACCEPTED}, or a keypoints .json")
-    keypoints = read_keypoints(path) if path.suffix.lower() == ".json" and not raw else None
+    keypoints = _keypoints(path, config) if not raw and is_keypoints(path) else None
     if keypoints is None and not raw and config.retarget != RetargetConfig():
         raise ConfigError(f"retarget: {path} is drawn already, expected a keypoints .json, or pose.source raw")
     if keypoints is None:
@@ -150,12 +152,21 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
         raise ValueError(f"skeleton: {path}: {error}") from error
     # The people of a raw video are not found yet; retargeting nobody checks the settings now.
     people = keypoints or ClipKeypoints(size[1], size[0], 1.0, [[]])
-    retargeted = _retargeted(people, config.retarget)
+    retargeted = _retargeted(people, config)
     return SkeletonInput(path, indices, size, config, None if keypoints is None else retargeted)
 
 
-def _retargeted(people: ClipKeypoints, config: RetargetConfig) -> ClipKeypoints:
-    if config == RetargetConfig():
+def _retargeted(people: ClipKeypoints, config: GenerateConfig) -> ClipKeypoints:
+    if config.retarget == RetargetConfig():
         return people
-    reference = None if config.reference is None else read_keypoints(locate(config.reference))
-    return retarget(people, reference, config.scale, config.limbs)
+    reference = None if config.retarget.reference is None else _keypoints(locate(config.retarget.reference), config)
+    return retarget(people, reference, config.retarget.scale, config.retarget.limbs)
+
+
+def _keypoints(path: Path, config: GenerateConfig) -> ClipKeypoints:
+    """Return the keypoints of any tool; print a line about those that are not this package's."""
+    reading = read_any(path)
+    if reading.own is None:
+        print(reading.summary)
+    given = None if config.skeleton_size is None else parse_size("skeleton_size", config.skeleton_size)
+    return reading.clip(reading.size or given)

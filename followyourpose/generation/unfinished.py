@@ -61,7 +61,7 @@ class UnfinishedVideo:
             tensors, facts = read_tensors(self._state)
             state = StreamState(int(facts["frames"]), tensors["known"], tensors["random"])
             for number in range(state.frames):
-                if (got := self.frames([number]).shape[1:]) != (*size, 3):
+                if (got := self._read(number).shape) != (*size, 3):
                     raise ValueError(f"{self._frame(number).name}: got {got}, expected {(*size, 3)}")
             return state
         except UNREADABLE as error:
@@ -82,7 +82,7 @@ class UnfinishedVideo:
 
     def frames(self, numbers: Sequence[int]) -> np.ndarray:
         """Return finished frames (f, H, W, 3) by their numbers."""
-        return np.stack([np.asarray(Image.open(self._frame(number))) for number in numbers])
+        return np.stack([self._read(number) for number in numbers])
 
     def remove(self) -> None:
         """Remove all that is kept of the video."""
@@ -91,6 +91,10 @@ class UnfinishedVideo:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def _read(self, number: int) -> np.ndarray:
+        with Image.open(self._frame(number)) as picture:
+            return np.asarray(picture)
 
     def _frame(self, number: int) -> Path:
         return self._frames / f"{number:06d}.png"

@@ -1,0 +1,109 @@
+"""`followyourpose pose`: keypoints and drawn skeletons between the formats of tools, and edits of single joints.
+
+Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from followyourpose.common.checks import check_choice, counted
+from followyourpose.common.files import read_text
+from followyourpose.data.video_io import video_writer
+from followyourpose.pose.edit import edit
+from followyourpose.pose.formats import FORMATS, format_of, is_keypoints, read_any, write_any
+from followyourpose.pose.keypoints_file import ClipKeypoints
+from followyourpose.pose.render import render_skeleton
+
+VIDEO = "video"  # a drawn skeleton, .mp4
+
+
+def convert_pose(
+    source: Path,
+    target: Path,
+    to: str | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    images: str | None = None,
+) -> None:
+    """Convert keypoints, or a drawn skeleton, to a file or folder of another format; print what is lost.
+
+    Args:
+        source: keypoints of any tool (see `formats.read_any`); or a video, gif or folder of skeletons in MMPose's colours.
+        to: "keypoints", "openpose", "coco" or "video"; None: as the target's name asks for.
+        size, fps, images: see `formats.Reading.clip` and `formats.read_any`.
+
+    Raises:
+        ValueError: the source cannot be read, or the target cannot be written or is there already.
+    """
+    kind = _kind(target, to)
+    _write(target, open_clip(source, size, fps, images), kind)
+
+
+def edit_pose(
+    source: Path,
+    target: Path,
+    moves: Sequence[str],
+    to: str | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+) -> None:
+    """Move joints (see `pose.edit`) and write the result as `convert_pose` does.
+
+    Args:
+        moves: each a move, or the path of a text file with a move a line.
+
+    Raises:
+        ValueError: as `convert_pose`; or a move is none, or names what is not there.
+    """
+    kind = _kind(target, to)
+    lines = [line for text in moves for line in _lines(text)]
+    clip, count = edit(open_clip(source, size, fps), lines)
+    print(f"{counted(len(lines), 'move')} of {counted(count, 'joint')}")
+    _write(target, clip, kind)
+
+
+def open_clip(
+    source: Path, size: tuple[int, int] | None = None, fps: float | None = None, images: str | None = None
+) -> ClipKeypoints:
+    """Return the clip of keypoints, or of a drawn skeleton; print a line about it.
+
+    Raises:
+        ValueError: see `convert_pose`.
+    """
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder, expected keypoints or a skeleton video")
+    if is_keypoints(source):
+        reading = read_any(source, images)
+        print(reading.summary)
+        return reading.clip(size, fps)
+    raise NotImplementedError
+
+
+def _lines(text: str) -> list[str]:
+    """Return the moves of an argument: itself, or the lines of the file that it names, without # comments."""
+    if not text.strip():
+        raise ValueError('got an empty move, expected one such as "hide left_wrist 10"')
+    if not Path(text).is_file():
+        return [text]
+    lines = (line.partition("#")[0].strip() for line in read_text(Path(text)).splitlines())
+    return [line for line in lines if line]
+
+
+def _kind(target: Path, to: str | None) -> str:
+    if to is not None:
+        check_choice("--to", to, (*FORMATS, VIDEO))
+    elif target.suffix.lower() == ".mp4":
+        to = VIDEO
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target}: is there already, and nothing is overwritten")
+    return to or format_of(target)
+
+
+def _write(target: Path, clip: ClipKeypoints, kind: str) -> None:
+    if kind != VIDEO:
+        if lost := write_any(target, clip, kind):
+            print(f"{target}: {kind} does not hold {lost}")
+        return
+    with video_writer(target, clip.height, clip.width, clip.fps) as write:
+        for people in clip.frames:
+            write(render_skeleton(people, clip.height, clip.width)[None])
