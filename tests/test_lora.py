@@ -1,6 +1,7 @@
 """LoRA: trained by the one loop, written in diffusers' format, and loaded only into a base that it fits."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
-from followyourpose.config import ConfigError, LoraConfig
-from followyourpose.generation.loras import apply_loras, open_loras
+from followyourpose.config import ConfigError, GenerateConfig, LoraConfig, LoraEntry, build_config
+from followyourpose.generation.loras import LoraInput, apply_loras, open_loras
 from followyourpose.models.inflate import NEW_LAYERS
 from followyourpose.training.components import export, fingerprint, load_component
 from followyourpose.training.loop import build_objective, train
@@ -216,12 +217,28 @@ def test_a_path_is_a_lora_of_weight_1(entries: Any, tmp_path: Path):
     (only,) = open_loras(json.loads(names))
     assert (only.path, only.weight) == (tmp_path / "style.safetensors", 1.0)
     assert open_loras([]) == open_loras(None) == []
+    assert open_loras(LoraEntry(str(tmp_path), 0.5)) == [LoraInput(tmp_path / "style.safetensors", 0.5)]
+
+
+@pytest.mark.parametrize("given", ["{path: FILE, weight: 5e-1}", "[{path: FILE, weight: '.5'}]"])
+def test_a_lora_of_the_command_line_has_its_weight(tmp_path: Path, given: str):
+    """Also a file of an odd name, and a weight that YAML would take for text."""
+    file = tmp_path / "a #1, b.safetensors"
+    file.touch()
+    text = given.replace("FILE", json.dumps(str(file)))
+    config = build_config(GenerateConfig, {"prompt": "x"}, [f"lora={text}"])
+    assert open_loras(config.lora) == [LoraInput(file, 0.5)]
+    again = build_config(GenerateConfig, json.loads(json.dumps(asdict(config))))
+    assert again == config and open_loras(again.lora) == open_loras(config.lora)
 
 
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ("none.safetensors", r"lora\[0\]: none.safetensors: no such file or folder, and no name of `followyourpose download`"),
+        (
+            "none.safetensors",
+            r"lora\[0\]: none.safetensors: no such file or folder, and no name of `followyourpose download`",
+        ),
         ([{"path": __file__}, {"path": "none"}], r"lora\[1\]: none: no such file"),
         ([str(Path(__file__).parent)], r"lora\[0\]: .*tests: got none, expected one file of weights"),
         ([5], r"lora\[0\]: got 5, expected a path or \{path: ..., weight: 0.8\}"),

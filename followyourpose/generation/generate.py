@@ -178,7 +178,7 @@ def stream(
 
 
 def _output(config: GenerateConfig, prompt: str) -> Path:
-    """Return the folder of a run, by default a new one, named after the second, the prompt and, if need be, a number."""
+    """Return the folder of a run, by default a new one, named after the time, the prompt and, if need be, a number."""
     if config.output is not None:
         return Path(config.output).expanduser()
     name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{slug(prompt)}"
