@@ -94,6 +94,9 @@ def parse_people(label: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int] 
         return keypoints, None
     if not 1 <= min(size) <= max(size) <= _LARGEST:
         raise ValueError(f"width and height: got {size[1]} x {size[0]}, expected pixels")
+    seen = keypoints[keypoints[..., 2] > 0, :2]
+    if len(seen) and min(size) > 8 and -1 <= seen.min() and seen.max() <= 2:
+        raise ValueError(f"keypoints: got x and y from {seen.min():g} to {seen.max():g}, expected pixels, not shares")
     return only_inside(keypoints, size), size
 
 
