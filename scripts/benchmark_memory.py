@@ -68,8 +68,8 @@ class LiveMemory(TorchDispatchMode):
         self.bytes -= size
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention without scores, as with data, unless the backend needs them: without data PyTorch always makes them."""
+class WithoutData(TorchFunctionMode):
+    """Decisions as with data: attention keeps scores only where the backend needs them, and checks of values pass."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -77,6 +77,8 @@ class FusedAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and torch.backends.cuda.flash_sdp_enabled():
             return torch.empty_like(kwargs["query"] if "query" in kwargs else args[0])
+        if func is Tensor.__bool__:
+            return True
         return func(*args, **kwargs)
 
 
@@ -97,7 +99,7 @@ def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -
     attention, config = settings.pop("attention", "native"), SamplingConfig(**settings)
     f, height, width = shape
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
-    with torch.device("meta"), LiveMemory() as memory, FusedAttention(), torch.no_grad():
+    with torch.device("meta"), LiveMemory() as memory, WithoutData(), torch.no_grad():
         pipe = _pipeline(size, tokenizer, getattr(torch, config.dtype))
         prepare(pipe, config, torch.device("meta"))
         pipe.unet.set_attention_backend(attention)
