@@ -15,9 +15,9 @@ from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, P
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
     "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "configs", "download",
-    "export", "inspect", "demo", "study",
+    "export", "inspect", "demo", "study", "pose",
 ]  # fmt: skip
-INNER = ["study make", "study score"]
+INNER = ["study make", "study score", "pose convert", "pose edit"]
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -161,6 +161,11 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["study", "make", "systems.a=x", "systems.b=y"], "systems.a: x: no such folder"),
         (["study", "score", "key.json"], "required: CSV"),
         (["study", "score", "key.json", "a.csv"], "key.json: cannot be read"),
+        (["pose", "convert", "none.json", "out.json"], "none.json: no such file or folder, expected keypoints"),
+        (["pose", "convert", "none.json", "out.csv"], "out.csv: expected a .json file or a folder"),
+        (["pose", "convert", "none.json", "out", "--size", "640"], "--size: got '640', expected WIDTHxHEIGHT in"),
+        (["pose", "convert", "none.json", "out", "--to", "csv"], "--to: got 'csv', expected one of keypoints, open"),
+        (["pose", "edit", "none.json", "out"], "required: MOVE"),
         (["inspect", "no/folder"], "no/folder: no .safetensors file is there"),
     ],
 )

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cache(add)
     _add_evaluate(add)
     _add_extract_pose(add)
+    _add_pose(add, common)
     _add_puppets(add)
     _add_convert_weights(add)
     _add_configs(add)
@@ -209,6 +210,51 @@ def _add_extract_pose(add: Add) -> None:
         if field.name != "source":
             text = f"{texts[field.name]} (default: {shown_default(field)})".replace("None", "null")
             verb.add_argument(f"--{field.name.replace('_', '-')}", metavar="X", help=text)
+
+
+def _add_pose(add: Add, common: argparse.ArgumentParser) -> None:
+    convert = (
+        "followyourpose pose convert openpose-folder dance.json --size 1280x720",
+        "followyourpose pose convert person_keypoints.json dance.json --images '*video1*'",
+        "followyourpose pose convert skeleton.mp4 keypoints.json",
+        "followyourpose pose convert keypoints.json dance.coco.json",
+    )
+    edit = (
+        'followyourpose pose edit keypoints.json better.json "set left_wrist 10:14 x=120 y=80" "hide nose 3"',
+        'followyourpose pose edit keypoints.json better.json "copy left_wrist 10:14 from=9 person=0" moves.txt',
+    )
+    pose = add("pose", None, "keypoints of other tools, and edits of keypoints", "Keypoints.", convert[0], edit[0])
+    add = _adder(pose, common)
+    verb = add(
+        "convert", verbs.pose_convert, "between the formats of tools",
+        "Reads keypoints of OpenPose (18 or 25 joints; a file, or a folder of one per frame), ControlNet and DWPose,\n"
+        "COCO, MMPose and MediaPipe, or a video of skeletons drawn in MMPose's colours; the content shows which.\n"
+        "generate takes these keypoints too. OUT is keypoints.json as extract-pose writes it, NAME.openpose.json or a\n"
+        "folder for OpenPose and ControlNet, NAME.coco.json for COCO, or NAME.mp4 for a drawn skeleton.",
+        *convert,
+    )  # fmt: skip
+    _add_pose_files(verb)
+    verb.add_argument("--images", metavar="PATTERN", help="of a COCO file: names of the images to take (default: all)")
+    verb = add(
+        "edit", verbs.pose_edit, "move single joints",
+        "Makes moves one after the other; frames are counted from 0, and A:B ends before B:\n\n"
+        "set JOINT FRAMES x=X y=Y        place a joint, in pixels (confidence=C: default 1)\n"
+        "shift JOINT FRAMES x=DX y=DY    move it by pixels\n"
+        "hide JOINT FRAMES               make it unseen\n"
+        "copy JOINT FRAMES from=FRAME    place it as in another frame\n\n"
+        "JOINT is one of COCO's, several with commas, or all; person=N chooses among several people.",
+        *edit,
+    )  # fmt: skip
+    _add_pose_files(verb)
+    verb.add_argument("moves", nargs="+", metavar="MOVE", help="a move, or a text file with a move a line")
+
+
+def _add_pose_files(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("source", type=Path, metavar="IN", help="keypoints, or a video of drawn skeletons")
+    verb.add_argument("target", type=Path, metavar="OUT", help="a new file or folder")
+    verb.add_argument("--to", metavar="FORMAT", help="keypoints, openpose, coco or video (default: as OUT is named)")
+    verb.add_argument("--size", metavar="WxH", help="of the frames in pixels, where IN has no size")
+    verb.add_argument("--fps", type=float, metavar="N", help="frames per second (default: IN's, or else 8)")
 
 
 def _add_puppets(add: Add) -> None:

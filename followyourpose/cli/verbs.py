@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from followyourpose.common.checks import check_above_zero, parse_size
 from followyourpose.common.files import atomic_write
 from followyourpose.config import (
     REPOSITORY,
@@ -127,6 +128,28 @@ def extract_pose(options: argparse.Namespace) -> None:
 
     extract_pose(options.video, options.output, config)
     print(options.output)
+
+
+def pose_convert(options: argparse.Namespace) -> None:
+    """Keypoints of another tool, or for one."""
+    from followyourpose.generation.pose_files import convert_pose
+
+    convert_pose(options.source, options.target, options.to, *_size_and_rate(options), options.images)
+    print(options.target)
+
+
+def pose_edit(options: argparse.Namespace) -> None:
+    """Keypoints with joints moved."""
+    from followyourpose.generation.pose_files import edit_pose
+
+    edit_pose(options.source, options.target, options.moves, options.to, *_size_and_rate(options))
+    print(options.target)
+
+
+def _size_and_rate(options: argparse.Namespace) -> tuple[tuple[int, int] | None, float | None]:
+    if options.fps is not None:
+        check_above_zero("--fps", options.fps)
+    return None if options.size is None else parse_size("--size", options.size), options.fps
 
 
 def convert_weights(options: argparse.Namespace) -> None:

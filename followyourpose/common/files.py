@@ -230,3 +230,14 @@ def json_lines(path: Path, most: int = LARGEST_JSON) -> Iterator[tuple[int, Any]
 def slug(text: str) -> str:
     """Return a prompt as part of a file's name: "an-astronaut-on-the-moon"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "video"
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return the key that sorts 2.png before 10.png: runs of digits count as numbers."""
+    parts = re.split(r"([0-9]+)", name.lower())  # every second one is a number
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)], name
+
+
+def printable(text: str) -> str:
+    """Return text with U+FFFD in place of control characters and of surrogates, which UTF-8 does not have."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)

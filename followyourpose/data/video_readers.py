@@ -3,13 +3,13 @@
 Frames are (f, H, W, 3) uint8 RGB. Images that follow one another, such as those of a folder, have one size.
 """
 
-import re
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageSequence
 
+from followyourpose.common.files import natural_order
 from followyourpose.data.images import UNREADABLE, frames_of, hidden_frames, read_image, shown
 from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
 
@@ -45,7 +45,8 @@ class _Folder:
     def __init__(self, path: Path, ground: int) -> None:
         self.ground = ground
         files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        self.files = sorted((file for file in files if file.name[0] != "." and file.is_file()), key=_natural)
+        files = (file for file in files if file.name[0] != "." and file.is_file())
+        self.files = sorted(files, key=lambda file: natural_order(file.name))
         if not self.files:
             raise VideoError(f"{path}: no frames in this folder, expected images ({', '.join(IMAGE_SUFFIXES)})")
         height, width = self._read(self.files[0]).shape[:2]
@@ -155,9 +156,3 @@ def _check_container(path: Path) -> None:
             at += max(length, 8)
     if b"moov" not in kinds:
         raise VideoError(f"{path}: cannot be read as frames (the file is cut short: it has no index of frames)")
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return the key that sorts 2.png before 10.png: runs of digits count as numbers."""
-    parts = re.split(r"([0-9]+)", path.name.lower())  # every second one is a number
-    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)], path.name

@@ -28,7 +28,8 @@ def convert_pose(
     """Convert keypoints, or a drawn skeleton, to a file or folder of another format; print what is lost.
 
     Args:
-        source: keypoints of any tool (see `formats.read_any`); or a video, gif or folder of skeletons in MMPose's colours.
+        source: keypoints of any tool (see `formats.read_any`); or a video, gif or folder of drawn skeletons in MMPose's
+            colours.
         to: "keypoints", "openpose", "coco" or "video"; None: as the target's name asks for.
         size, fps, images: see `formats.Reading.clip` and `formats.read_any`.
 
@@ -76,7 +77,7 @@ def open_clip(
         reading = read_any(source, images)
         print(reading.summary)
         return reading.clip(size, fps)
-    raise NotImplementedError
+    raise ValueError(f"{source}: not keypoints")
 
 
 def _lines(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from followyourpose.common.files import atomic_write, parse_json, read_text
 from followyourpose.pose.skeleton import NUM_JOINTS
 
 _MOST_LISTS = 10_000_000  # of a file: its lists and mappings stay below a gigabyte in memory
-_MOST_FRAMES = 1_000_000
+MOST_FRAMES = 1_000_000
 _MOST_PIXELS = 100_000
 
 
@@ -54,7 +54,7 @@ def write_keypoints(path: str | Path, clip: ClipKeypoints) -> None:
             for person, number in zip(people, ids, strict=True):
                 person["id"] = number
     content = {"width": clip.width, "height": clip.height, "fps": clip.fps, "frames": frames}
-    _parse(content, str(path))
+    parse_keypoints(content, str(path))
     atomic_write(Path(path), json.dumps(content))
 
 
@@ -65,30 +65,48 @@ def read_keypoints(path: str | Path) -> ClipKeypoints:
         ValueError: the file is missing, no JSON, too large or not of the form above; the message names the file and the
             place in it.
     """
+    return parse_keypoints(load_keypoints(path), str(path))
+
+
+def load_keypoints(path: str | Path) -> Any:
+    """Return the content of a JSON file of anybody's keypoints, in which the numbers of a person are an array.
+
+    Raises:
+        ValueError: the file is missing, no JSON or too large; the message names it.
+    """
     text = read_text(Path(path))
     lists = text.count("[") + text.count("{")
     if lists > _MOST_LISTS:
         raise ValueError(f"{path}: got {lists:,} lists and mappings, expected at most {_MOST_LISTS:,}")
-    return _parse(parse_json(text, str(path), _compact), str(path))
+    return parse_json(text, str(path), _compact)
 
 
-def _compact(content: dict[str, Any]) -> dict[str, Any]:
-    """Replace the lists of a person's keypoints by an array, a tenth of their size; `_person` checks it."""
-    if "keypoints" in content:
-        with suppress(ValueError, TypeError, OverflowError):
-            content["keypoints"] = np.array(content["keypoints"], np.float32)
+def _compact(content: dict[str, Any]) -> Any:
+    """Replace the lists of a person's keypoints by an array, a tenth of their size, and MediaPipe's landmarks by tuples
+    x, y, z, visibility; whoever reads them checks them."""
+    if "x" in content and "y" in content:
+        return content["x"], content["y"], content.get("z", 0.0), content.get("visibility", 1.0)
+    for key in content.keys() & {"keypoints", "pose_keypoints_2d"}:
+        if isinstance(content[key], list):
+            with suppress(ValueError, TypeError, OverflowError):
+                content[key] = np.array(content[key], np.float32)
     return content
 
 
-def _parse(content: Any, place: str) -> ClipKeypoints:
+def parse_keypoints(content: Any, place: str) -> ClipKeypoints:
+    """Return the clip of a file's content.
+
+    Raises:
+        ValueError: it is not of the form above; the message begins with `place`.
+    """
     _keys(content, ("width", "height", "fps", "frames"), place)
     for key, kinds, most in (("width", int, _MOST_PIXELS), ("height", int, _MOST_PIXELS), ("fps", (int, float), 1000)):
         value = content[key]
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= most:
             raise ValueError(f"{place}: {key}: got {_shown(value)}, expected a number above 0, and at most {most:,}")
     total = len(_list(content["frames"], f"{place}: frames"))
-    if not 0 < total <= _MOST_FRAMES:
-        raise ValueError(f"{place}: frames: got {total or 'none'}, expected at least one, at most {_MOST_FRAMES:,}")
+    if not 0 < total <= MOST_FRAMES:
+        raise ValueError(f"{place}: frames: got {total or 'none'}, expected at least one, at most {MOST_FRAMES:,}")
     frames, ids = [], []
     for f, people in enumerate(content["frames"]):
         at = f"{place}: frames[{f}]"
