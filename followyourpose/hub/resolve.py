@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
-from followyourpose.hub.download import DownloadError, hub_file, snapshot
+from filelock import FileLock
+
+from followyourpose.hub.download import DownloadError, fetch, hub_file, snapshot
 from followyourpose.hub.registry import DOWNLOADS
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
@@ -37,9 +40,7 @@ def resolve(name: str | Path, key: str, locate: Locate = Path, variant: str | No
         raise ValueError(f"{key}: {text}: no such file or folder, and no name of `followyourpose download`")
     repository, file, revision = match["repository"], match["file"], match["revision"]
     try:
-        if file:
-            return hub_file(repository, file[1:], revision)
-        return snapshot(repository, revision, variant)
+        return _from_hub(repository, file, revision, variant)
     except DownloadError as error:
         raise ValueError(f"{key}: {text}: no such file or folder, and as a hub id {error}") from error
 
@@ -48,6 +49,32 @@ def is_hub_id(name: str | Path, locate: Locate = Path) -> bool:
     """Whether a name can only be a hub id: no path leads there, and no download has the name."""
     text = str(name)
     return text not in DOWNLOADS and not locate(text).exists() and _HUB_ID.fullmatch(text) is not None
+
+
+def fetched(name: str | Path, locate: Locate = Path) -> Path:
+    """Return the file or folder of a name of the registry, downloaded where it is missing; another path as it is.
+
+    For downloads of some megabytes: larger ones take a command of their own. Of several processes one downloads.
+
+    Raises:
+        ValueError: the download did not come about.
+    """
+    if (download := DOWNLOADS.get(str(name))) is None:
+        return locate(name)
+    root = locate("checkpoints")
+    if not (there := locate(root / download.path)).exists():
+        root.mkdir(parents=True, exist_ok=True)
+        there = root / download.path
+        with FileLock(root / f".{download.name}.lock"):
+            if not there.exists():
+                fetch(download, root)
+    return there
+
+
+@lru_cache
+def _from_hub(repository: str, file: str | None, revision: str | None, variant: str | None) -> Path:
+    """Ask the hub once for each name in a process."""
+    return hub_file(repository, file[1:], revision) if file else snapshot(repository, revision, variant)
 
 
 def _of_cache(path: Path) -> Path:
