@@ -357,12 +357,13 @@ def test_prompts_are_recorded_and_read_back_as_they_were_given(
     ]  # fmt: skip
 
 
-def test_a_skeletons_name_that_is_no_text_is_shown_with_replacements(
+def test_names_of_files_that_are_no_text_are_shown_with_replacements(
     settings: dict[str, Any], tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     """Linux lets files have names that are no UTF-8; Python reads them with surrogates."""
     odd = Path(two[0]).rename(tmp_path / os.fsdecode(b"l\xe4ft\n.json"))
-    folder = generate(GenerateConfig(**settings | {"skeleton": [str(odd), two[1]], "num_frames": 1}))
+    output = str(tmp_path / os.fsdecode(b"\xe4"))
+    folder = generate(GenerateConfig(**settings | {"skeleton": [str(odd), two[1]], "num_frames": 1, "output": output}))
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert record["skeletons"][0]["files"] == record["settings"]["skeleton"][:1] == [str(odd)]
     assert "skeleton l\ufffdft" in (folder / "index.html").read_text(encoding="utf-8")

@@ -151,11 +151,11 @@ def test_savings_of_memory_are_switched_on(pipe: FollowYourPosePipeline) -> None
 )
 def test_lack_of_memory_names_the_settings_that_lower_it(pipe: FollowYourPosePipeline, error: Exception) -> None:
     with (
-        pytest.raises(ConfigError, match=r"out of memory \(.*num_frames.*weights=int8 \(.* MB") as told,
+        pytest.raises(ConfigError, match=r"out of memory \(.*num_frames.*weights=int8 \(.* MB") as raised,
         memory_explained(pipe, SamplingConfig(decode_chunk_size=1)),
     ):
         raise error
-    assert "vae_tiling=true" in str(told.value) and "decode_chunk_size" not in str(told.value)
+    assert "vae_tiling=true" in str(raised.value) and "decode_chunk_size" not in str(raised.value)
 
 
 def test_other_errors_pass(pipe: FollowYourPosePipeline) -> None:

@@ -166,10 +166,10 @@ def test_a_killed_generation_goes_on_to_the_same_files(
 
 def test_a_signal_reports_the_way_to_go_on(forks: Any, model: Path, unbroken: Callable, tmp_path: Path) -> None:
     run = config(model, tmp_path / "run")
-    code, said = stopped(forks, run, int(signal.SIGTERM), 2, "after")
+    code, errors = stopped(forks, run, int(signal.SIGTERM), 2, "after")
     assert code == 130
-    assert f"to go on, run the same command again with output={run.output}" in said
-    assert "Traceback" not in said
+    assert f"to go on, run the same command again with output={run.output}" in errors
+    assert "Traceback" not in errors
     assert content(generate(run)) == unbroken(run)
 
 

@@ -15,23 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from followyourpose.common.device import torch_device
-from followyourpose.common.files import slug
+from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
 from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, model_size
 from followyourpose.generation.extract_pose import check_pose, extract_pose
 from followyourpose.generation.loras import apply_loras, open_loras
-from followyourpose.generation.outputs import (
-    INDEX,
-    Frames,
-    Shot,
-    chunks,
-    printable,
-    versions,
-    write_forms,
-    write_record,
-)
+from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
 from followyourpose.generation.unfinished import RECORD, UnfinishedVideo, unfinished_run
@@ -76,7 +67,7 @@ def generate(
     check_space(config, folder, size, len(sources) * len(prompts) * config.num_videos_per_prompt)
     settings = dataclasses.asdict(config)
     with unfinished_run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
-        print(f"{folder}: if this is interrupted, the same command with output={folder} goes on")
+        print(printable(f"{folder}: if this is interrupted, the same command with output={folder} goes on"))
         if raw:
             sources = _find_poses(config, sources, work / "pose")
         pipe = load_pipeline(config) if pipe is None else pipe
@@ -259,6 +250,6 @@ def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateCon
 
 def _print_files(folder: Path, shots: list[Shot]) -> None:
     poses = sorted(str(file.relative_to(folder)) for file in folder.glob("pose/**/*.mp4"))
-    print(f"{folder}:")
+    print(printable(f"{folder}:"))
     for file in [INDEX, RECORD, *poses, *(file for shot in shots for file in shot.files)]:
         print(f"  {file}")

@@ -5,7 +5,6 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 
 import json
 import platform
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from followyourpose.common.files import atomic_write
+from followyourpose.common.files import atomic_write, printable
 from followyourpose.common.pictures import contact_sheet, enlarge, evenly, write_picture
 from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import gif_writer, video_writer
@@ -97,11 +96,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def printable(text: str) -> str:
-    """Return text with U+FFFD in place of control characters and of surrogates, which UTF-8 does not have."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from followyourpose.common.checks import flat
-from followyourpose.common.files import LOCK, atomic_file, atomic_write, locked, read_json
+from followyourpose.common.files import LOCK, atomic_file, atomic_write, locked, printable, read_json
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.denoise import StreamState
@@ -65,7 +65,8 @@ class UnfinishedVideo:
                     raise ValueError(f"{self._frame(number).name}: got {got}, expected {(*size, 3)}")
             return state
         except UNREADABLE as error:
-            print(f"{self.folder}: damaged ({' '.join(str(error).split())[:200]}), so this video begins anew")
+            why = " ".join(str(error).split())[:200]
+            print(printable(f"{self.folder}: damaged ({why}), so this video begins anew"))
             self.remove()
             return StreamState()
 
@@ -138,7 +139,7 @@ def _end(target: Path, error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt) and how:
         raise KeyboardInterrupt(f"({how})") from error
     if how:
-        print(how)
+        print(printable(how))
     if isinstance(error, OSError) and (error.errno in DISK_FULL or shutil.disk_usage(target).free < LEAST_SPACE):
         raise ValueError(f"{target}: the disk is full ({' '.join(str(error).split())[:200]})") from error
     raise error
