@@ -28,14 +28,14 @@ def evenly(total: int, at_most: int = SHEET_FRAMES) -> np.ndarray:
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
-    """Return frames (f, factor * H, factor * W, 3), by bicubic interpolation."""
+    """Return frames (f, H, W, 3) enlarged by a whole factor, by bicubic interpolation."""
     if factor == 1:
         return frames
     return np.stack([cv2.resize(f, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for f in frames])
 
 
 def reduced(picture: np.ndarray, height: int) -> np.ndarray:
-    """Return a picture at most `height` pixels high, in its own proportions; a lower one stays as it is."""
+    """Return a picture (H, W, 3) at most `height` pixels high, in its own proportions; a lower one stays as it is."""
     if picture.shape[0] <= height:
         return picture
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
@@ -43,13 +43,13 @@ def reduced(picture: np.ndarray, height: int) -> np.ndarray:
 
 
 def contact_sheet(frames: np.ndarray, at_most: int = SHEET_FRAMES) -> np.ndarray:
-    """Return a picture of at most so many frames, evenly spaced and in reading order, 8 in a row, 2 pixels apart."""
+    """Return a picture (H, W, 3) of at most so many frames, evenly spaced, in reading order, 8 in a row with borders."""
     chosen = np.pad(frames[evenly(len(frames), at_most)], ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)
     return grid(chosen, SHEET_COLUMNS)
 
 
 def grid(tiles: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
-    """Return pictures of one size as one, in reading order; empty places are white."""
+    """Return pictures of one size as one (H, W, 3), in reading order; empty places are white."""
     columns = min(len(tiles), columns)
     padded = np.pad(np.asarray(tiles), ((0, -len(tiles) % columns), (0, 0), (0, 0), (0, 0)), constant_values=255)
     rows = padded.reshape(-1, columns, *padded.shape[1:])
@@ -57,7 +57,7 @@ def grid(tiles: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
 
 
 def stack(strips: Sequence[np.ndarray], background: int = 0) -> np.ndarray:
-    """Return pictures one below the other; the right of narrower ones has the background's brightness."""
+    """Return pictures one below the other, (H, W, 3); the right of narrower ones has the background's brightness."""
     width = max(strip.shape[1] for strip in strips)
     missing = [((0, 0), (0, width - strip.shape[1]), (0, 0)) for strip in strips]
     padded = [np.pad(strip, each, constant_values=background) for strip, each in zip(strips, missing, strict=True)]
@@ -65,7 +65,7 @@ def stack(strips: Sequence[np.ndarray], background: int = 0) -> np.ndarray:
 
 
 def caption(text: str, width: int, lines: int | None = None) -> np.ndarray:
-    """Return a strip of black text on white, (14 * lines, width, 3), to put above or below a picture.
+    """Return a strip of black text on white, (H, width, 3), of 14 pixels per line, to put above or below a picture.
 
     Args:
         lines: number of lines; a longer text is cut, and ends in "..."; None: as many as the text takes, at least 1.
@@ -79,7 +79,7 @@ def caption(text: str, width: int, lines: int | None = None) -> np.ndarray:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture as a .png file, whole or not at all; its folder is made where there is none.
+    """Write a picture (H, W, 3) as a .png file, whole or not at all; its folder is made where there is none.
 
     Raises:
         ValueError: the place cannot be written; the message names it.
