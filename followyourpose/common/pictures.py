@@ -43,7 +43,7 @@ def reduced(picture: np.ndarray, height: int) -> np.ndarray:
 
 
 def contact_sheet(frames: np.ndarray, at_most: int = SHEET_FRAMES) -> np.ndarray:
-    """Return a picture (H, W, 3) of at most so many frames, evenly spaced, in reading order, 8 in a row with borders."""
+    """Return a picture (H, W, 3) of at most so many frames, evenly spaced, in reading order, 8 in a row, bordered."""
     chosen = np.pad(frames[evenly(len(frames), at_most)], ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)
     return grid(chosen, SHEET_COLUMNS)
 
