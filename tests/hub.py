@@ -90,6 +90,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_XET_CACHE", str(cache / "xet"), raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
