@@ -18,7 +18,7 @@ UNREADABLE = (  # errors of Pillow, for damaged images
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
     zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further images are frames, and not pages or thumbnails
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further images are frames, and not pages or thumbnails
 _ORIENTATION = 0x0112  # EXIF tag: 1 to 8
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,7 +56,7 @@ def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
 
 def frames_of(image: Image.Image) -> int:
     """Return the number of frames of an open image; those of a format without animations are 1."""
-    return getattr(image, "n_frames", 1) - hidden_frames(image) if image.format in _ANIMATED else 1
+    return getattr(image, "n_frames", 1) - hidden_frames(image) if image.format in ANIMATED else 1
 
 
 def hidden_frames(image: Image.Image) -> int:

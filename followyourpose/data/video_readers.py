@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from followyourpose.common.files import natural_order
-from followyourpose.data.images import UNREADABLE, frames_of, hidden_frames, read_image, shown
+from followyourpose.data.images import ANIMATED, UNREADABLE, hidden_frames, read_image, shown
 from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -81,9 +81,10 @@ class _Image:
 
     def __init__(self, path: Path, ground: int) -> None:
         self.image, self.ground, fps = Image.open(path), ground, None
-        total, self.hidden = frames_of(self.image), hidden_frames(self.image)
+        self.hidden = hidden_frames(self.image)
+        durations = self._durations()[self.hidden :] if self.image.format in ANIMATED else [0.0]
+        total, duration = len(durations), sum(durations)
         if total > 1 or self.image.format == "GIF":
-            duration = sum(self._durations()[self.hidden :])
             fps = 1000 * total / duration if duration else _FPS
         height, width = self.frames([0]).shape[1:3]
         self.info = VideoInfo(total, fps, height, width)
