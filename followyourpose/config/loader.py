@@ -25,8 +25,8 @@ from followyourpose.hub.resolve import resolve
 _SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # in an installed wheel
 REPOSITORY = _SHIPPED if _SHIPPED.is_dir() else _SHIPPED.parents[1]  # where configs/ and checkpoints/ lie
 PROSE = {"prose": True}  # metadata of a field whose text may say anything: `${` has no meaning there
-LARGEST = 1_000_000  # characters of a config file
-DEEPEST, MOST_VALUES = 30, 100_000  # levels and values of a config, aliases counted as often as they are used
+LARGEST = 100_000  # bytes of a config file
+DEEPEST, MOST_VALUES = 30, 20_000  # levels and values of a config, aliases counted as often as they are used
 _NULL = ("", "~", "null", "Null", "NULL")
 _BOOLEANS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 _MERGE = "tag:yaml.org,2002:merge"
