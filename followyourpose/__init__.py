@@ -2,12 +2,13 @@
 
 from typing import Any
 
-__all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet"]
+__all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet", "skeleton_tensor"]
 
 _HOMES = {
     "FollowYourPosePipeline": "followyourpose.pipeline.pipeline",
     "PoseEncoder": "followyourpose.models.pose_encoder",
     "VideoUNet": "followyourpose.models.unet",
+    "skeleton_tensor": "followyourpose.pipeline.skeletons",
 }
 
 
@@ -18,3 +19,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

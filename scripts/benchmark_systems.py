@@ -17,8 +17,8 @@ from torch import Tensor
 from followyourpose.config import SamplingConfig
 from followyourpose.generation.sampling import prepare, sampling_arguments
 from followyourpose.pipeline.image_model import load_image_model
-from followyourpose.pipeline.inputs import skeleton_tensor
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.skeletons import skeleton_tensor
 from scripts.baseline_objectives import new_adapter, new_controlnet, new_motion
 from scripts.baseline_pipelines import (
     Parts,

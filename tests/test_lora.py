@@ -299,9 +299,9 @@ TWO_ENCODERS = weights_of(f"unet.{BLOCK}.attn1.to_q", 8, 8) | weights_of("text_e
     [
         ({"transformer.x.lora_A.weight": torch.zeros(4, 8)}, "got no LoRA for this model"),
         ({"conv_in.weight": torch.zeros(4)}, "got no LoRA for this model"),
-        ({"lora_unet_mid_block.hada_w1_a": torch.zeros(4)}, "cannot be read as a LoRA"),
+        ({"lora_unet_mid_block.hada_w1_a": torch.zeros(4)}, "lora_unet_mid_block: got a MidBlock, expected a linear"),
         (TWO_ENCODERS, "got a LoRA for another base, with layers of text_encoder_2"),
-        (b"no weights", "cannot be read as a LoRA"),
+        (b"no weights", "cannot be read as weights"),
     ],
 )
 def test_a_file_without_a_lora_for_this_model_is_named(

@@ -443,7 +443,7 @@ def test_image_model_is_no_pipeline_of_ours(image_model: Path, tmp_path: Path) -
         FollowYourPosePipeline.from_pretrained(image_model)
     with pytest.raises(ValueError, match="model_index.json"):
         FollowYourPosePipeline.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="nowhere: no such folder or file, expected Stable Diffusion 1.x"):
+    with pytest.raises(ValueError, match="path: .*nowhere: no such file or folder, and no name of `followyourpose dow"):
         FollowYourPosePipeline.from_image_model(tmp_path / "nowhere")
 
 
@@ -570,10 +570,18 @@ def test_settings_have_the_choices_of_a_call() -> None:
         ({"height": 48}, "skeleton: got 32 x 32 pixels, expected height x width, 48 x 32"),
         ({"num_frames": 5}, "skeleton: got 3 frames, expected num_frames, 5"),
         ({"num_frames": 0}, "num_frames: got 0"),
-        ({"skeleton": np.zeros((3, 32, 32, 3), np.float32)}, r"skeleton: got ndarray .*float32, expected bytes"),
+        (
+            {"skeleton": np.full((3, 32, 32, 3), 255.0)},
+            r"skeleton: got values in \[255, 255\], expected a path",
+        ),
+        (
+            {"skeleton": np.zeros((3, 32, 32, 3), np.int64)},
+            r"skeleton: got ndarray .*int64, expected a path",
+        ),
+        ({"skeleton": [1, 2]}, "skeleton: got list, expected a path, a list of PIL images"),
         ({"skeleton": np.zeros((32, 32, 3), np.uint8)}, r"skeleton: got ndarray \(32, 32, 3\) uint8"),
         ({"skeleton": torch.full((3, 3, 32, 32), 255.0)}, r"skeleton: got values in \[255, 255\]"),
-        ({"skeleton": "dance.mp4"}, "skeleton: got str"),
+        ({"skeleton": "dance.mp4"}, "skeleton: dance.mp4: no such file or folder"),
         ({"prompt": ["a", "b", "c"], "skeleton": np.zeros((2, 3, 32, 32, 3), np.uint8)}, "skeleton: got 2 for 3"),
         ({"latents": torch.zeros(1, 4, 2, 16, 16)}, r"latents: got .* expected \(1, 4, 3, 16, 16\)"),
         ({"generator": [torch.Generator()] * 2}, "generator: got a list of 2, expected one per video, 1"),
@@ -591,6 +599,13 @@ def test_settings_have_the_choices_of_a_call() -> None:
         ({"guidance_scale": "high"}, "guidance_scale: got 'high', expected a number"),
         ({"guidance_scale": float("nan")}, "guidance_scale: got nan, expected a finite number"),
         ({"eta": -1}, "eta: got -1, expected a finite number, at least 0"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale: got 1.5, expected a share from 0 to 1"),
+        ({"clip_skip": -1}, "clip_skip: got -1, expected at least 0"),
+        ({"clip_skip": 2}, "clip_skip: got 2, expected at most 1"),
+        ({"cross_attention_kwargs": {"gain": 2}}, "cross_attention_kwargs: got 'gain': 2, expected 'scale': a number"),
+        ({"cross_attention_kwargs": 0.5}, "cross_attention_kwargs: got 0.5, expected {'scale': a number} or None"),
+        ({"timesteps": [999, 500]}, "timesteps: got 2, expected none: DDIMScheduler has its own"),
+        ({"timesteps": 5}, "timesteps: got 5, expected a list of timesteps or None"),
         ({"decode_chunk_size": 0}, "decode_chunk_size: got 0, expected at least 1"),
         ({"long_video": "paper"}, "long_video: got 'paper', expected a LongVideo or None"),
         ({"latents": np.zeros((1, 4, 3, 16, 16))}, "latents: got ndarray, expected a tensor or None"),

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from followyourpose.config import ConfigError, LoraEntry, find_model
+from followyourpose.models.loading import LORA_NAME, weights_file
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-
-SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
-USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers'
 
 
 @dataclass(frozen=True)
@@ -44,21 +42,12 @@ def _open(index: int, entry: Any) -> LoraInput:
         raise ConfigError(f"{key}: got {entry!r}, expected a path or {{path: ..., weight: 0.8}}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not np.isfinite(weight):
         raise ConfigError(f"{key}: got weight {weight!r}, expected a number")
-    return LoraInput(_file(find_model(path, key), key), float(weight))
-
-
-def _file(path: Path, key: str) -> Path:
-    """Return the file at a path, or the one file of weights in the folder there."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise ConfigError(f"{key}: {path}: no such file, expected a LoRA ({', '.join(SUFFIXES)}) or its folder")
-    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    chosen = [file for file in found if file.name == USUAL_NAME] or found
-    if len(chosen) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise ConfigError(f"{key}: {path}: got {names}, expected one file of weights, or one called {USUAL_NAME}")
-    return chosen[0]
+    try:
+        return LoraInput(weights_file(find_model(path, key), LORA_NAME), float(weight))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def apply_loras(pipe: "FollowYourPosePipeline", loras: list[LoraInput]) -> None:

@@ -3,12 +3,17 @@
 b clips   f frames   c channels   l tokens of a frame   t text tokens
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from followyourpose.common.checks import check_at_least
+
 KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
+TextContext = tuple[Tensor, ...]  # the same of a text, each (n, t, c), or the text itself, (n, t, d), to be projected
 
 
 class Attention(nn.Module):
@@ -19,7 +24,7 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
         self.heads = heads
-        self.backend = AttentionBackendName.NATIVE
+        self.backend: AttentionBackendName | None = None  # None: diffusers' default, of its context or environment
         self.chunk: int | None = None  # queries at a time; None: all
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
@@ -65,11 +70,12 @@ class CrossFrameAttention(Attention):
 
 
 class TextAttention(Attention):
-    """Every token of every frame attends to its clip's text, keys and values (b, t, c): (b f) l c -> the same."""
+    """Every token of every frame attends to its clip's text, (b, t, c) or (b, t, d): (b f) l c -> the same."""
 
-    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
+    def forward(self, x: Tensor, text: TextContext, frames: int) -> Tensor:
+        keys, values = text if len(text) == 2 else self.keys_values(*text)
         x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: no copies
-        return rearrange(self.attend(x, text), "b (f l) c -> (b f) l c", f=frames)
+        return rearrange(self.attend(x, (keys, values)), "b (f l) c -> (b f) l c", f=frames)
 
 
 class TemporalAttention(Attention):
@@ -81,12 +87,64 @@ class TemporalAttention(Attention):
         return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
 
 
-def attentions_of(model: nn.Module) -> list[Attention]:
+class AttentionSettings:
+    """Backend and chunks of all attentions of a diffusers network, and only of this one."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def set_attention_backend(self, backend: str, dtype: torch.dtype | None = None) -> None:
+        """Set the attention backend: "native", "xformers", "flash", ...
+
+        It is tried at once, on the GPU where there is one.
+
+        Args:
+            dtype: of the attention, under autocast not that of the weights; None: that of the weights.
+
+        Raises:
+            ValueError: diffusers has no such backend, or it cannot run here.
+        """
+        device = torch.device("cuda") if torch.cuda.is_available() else self.device
+        set_backend(self, backend, device, dtype or self.dtype)
+
+    def reset_attention_backend(self) -> None:
+        """Leave the choice to diffusers: its `attention_backend` context, else DIFFUSERS_ATTN_BACKEND, else native."""
+        for attention in attentions_of(self):
+            attention.backend = None
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
+        """Set or reset xformers, as the methods of diffusers' pipelines and networks do.
+
+        Raises:
+            ValueError: xformers cannot run here, or an operator of it is chosen.
+        """
+        if attention_op is not None:
+            raise ValueError(f"attention_op: got {attention_op!r}, expected none: diffusers chooses it")
+        if valid:
+            self.set_attention_backend("xformers")
+        else:
+            self.reset_attention_backend()
+
+    def set_attention_chunk(self, queries: int | None) -> None:
+        """Set the number of queries that attend at a time, at the same result; None: all.
+
+        It bounds the scores in memory where a backend keeps them; the fused ones keep none.
+
+        Raises:
+            ValueError: a number below 1.
+        """
+        if queries is not None:
+            check_at_least("attention chunk", queries)
+        for attention in attentions_of(self):
+            attention.chunk = queries
+
+
+def attentions_of(model: Any) -> list[Attention]:
     """Return all attentions of a model."""
     return [module for module in model.modules() if isinstance(module, Attention)]
 
 
-def set_backend(model: nn.Module, backend: str, device: torch.device, dtype: torch.dtype) -> None:
+def set_backend(model: Any, backend: str, device: torch.device, dtype: torch.dtype) -> None:
     """Set the attention backend of a model, after a trial with the widths of its heads.
 
     Raises:

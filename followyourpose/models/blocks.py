@@ -16,7 +16,13 @@ from diffusers.models.attention import FeedForward
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from followyourpose.models.attention import CrossFrameAttention, KeysValues, TemporalAttention, TextAttention
+from followyourpose.models.attention import (
+    CrossFrameAttention,
+    KeysValues,
+    TemporalAttention,
+    TextAttention,
+    TextContext,
+)
 
 
 def for_each_text(x: Tensor, n: int) -> Tensor:
@@ -103,7 +109,7 @@ class TransformerBlock(nn.Module):
         for parameter in self.attn_temp.to_out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:  # (b f) l c
+    def forward(self, x: Tensor, text: TextContext, frames: int) -> Tensor:  # (b f) l c
         x = x + self.attn1(self.norm1(x), frames if self.cross_frame else 1)
         x = for_each_text(x, len(text[0]) * frames)
         x = x + self.attn2(self.norm2(x), text, frames)
@@ -127,7 +133,7 @@ class Transformer(nn.Module):
         block: Any = self.transformer_blocks[0]
         return block.attn2.keys_values(text)
 
-    def forward(self, x: Tensor, text: KeysValues, frames: int) -> Tensor:
+    def forward(self, x: Tensor, text: TextContext, frames: int) -> Tensor:
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text, frames)
         y = self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
@@ -193,7 +199,7 @@ class Block(nn.Module):
             return self._gradient_checkpointing_func(layer, *args)
         return layer(*args)
 
-    def layer(self, i: int, x: Tensor, time: Tensor, text: list[KeysValues], frames: int) -> Tensor:
+    def layer(self, i: int, x: Tensor, time: Tensor, text: list[TextContext], frames: int) -> Tensor:
         """Run resnet i and, where there is one, transformer i: (b f) c h w -> (b f) c_out h w."""
         x = self.run(self.resnets[i], x, time, frames)
         return self.run(self.attentions[i], x, text[i], frames) if i < len(self.attentions) else x
@@ -213,7 +219,7 @@ class DownBlock(Block):
         self.pose_concat = PoseConcat(channels) if concat else None
 
     def forward(
-        self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, feature: Tensor | None
+        self, x: Tensor, time: Tensor, text: list[TextContext], frames: int, feature: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         skips = []
         for i in range(len(self.resnets)):
@@ -232,7 +238,7 @@ class DownBlock(Block):
 class MidBlock(Block):
     """The lowest resolution: resnet, transformer, resnet."""
 
-    def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, text: list[TextContext], frames: int) -> Tensor:
         return self.layer(1, self.layer(0, x, time, text, frames), time, text, frames)
 
 
@@ -243,7 +249,7 @@ class UpBlock(Block):
         super().__init__(resnets, attentions)
         self.upsamplers = nn.ModuleList([Upsample(resnets[-1].conv2.out_channels)] if upsample else [])
 
-    def forward(self, x: Tensor, time: Tensor, text: list[KeysValues], frames: int, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, text: list[TextContext], frames: int, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
             skip = for_each_text(skips.pop(), len(x))
             x = self.layer(i, torch.cat([x, skip], dim=1), time, text, frames)

@@ -1,6 +1,8 @@
 """Loading of models: the kind of model at a path, and weights taken as a whole or not at all."""
 
-from collections.abc import Collection, Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +20,11 @@ PROBLEMS = {
     "mismatched_keys": "of another shape",
     "error_msgs": "that cannot be read",
 }
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")  # of files of weights
+LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers'
+# Modules of diffusers that print a line for each format that they try and each cast that they make.
+_LOUD = ("models.modeling_utils", "loaders.single_file", "loaders.single_file_utils", "loaders.lora_pipeline")
 
 ModelKind = Literal["pipeline", "image", "file"]
 
@@ -41,8 +48,62 @@ def model_kind(path: Path) -> ModelKind:
     return "pipeline" if "pose_encoder" in read_json(path / INDEX) else "image"
 
 
+def weights_file(path: Path, usual: str) -> Path:
+    """Return the file at a path, or the one file of weights in the folder there; of several, that with the usual name.
+
+    Raises:
+        ValueError: nothing is there, or no such file.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file, expected one of weights ({', '.join(SUFFIXES)}) or its folder")
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    chosen = [file for file in found if file.name == usual] or found
+    if len(chosen) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ValueError(f"{path}: got {names}, expected one file of weights, or one called {usual}")
+    return chosen[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence diffusers about formats and casts; its errors are raised all the same."""
+    loggers = [logging.getLogger(f"diffusers.{name}") for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def blocks_per_group(block: Any) -> int:
+    """Return the number of blocks that diffusers' group offload loads and frees together with this one; 0: none."""
+    offload = _group_offload(block)
+    return 0 if offload is None else len(offload.group.modules)
+
+
+def is_offloaded(model: "nn.Module", to_disk: bool = False) -> bool:
+    """Whether a model's weights are there only while a part of it runs, by group offload, or by that to a disk."""
+    hooks = filter(None, map(_group_offload, model.modules()))
+    return any(not to_disk or hook.config.offload_to_disk_path is not None for hook in hooks)
+
+
+def _group_offload(module: Any) -> Any:
+    hooks = getattr(module, "_diffusers_hook", None)
+    return None if hooks is None else hooks.get_hook("group_offloading")
+
+
 class StrictLoading:
     """A diffusers model in which a missing or an extra weight is an error, not a warning."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move and cast as `torch.nn.Module.to` does; diffusers would warn of each cast."""
+        with quiet():
+            return super().to(*args, **kwargs)  # type: ignore[misc]  # of the ModelMixin beside this class
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
@@ -53,7 +114,8 @@ class StrictLoading:
         """
         with_info = kwargs.pop("output_loading_info", False)
         load = super().from_pretrained  # type: ignore[misc]  # of the ModelMixin beside this class
-        model, info = load(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        with quiet():
+            model, info = load(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         check_loaded(pretrained_model_name_or_path, cls.__name__, info)
         return (model, info) if with_info else model
 

@@ -10,7 +10,8 @@ A clip may be predicted for several texts at once, as guidance does; see blocks.
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Self
+from os import PathLike
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from followyourpose.common.checks import check_at_least, check_choice
-from followyourpose.models.attention import KeysValues, attentions_of, set_backend
+from followyourpose.common.checks import check_choice
+from followyourpose.models.adapters import BlockScales
+from followyourpose.models.attention import AttentionSettings, TextContext
 from followyourpose.models.blocks import (
     ClipGroupNorm,
     DownBlock,
@@ -33,9 +35,9 @@ from followyourpose.models.blocks import (
     TransformerBlock,
     UpBlock,
 )
-from followyourpose.models.loading import StrictLoading
+from followyourpose.models.loading import StrictLoading, blocks_per_group
 
-TextCache = list[list[KeysValues]]  # per block in the order of the forward pass, then per attention of that block
+TextCache = list[list[TextContext]]  # per block in the order of the forward pass, then per attention of that block
 
 
 def text_count(text: Tensor | TextCache) -> int:
@@ -43,7 +45,7 @@ def text_count(text: Tensor | TextCache) -> int:
     return len(text if isinstance(text, Tensor) else text[len(text) // 2][0][0])  # the middle block has attention
 
 
-class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts a clip's noise from noisy latents, time, text and, where given, pose features.
 
     The arguments are diffusers' for `UNet2DConditionModel`, so a Stable Diffusion 1.x `unet/config.json` can be read.
@@ -55,6 +57,7 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["ResnetBlock", "Transformer"]
+    _repeated_blocks = ["TransformerBlock"]
 
     @register_to_config
     def __init__(
@@ -129,48 +132,24 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
                 module.cross_frame = cross_frame_attention
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], **kwargs: Any) -> Self:
-        """Build the network from a diffusers UNet config.
+    def from_config(cls, config: dict[str, Any] | str | PathLike[str], **kwargs: Any) -> Any:
+        """Build the network from a diffusers UNet config, or from the folder of one.
+
+        With `return_unused_kwargs` it returns the network and the settings that are none of a network's.
 
         Raises:
             ValueError: a setting of another architecture, e.g. of Stable Diffusion 2 or SDXL; the message names it.
         """
+        settings: dict[str, Any] = config if isinstance(config, dict) else dict(cls.load_config(config))
         theirs = dict(inspect.signature(UNet2DConditionModel.__init__).parameters)
         for key in inspect.signature(cls.__init__).parameters:
             theirs.pop(key, None)
         # Settings that are missing here have, in Stable Diffusion 1.x, diffusers' default.
-        for key in theirs.keys() & config.keys():
+        for key in theirs.keys() & settings.keys():
             expected = theirs[key].default
-            if (config[key] or None) != (expected or None):
-                raise ValueError(f"{key}: got {config[key]!r}, expected {expected!r}, as Stable Diffusion 1.x has it")
-        return super().from_config({key: value for key, value in config.items() if key not in theirs}, **kwargs)
-
-    def set_attention_backend(self, backend: str, dtype: torch.dtype | None = None) -> None:
-        """Set the attention backend of this network, and only of this one: "native", "xformers", "flash", ...
-
-        It is tried at once, on the GPU where there is one.
-
-        Args:
-            dtype: of the attention, under autocast not that of the weights; None: that of the weights.
-
-        Raises:
-            ValueError: diffusers has no such backend, or it cannot run here.
-        """
-        device = torch.device("cuda") if torch.cuda.is_available() else self.device
-        set_backend(self, backend, device, dtype or self.dtype)
-
-    def set_attention_chunk(self, queries: int | None) -> None:
-        """Set the number of queries that attend at a time, at the same result; None: all.
-
-        It bounds the scores in memory where a backend keeps them; the fused ones keep none.
-
-        Raises:
-            ValueError: a number below 1.
-        """
-        if queries is not None:
-            check_at_least("attention chunk", queries)
-        for attention in attentions_of(self):
-            attention.chunk = queries
+            if (settings[key] or None) != (expected or None):
+                raise ValueError(f"{key}: got {settings[key]!r}, expected {expected!r}, as Stable Diffusion 1.x has it")
+        return super().from_config({key: value for key, value in settings.items() if key not in theirs}, **kwargs)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile as `torch.nn.Module.compile` does; einops' calls stay whole: to trace them takes most of the time."""
@@ -182,9 +161,12 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
     def encode_text(self, text: Tensor) -> TextCache:
         """Project text (b, t, d) to every layer's keys and values, which `forward` takes in place of the text.
 
-        One prompt needs this once, not at every denoising step, and again after any change of the weights.
+        One prompt needs this once, not at every denoising step, and again after any change of the weights. Of blocks
+        that are offloaded as a whole, whose weights are there only while they run, each projects the text itself.
         """
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        if blocks_per_group(self.down_blocks[0]):
+            return [[(text,)] * len(block.attentions) for block in blocks]
         return [[attention.keys_values(text) for attention in block.attentions] for block in blocks]
 
     def forward(
@@ -271,6 +253,8 @@ class VideoUNet(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
         texts = text_count(text)
         if texts == 0 or texts % b:
             raise ValueError(f"text: got {texts} texts, expected one for each of {b} clips, or as many for each")
+        if deep is not None and (together := blocks_per_group(self.down_blocks[0])) > 1:
+            raise ValueError(f"deep: blocks are offloaded {together} at a time, expected num_blocks_per_group=1")
         if deep is not None and (len(deep), *deep.shape[2:]) != (texts * f, h, w):
             raise ValueError(f"deep: got {tuple(deep.shape)}, expected ({texts * f}, c, {h}, {w}); compute it again")
         if features is None:

@@ -5,36 +5,41 @@ t text tokens   d text width
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from followyourpose.common.checks import check_at_least, check_choice, check_finite, check_interval, check_scale
-from followyourpose.pipeline.inputs import (
-    Generators,
-    Noise,
-    PoseGuidance,
-    SkeletonFrames,
-    check_finite_tensor,
-    check_texts,
+from followyourpose.common.checks import (
+    check_at_least,
+    check_choice,
+    check_finite,
+    check_interval,
+    check_scale,
+    check_share,
 )
+from followyourpose.pipeline.inputs import Generators, Noise, PoseGuidance, check_finite_tensor, check_texts
+from followyourpose.pipeline.skeletons import Skeleton
 from followyourpose.pipeline.windows import LongVideo
 
 COUNTS = ("num_inference_steps", "num_videos_per_prompt", "cache_interval", "decode_chunk_size")
 SIZES = ("num_frames", "height", "width")
-NUMBERS = ("guidance_scale", "guidance_start", "guidance_end", "pose_scale", "pose_start", "pose_end", "eta")
+NUMBERS = (
+    "guidance_scale", "guidance_start", "guidance_end", "guidance_rescale", "pose_scale", "pose_start", "pose_end",
+    "eta",
+)  # fmt: skip
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 KINDS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("a whole number", Integral, COUNTS),
-    ("a whole number or None", Integral | None, SIZES),
+    ("a whole number or None", Integral | None, (*SIZES, "clip_skip")),
     ("a number", Real, NUMBERS),
     ("a tensor or None", Tensor | None, TENSORS),
     ("a LongVideo or None", LongVideo | None, ("long_video",)),
+    ("a list of timesteps or None", Sequence | Tensor | None, ("timesteps",)),
+    ("{'scale': a number} or None", Mapping | None, ("cross_attention_kwargs",)),
 )
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -48,19 +53,25 @@ class Call:
 
     Args:
         prompt: one or several; None where `prompt_embeds` is given.
-        skeleton: rendered frames on black, RGB: bytes (f, H, W, 3) or (n, f, H, W, 3) as a numpy array, or a
-            floating-point tensor (3, f, H, W) or (n, 3, f, H, W) in [0, 1]. One skeleton serves all prompts; n of
-            them go with n prompts, or all with one. None generates without a pose. A function from frame numbers to
-            these frames, in one of these forms, keeps only a window's frames in memory.
-        num_frames: None takes the skeleton's, or one frame without a skeleton; a function needs it.
+        skeleton: rendered frames on black, RGB, in any form that `skeleton_tensor` takes: bytes (f, H, W, 3) or
+            (n, f, H, W, 3) as a numpy array, a tensor (3, f, H, W) in [0, 1], PIL images, the path of a video, ... One
+            skeleton serves all prompts; n of them go with n prompts, or all with one. None generates without a pose. A
+            function from frame numbers to frames, in one of these forms, keeps only a window's frames in memory; a path
+            does so too.
+        num_frames: None takes the skeleton's, or one frame without a skeleton; a function needs it, and of a path it
+            takes the first ones.
         height: pixels; None is the size the model was trained at.
         width: likewise.
         num_inference_steps: denoising steps.
+        timesteps: of the denoising steps, from the highest on, for a scheduler that takes them; None: the scheduler's.
         guidance_scale: w of classifier-free guidance; at 1 and below only the conditional half is computed.
         negative_prompt: in the unconditional half; one for all prompts or one each; None is "".
         guidance_start: fraction of the denoising steps after which guidance begins; before, only the conditional half
             is computed (Kynkaanniemi et al. 2024, arXiv 2404.07724).
         guidance_end: fraction of the denoising steps after which guidance ends.
+        guidance_rescale: share of the guided prediction that is brought back to the standard deviation of the
+            conditional one, against overexposure at high guidance, above all of models with zero terminal SNR (Lin et
+            al. 2023, arXiv 2305.08891); 0: none.
         pose_guidance: halves of guidance that see the skeleton: "both", as released, or the "conditional" one only, so
             that guidance strengthens the pose as it does the text.
         pose_scale: factor of the pose features; 0 is no pose.
@@ -74,15 +85,20 @@ class Call:
         latents: noise (b, c, f, h, w) of variance 1 to start from; None draws it.
         prompt_embeds: (n, t, d), instead of `prompt`.
         negative_prompt_embeds: (1 or n, t, d), instead of `negative_prompt`.
+        clip_skip: last layers of the text encoder to skip; None: none, as Stable Diffusion 1.x was trained.
+        cross_attention_kwargs: {"scale": factor of the loaded LoRAs} as in diffusers; None: 1.
         eta: fraction of DDIM's stochastic term; other schedulers ignore it.
         long_video: division of the video into windows; None denoises it in one.
         decode_chunk_size: frames that the VAE decodes at a time.
         output_type: see `FollowYourPoseOutput`.
-        callback_on_step_end: function of (pipeline, step, timestep, tensors) after each step; the tensors that it
-            returns replace those of the same name. Setting `pipeline._interrupt = True` ends the denoising. Steps are
-            counted from 0 in each window where windows are denoised one after the other; later frames have no latents
-            yet, and never get any if it ends.
-        callback_on_step_end_tensor_inputs: those of `CALLBACK_TENSORS` that the callback gets.
+        callback_on_step_end: function of (pipeline, step, timestep, tensors) after each step, or a `PipelineCallback`
+            of diffusers; the tensors that it returns replace those of the same name. Setting
+            `pipeline._interrupt = True` ends the denoising; `pipeline._guidance_scale`, `_guidance_rescale` and
+            `_cross_attention_kwargs` are read at every step. Steps are counted from 0, and these begin anew, in each
+            window where windows are denoised one after the other; later frames have no latents yet, and never get any
+            if it ends.
+        callback_on_step_end_tensor_inputs: those of `CALLBACK_TENSORS` that the callback gets; a `PipelineCallback`
+            gets its own choice.
         return_dict: False gives a tuple.
 
     Raises:
@@ -90,16 +106,18 @@ class Call:
     """
 
     prompt: str | list[str] | None = None
-    skeleton: np.ndarray | Tensor | SkeletonFrames | None = None
+    skeleton: Skeleton | None = None
     _: KW_ONLY
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 50
+    timesteps: Sequence[int] | Tensor | None = None
     guidance_scale: float = 12.5
     negative_prompt: str | list[str] | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    guidance_rescale: float = 0.0
     pose_guidance: PoseGuidance = "both"
     pose_scale: float = 1.0
     pose_start: float = 0.0
@@ -111,6 +129,8 @@ class Call:
     latents: Tensor | None = None
     prompt_embeds: Tensor | None = None
     negative_prompt_embeds: Tensor | None = None
+    clip_skip: int | None = None
+    cross_attention_kwargs: Mapping[str, float] | None = None
     eta: float = 0.0
     long_video: LongVideo | None = None
     decode_chunk_size: int = 8
@@ -122,7 +142,7 @@ class Call:
     def __post_init__(self) -> None:
         for key, choices in (("pose_guidance", PoseGuidance), ("noise", Noise), ("output_type", OutputType)):
             check_choice(key, getattr(self, key), get_args(choices))
-        for name in self.callback_on_step_end_tensor_inputs:
+        for name in self.callback_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
         for expected, kind, keys in KINDS:
             for key in keys:
@@ -135,6 +155,10 @@ class Call:
         if not all(isinstance(each, torch.Generator) for each in self.generators):
             raise ValueError("generator: expected a torch.Generator or a list of them")
         check_finite("guidance_scale", self.guidance_scale)
+        check_share("guidance_rescale", self.guidance_rescale)
+        if self.clip_skip is not None:
+            check_at_least("clip_skip", self.clip_skip, 0)
+        check_lora_scale(self.cross_attention_kwargs)
         for key in ("pose_scale", "eta"):
             check_scale(key, getattr(self, key))
         check_interval("guidance", self.guidance_start, self.guidance_end)
@@ -147,6 +171,11 @@ class Call:
         for name, texts in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or None)):
             if texts is not None:
                 check_texts(name, texts)
+
+    @property
+    def callback_inputs(self) -> Sequence[str]:
+        """Names of the tensors that the callback gets."""
+        return getattr(self.callback_on_step_end, "tensor_inputs", self.callback_on_step_end_tensor_inputs)
 
     @property
     def guided(self) -> bool:
@@ -165,6 +194,19 @@ class Call:
         """Number of prompts."""
         given = self.prompt if self.prompt_embeds is None else self.prompt_embeds
         return 1 if given is None or isinstance(given, str) else len(given)
+
+
+def check_lora_scale(cross_attention_kwargs: Mapping[str, Any] | None) -> float:
+    """Return the factor of the loaded LoRAs, 1 where there is none.
+
+    Raises:
+        ValueError: another key, or no finite number.
+    """
+    for key, value in (cross_attention_kwargs or {}).items():
+        if key != "scale" or not isinstance(value, Real):
+            raise ValueError(f"cross_attention_kwargs: got {key!r}: {value!r:.60}, expected 'scale': a number")
+        check_finite("cross_attention_kwargs: scale", float(value))
+    return float((cross_attention_kwargs or {}).get("scale", 1.0))
 
 
 def takes_call(method: Method) -> Method:

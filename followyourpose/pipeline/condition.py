@@ -25,23 +25,23 @@ class Condition:
     `deep` are the UNet's features below its first level at the last full step, of this condition's one trajectory.
     """
 
-    text: TextCache  # every layer's keys and values, each (b or 2b, t, c)
+    text: TextCache  # every layer's keys and values, each (b or 2b, t, c), or the text (b or 2b, t, d)
     features: list[Tensor] | None  # per level (b or 2b, c_i, f, h / 2^i, w / 2^i); None: no pose
     guidance_interval: Interval = ALWAYS
     pose_interval: Interval = ALWAYS
     cache_interval: int = 1  # a full step every so many steps
     deep: Tensor | None = field(default=None, init=False, repr=False)  # (b f or 2b f, c, h, w)
 
-    def at(self, step: int, steps: int, videos: int) -> tuple[TextCache, list[Tensor] | None]:
-        """Return the text and features of b videos that act at a step, counted from 0; both for b or 2b.
+    def at(self, step: int, steps: int, videos: int, guided: bool) -> tuple[TextCache, list[Tensor] | None]:
+        """Return the text and features of b videos that act at a step, counted from 0; both for b or, if guided, 2b.
 
         Shapes: text (b or 2b, t, c) per layer, features (b or 2b, c_i, f, h / 2^i, w / 2^i) per level.
         """
         text, features = self.text, self.features
         if features is not None and not _within(self.pose_interval, step, steps):
             features = [torch.zeros_like(x) for x in features]
-        if not _within(self.guidance_interval, step, steps):
-            text = [[(k[-videos:], v[-videos:]) for k, v in block] for block in text]
+        if not guided or not _within(self.guidance_interval, step, steps):
+            text = [[tuple(x[-videos:] for x in context) for context in block] for block in text]
             features = None if features is None else [x[-videos:] for x in features]
         return text, features
 

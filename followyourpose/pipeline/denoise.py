@@ -14,7 +14,7 @@ from torch import Tensor
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import CALLBACK_TENSORS
 from followyourpose.pipeline.finite import FiniteLatents
-from followyourpose.pipeline.job import Job
+from followyourpose.pipeline.job import Job, set_timesteps
 from followyourpose.pipeline.windows import Window, blend_weights
 
 
@@ -117,14 +117,16 @@ def denoise_windows(
     known = places(frame for frame in frames if frame < finished)
     kept = places(frame for frame in frames if frame in following)
 
-    # The state of a scheduler, such as the last predictions, is that of one denoising: it begins anew.
+    # The state of a scheduler, such as the last predictions, is that of one denoising: it begins anew, as does what
+    # callbacks have changed.
     scheduler = job.pipe.scheduler
-    scheduler.set_timesteps(job.call.num_inference_steps, device=job.noise.device)
+    set_timesteps(scheduler, job.call, job.noise.device)
+    job.pipe.begin(job.call, job.steps)
     latents = job.noise[:, :, frames].to(job.pipe.unet.dtype) * scheduler.init_noise_sigma
     predict = WindowPrediction(job, windows, [places(window) for window in windows], latents)
     finite = FiniteLatents(job)
     step_arguments, embeds, trajectory = job.step_arguments(), job.embeds, []
-    keys_values = job.keys_values
+    keys_values, scale = job.keys_values, job.pipe.cross_attention_scale
     for i, timestep in enumerate(scheduler.timesteps):
         prediction = predict(latents, timestep, keys_values, i)
         latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
@@ -133,8 +135,9 @@ def denoise_windows(
         finite.note(latents, i)
         advance()
         latents, *changed = _call_back(job, i, timestep, latents, embeds)
-        if any(new is not old for new, old in zip(changed, embeds, strict=True)):
-            embeds = (changed[0], changed[1])
+        rescaled = job.pipe.cross_attention_scale != scale
+        if rescaled or any(new is not old for new, old in zip(changed, embeds, strict=True)):
+            embeds, scale = (changed[0], changed[1]), job.pipe.cross_attention_scale
             keys_values = job.text(*embeds)
         trajectory.append(latents[:, :, kept])
         if job.pipe._interrupt:
@@ -161,7 +164,7 @@ class WindowPrediction:
             condition = self.job.condition(tuple(self.windows[k] for k in group), keys_values)
             condition.deep = self.deep.get(group)
             x = torch.cat([latents[:, :, self.places[k]] for k in group])
-            noise = self.job.pipe.predict(x, timestep, condition, self.job.call.guidance_scale, step, self.job.steps)
+            noise = self.job.pipe.predict(x, timestep, condition, self.job.pipe.guidance_scale, step, self.job.steps)
             self.deep[group] = condition.deep
             for k, y in zip(group, noise.split(len(latents)), strict=True):
                 prediction[:, :, self.places[k]] += self.weights[k] * y
@@ -169,12 +172,37 @@ class WindowPrediction:
 
 
 def _call_back(job: Job, step: int, timestep: Tensor, latents: Tensor, embeds: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Return latents and embeddings after the callback of a step, in the order of `CALLBACK_TENSORS`."""
+    """Return latents and embeddings after the callback of a step, in the order of `CALLBACK_TENSORS`.
+
+    Raises:
+        ValueError: it gave tensors of other shapes, or began guidance, for which there is no unconditional half.
+    """
     tensors = dict(zip(CALLBACK_TENSORS, (latents, *embeds), strict=True))
     if job.call.callback_on_step_end is not None:
-        chosen = {name: tensors[name] for name in job.call.callback_on_step_end_tensor_inputs}
-        tensors |= job.call.callback_on_step_end(job.pipe, step, timestep, chosen) or {}
+        chosen = {name: tensors[name] for name in job.call.callback_inputs}
+        given = job.call.callback_on_step_end(job.pipe, step, timestep, chosen) or {}
+        scale = job.pipe.guidance_scale
+        if scale > 1 and not job.call.guided:
+            raise ValueError(f"guidance_scale: a callback set {scale:g} in a call without guidance, expected at most 1")
+        for name in given.keys() & tensors.keys():
+            tensors[name] = _returned(name, given[name], tensors[name], ended=scale <= 1)
     return [tensors[name] for name in CALLBACK_TENSORS]
+
+
+def _returned(name: str, new: Tensor, old: Tensor, ended: bool) -> Tensor:
+    """Return the tensor (n, ...) of a callback in place of another one; of embeddings, one may stand for n.
+
+    diffusers' callbacks that end guidance cut the unconditional half off the embeddings. Ours have only the other half,
+    of which they leave the last prompts: all are kept.
+    """
+    if new.shape == old.shape:
+        return new
+    if name != "latents" and new.ndim == 3 and new.shape[2] == old.shape[2] and 0 < len(new) <= len(old):
+        if ended and torch.equal(new, old[-len(new) :]):
+            return old
+        if len(new) in (1, len(old)):
+            return new.expand(len(old), -1, -1)
+    raise ValueError(f"{name}: a callback gave {tuple(new.shape)}, expected {tuple(old.shape)}")
 
 
 def generator_states(generators: Sequence[torch.Generator]) -> Tensor | None:

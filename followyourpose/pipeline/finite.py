@@ -6,6 +6,7 @@ b videos   n frames of a window   c channels   h w latent height and width
 import torch
 from torch import Tensor
 
+from followyourpose.models.loading import is_offloaded
 from followyourpose.pipeline.job import Job
 
 
@@ -37,7 +38,10 @@ class FiniteLatents:
 
     def _damage(self) -> str | None:
         for part in ("unet", "pose_encoder"):
-            for name, weight in getattr(self.job.pipe, part).named_parameters():
+            network = getattr(self.job.pipe, part)
+            if network is None or is_offloaded(network):  # its weights are not there now
+                continue
+            for name, weight in network.named_parameters():
                 if not weight.float().isfinite().all():
                     return f"{part}.{name} is not finite: the model is damaged, or the weight of a LoRA is too high"
         return None

@@ -16,7 +16,8 @@ from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.condition import Condition
-from followyourpose.pipeline.inputs import check_skeleton, freenoise, initial_noise
+from followyourpose.pipeline.inputs import freenoise, initial_noise
+from followyourpose.pipeline.skeletons import check_skeleton
 from followyourpose.pipeline.windows import LongVideo, Window
 
 # The pose features of up to so many batches of windows that are denoised together are kept for the next step; those of
@@ -31,7 +32,10 @@ class DenoisingPipeline(Protocol):
     pose_encoder: PoseEncoder
     scheduler: Any
     vae_scale_factor: int
+    guidance_scale: float
+    cross_attention_scale: float
     _interrupt: bool
+    begin: Callable[[Call, int], None]
     encode_prompt: Callable[..., tuple[Tensor, Tensor]]
     encode_text: Callable[..., TextCache]
     encode_pose: Callable[..., list[Tensor]]
@@ -79,7 +83,7 @@ class Job:
     def condition(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
         """Return the condition of windows that go through the network in one batch."""
         call, n = self.call, len(group)
-        text = [[(self._join([k] * n), self._join([v] * n)) for k, v in block] for block in keys_values]
+        text = [[tuple(self._join([x] * n) for x in context) for context in block] for block in keys_values]
         intervals = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
         return Condition(text, self._pose(group), *intervals, call.cache_interval)
 
@@ -118,8 +122,10 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     Raises:
         ValueError: as a call.
     """
+    _check_components(pipe, call)
     height, width = _size(pipe, call)
-    pipe.scheduler.set_timesteps(call.num_inference_steps)
+    set_timesteps(pipe.scheduler, call)
+    pipe.begin(call, len(pipe.scheduler.timesteps))
     skeleton, skeletons, num_frames = check_skeleton(call.skeleton, call.num_frames, height, width)
     if len({call.prompts, skeletons} - {1}) > 1:
         raise ValueError(f"skeleton: got {skeletons} for {call.prompts} prompts, expected 1 or as many")
@@ -133,7 +139,12 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     if call.latents is not None and call.latents.shape != shape:
         raise ValueError(f"latents: got {tuple(call.latents.shape)}, expected {shape}")
     embeds = pipe.encode_prompt(
-        call.prompt, call.negative_prompt if call.guided else None, call.prompt_embeds, call.negative_prompt_embeds
+        call.prompt,
+        call.negative_prompt if call.guided else None,
+        call.prompt_embeds,
+        call.negative_prompt_embeds,
+        call.clip_skip,
+        pipe.cross_attention_scale,
     )
     noise = call.latents
     if noise is None:
@@ -143,6 +154,35 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     pipe._interrupt = False
     noise, steps = noise.to(pipe._execution_device), len(pipe.scheduler.timesteps)
     return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, embeds)
+
+
+def set_timesteps(scheduler: Any, call: Call, device: torch.device | None = None) -> None:
+    """Set a scheduler's timesteps to a number of them, or to those that the call names.
+
+    Raises:
+        ValueError: the scheduler takes no timesteps, or not these.
+    """
+    if call.timesteps is None:
+        scheduler.set_timesteps(call.num_inference_steps, device=device)
+        return
+    name, timesteps = type(scheduler).__name__, [int(timestep) for timestep in call.timesteps]
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"timesteps: got {len(timesteps)}, expected none: {name} has its own; others take them")
+    try:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    except (ValueError, TypeError, IndexError, AssertionError) as error:
+        raise ValueError(f"timesteps: got {timesteps}, which {name} cannot take ({error})") from error
+
+
+def _check_components(pipe: DenoisingPipeline, call: Call) -> None:
+    """Raise a ValueError that names the first component that the call needs and the pipeline was loaded without."""
+    needed = ["unet", "scheduler"]
+    needed += ["tokenizer", "text_encoder"] if call.prompt_embeds is None else []
+    needed += ["pose_encoder"] if call.skeleton is not None else []
+    needed += ["vae"] if call.output_type != "latent" else []
+    for name in needed:
+        if getattr(pipe, name) is None:
+            raise ValueError(f"{name}: got a pipeline without one, expected one for these arguments")
 
 
 def _size(pipe: DenoisingPipeline, call: Call) -> tuple[int, int]:

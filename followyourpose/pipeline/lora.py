@@ -1,9 +1,10 @@
-"""Check that a LoRA fits a pipeline, layer by layer, before it is loaded.
+"""LoRA files: read in every form that is met, and checked layer by layer, before anything is loaded into a pipeline.
 
 A layer's LoRA is A (rank, inputs) and B (outputs, rank); those of convolutions have kernels behind.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from diffusers.utils import (
     convert_state_dict_to_diffusers,
@@ -12,8 +13,33 @@ from diffusers.utils import (
 )
 from torch import Tensor, nn
 
+from followyourpose.models.weights import read_state_dict
+from followyourpose.pipeline.lycoris import needs_conversion, to_lora
+
 # Width of a LoRA's text -> its base.
 TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+def read_lora(
+    source: Path | Mapping[str, Tensor], name: str, networks: Mapping[str, nn.Module]
+) -> dict[str, Tensor] | None:
+    """Return a LoRA's weights in a form that diffusers reads; None: its file is in one already.
+
+    Of other forms there are pickles, files of 2023 with the UNet's layers alone (`save_attn_procs`), and those that
+    lycoris.py lists.
+
+    Args:
+        name: of the file, for messages; networks: the pipeline's, by name.
+
+    Raises:
+        ValueError: it cannot be read, or does not fit the networks.
+    """
+    weights = read_state_dict(source) if isinstance(source, Path) else dict(source)
+    if needs_conversion(weights):
+        return to_lora(name, weights, networks)
+    if weights and all(".processor." in key and not key.startswith("unet.") for key in weights):
+        return {f"unet.{key}": weight for key, weight in weights.items()}
+    return None if isinstance(source, Path) and source.suffix == ".safetensors" else weights
 
 
 def check_lora(name: str, state_dict: Mapping[str, Tensor], parts: Mapping[str, nn.Module]) -> None:

@@ -1,0 +1,71 @@
+"""State of a running call, as diffusers' pipelines have it: callbacks read it, and what they set acts next."""
+
+from collections.abc import Mapping
+
+from followyourpose.pipeline.call import Call, check_lora_scale
+
+
+class RunningCall:
+    """Settings of the current or last call; before the first, the defaults.
+
+    Callbacks set `_guidance_scale`, `_guidance_rescale`, `_cross_attention_kwargs` and `_interrupt`.
+    """
+
+    _guidance_scale = Call.guidance_scale
+    _guidance_rescale = Call.guidance_rescale
+    _clip_skip: int | None = None
+    _cross_attention_kwargs: Mapping[str, float] | None = None
+    _num_timesteps = 0
+    _interrupt = False
+
+    def begin(self, call: Call, num_timesteps: int) -> None:
+        """Take the settings of a call, anew for each window that is denoised by itself."""
+        self._guidance_scale = call.guidance_scale
+        self._guidance_rescale = call.guidance_rescale
+        self._clip_skip = call.clip_skip
+        self._cross_attention_kwargs = call.cross_attention_kwargs
+        self._num_timesteps = num_timesteps
+
+    @property
+    def guidance_scale(self) -> float:
+        """The factor w of classifier-free guidance; at 1 and below there is none."""
+        return self._guidance_scale
+
+    @property
+    def guidance_rescale(self) -> float:
+        """The share of the guided prediction that is brought back to the conditional one's deviation."""
+        return self._guidance_rescale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether there is an unconditional half."""
+        return self._guidance_scale > 1
+
+    @property
+    def clip_skip(self) -> int | None:
+        """The number of last layers of the text encoder that are skipped; None: none."""
+        return self._clip_skip
+
+    @property
+    def cross_attention_kwargs(self) -> Mapping[str, float] | None:
+        """{"scale": factor of the loaded LoRAs}; None: 1."""
+        return self._cross_attention_kwargs
+
+    @property
+    def cross_attention_scale(self) -> float:
+        """The factor of the loaded LoRAs.
+
+        Raises:
+            ValueError: a callback set another key, or no number.
+        """
+        return check_lora_scale(self._cross_attention_kwargs)
+
+    @property
+    def num_timesteps(self) -> int:
+        """The number of denoising steps."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has set `_interrupt`: the denoising ends after the current step."""
+        return self._interrupt
