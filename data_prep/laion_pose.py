@@ -45,7 +45,7 @@ class Annotation:
     out: Path
     backend: str
     selection: Selection = field(default_factory=Selection)
-    weights: str | None = None  # None: the documented ones of the backend
+    weights: str | None = None  # None: the backend's default
     boxes: str | None = None
 
     def settings(self, shard: Path) -> dict[str, Any]:
@@ -60,15 +60,12 @@ class Annotation:
         """Raise a ValueError where a setting is out of range, a package or a file is missing; nothing is loaded."""
         self.selection.check()
         check_choice("--backend", self.backend, tuple(WEIGHTS))
-        check_estimator(self.backend, **self._networks())
+        check_estimator(self.backend, self.weights, boxes=self.boxes, locate=locate)
         check_installed("the index", "data", "pyarrow")
 
     def open(self) -> Callable[[Path], None]:
-        return partial(annotate, job=self, estimator=open_estimator(self.backend, **self._networks()))
-
-    def _networks(self) -> dict[str, Path | None]:
-        boxes = None if self.boxes is None else locate(self.boxes)
-        return {"weights": locate(self.weights or WEIGHTS[self.backend]), "boxes": boxes}
+        estimator = open_estimator(self.backend, self.weights, boxes=self.boxes, locate=locate)
+        return partial(annotate, job=self, estimator=estimator)
 
 
 @dataclass
@@ -251,10 +248,11 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("source", type=Path, metavar="IN", help="img2dataset's folder of .tar shards")
     flags.add_argument("out", type=Path, metavar="OUT", help="the folder to write; data.path of stage 1")
     flags.add_argument(
-        "--backend", default="rtmlib", help="the pose estimator: rtmlib, mmpose, puppet (default: rtmlib)"
+        "--backend", default="rtmlib", help="the pose estimator: rtmlib, mmpose, light, puppet (default: rtmlib)"
     )
-    flags.add_argument("--weights", metavar="PATH", help="of the estimator (default: see checkpoints/README.md)")
-    flags.add_argument("--boxes", metavar="PATH", help="an .onnx that finds people for a top-down estimator")
+    name = "or a name of `followyourpose download`"
+    flags.add_argument("--weights", metavar="PATH", help=f"of the estimator, {name} (default: rtmo, of rtmlib)")
+    flags.add_argument("--boxes", metavar="PATH", help=f"an .onnx that finds people for a top-down estimator, {name}")
     flags.add_argument(
         "--min-keypoints", type=float, default=usual.min_keypoints, metavar="SHARE",
         help=f"an image needs a person with more than this share of its joints seen (default: {usual.min_keypoints})",

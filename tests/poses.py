@@ -1,8 +1,11 @@
-"""Poses for several test files: a standing person, and clips of walking people."""
+"""Poses for several test files: a standing person, clips of walking people, and how puppets are found."""
 
 import numpy as np
 
+from followyourpose.config import PoseConfig
 from followyourpose.pose.skeleton import JOINT
+
+PUPPETS = PoseConfig(source="raw", backend="puppet")
 
 # A person 1 tall at x = 0, feet at y = 0, arms a little away from the body.
 _RIGHT = {

@@ -45,8 +45,8 @@ def test_the_embedded_detector_finds_a_puppet_and_nobody_on_black() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("hrnet", DETECTOR), "backend: got 'hrnet', expected one of puppet, rtmlib, mmpose"),
-        (("rtmlib", "none.onnx"), "weights: none.onnx: no such file or folder; checkpoints/README.md lists"),
+        (("hrnet", DETECTOR), "backend: got 'hrnet', expected one of light, puppet, rtmlib, mmpose"),
+        (("rtmlib", "none.onnx"), "weights: none.onnx: no such file or folder, and no name of `followyour"),
         (("puppet", Path(__file__).parent), "has no config.json, expected a puppet detector's folder"),
         (("puppet", DETECTOR, None, "none.onnx"), "boxes: none.onnx: no such file"),
         (("puppet", DETECTOR, None, __file__), "the puppet detector takes whole frames"),

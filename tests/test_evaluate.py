@@ -311,7 +311,7 @@ def test_results_are_never_overwritten(tmp_path: Path):
 def test_settings_that_cannot_be_measured_are_refused_before_any_model_is_read(tmp_path: Path):
     for change, reason in (
         ("num_frames=1", "num_frames: got 1"),
-        ("backend=puppets", "backend: got 'puppets', expected one of puppet, rtmlib, mmpose"),
+        ("backend=puppets", "backend: got 'puppets', expected one of light, puppet, rtmlib, mmpose"),
         ("benchmark=puppets", "benchmark: got 'puppets', expected one of puppet-bench-1"),
         ("modes=[papers]", r"modes\[0\]: got 'papers'"),
         ("long_video.mode=papers", "long_video.mode: got 'papers'"),

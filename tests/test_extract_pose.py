@@ -1,6 +1,7 @@
 """extract-pose: a video of people -> skeletons, keypoints and an overlay, all of them or none."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
 from tests.poses import person, walking
 
+PUPPET = PoseConfig(backend="puppet")
 FILES = {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
 
 
@@ -51,7 +53,7 @@ def test_a_puppet_video_gives_the_poses_that_it_was_drawn_from(tmp_path: Path) -
     for seed in range(6):
         frames, people = render_scene(sample_scene(np.random.default_rng(seed), two=0), 16, 128, 128)
         write_video(tmp_path / f"{seed}.mp4", frames, fps=8)
-        clip = extract_pose(tmp_path / f"{seed}.mp4", tmp_path / str(seed), PoseConfig(people=1))
+        clip = extract_pose(tmp_path / f"{seed}.mp4", tmp_path / str(seed), replace(PUPPET, people=1))
         found += [each[0] if each else np.zeros((17, 3)) for each in clip.frames]
         truth += list(people[:, 0])
     assert pck(np.stack(found), np.stack(truth)) > 0.9
@@ -69,7 +71,7 @@ def test_a_raw_video_drives_the_embedded_default_as_well_as_true_skeletons_do(tm
         scene = sample_scene(rng, two=0)
         frames, people = render_scene(scene, 4, 64, 64)
         write_video(tmp_path / f"{index}.mp4", frames, fps=8)
-        clip = extract_pose(tmp_path / f"{index}.mp4", tmp_path / str(index), PoseConfig(people=1))
+        clip = extract_pose(tmp_path / f"{index}.mp4", tmp_path / str(index), replace(PUPPET, people=1))
         for poses in (people, clip.frames):
             skeleton = np.stack([render_skeleton(each, 64, 64) for each in poses])
             drawn = detector.detect(sample(pipe, config, scene.caption, skeleton, seed=0))
@@ -83,7 +85,10 @@ def test_the_command_writes_skeleton_keypoints_and_overlay(
 ) -> None:
     poses = walking(12)
     finding([[pose] for pose in poses])
-    assert main(["extract-pose", str(video_of(tmp_path / "v.mp4")), "-o", str(tmp_path / "out")]) == 0
+    assert (
+        main(["extract-pose", str(video_of(tmp_path / "v.mp4")), "-o", str(tmp_path / "out"), "--backend", "puppet"])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out == f"1 person in 12 frames\n{tmp_path / 'out'}\n" and "finding people" in err and "12/12" in err
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
@@ -106,7 +111,7 @@ def test_flags_reach_the_settings_of_that_name(tmp_path: Path, finding: Callable
     frames = [[first, second] for first, second in zip(main_person, other, strict=True)]
     frames[5] = [other[5]]
     finding(frames)
-    flags = ["--people", "1", "--max-gap", "2", "--style", "openpose", "--min-confidence", "0.5"]
+    flags = ["--backend", "puppet", "--people", "1", "--max-gap", "2", "--style", "openpose", "--min-confidence", "0.5"]
     assert main(["extract-pose", str(video_of(tmp_path / "v.mp4")), "-o", str(tmp_path / "out"), *flags]) == 0
     clip = read_keypoints(tmp_path / "out" / "keypoints.json")
     assert [len(each) for each in clip.frames] == [1] * 12
@@ -121,7 +126,7 @@ def test_smoothing_makes_a_shaking_skeleton_steady(tmp_path: Path, finding: Call
     poses = walking(12)
     shaken = poses + np.random.default_rng(0).normal(0, 1, poses.shape) * (1, 1, 0)
     finding([[pose] for pose in shaken])
-    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig(smooth=7))
+    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", replace(PUPPET, smooth=7))
     smooth = np.stack([each[0] for each in clip.frames])
     assert np.abs(smooth - poses).mean() < 0.8 * np.abs(shaken - poses).mean()
 
@@ -130,19 +135,19 @@ def test_a_video_without_people_gives_a_black_skeleton_and_a_hint(
     tmp_path: Path, finding: Callable[..., None], capsys: pytest.CaptureFixture
 ) -> None:
     finding([[]] * 12)
-    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig())
+    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PUPPET)
     assert clip.frames == [[]] * 12
     assert read_frames(tmp_path / "out" / "skeleton.mp4").max() < 5
     assert "nobody was found in 12 frames, so the skeleton is black" in capsys.readouterr().out
     finding([[]] * 4 + [[person()]] * 8)
-    extract_pose(tmp_path / "v.mp4", tmp_path / "some", PoseConfig())
+    extract_pose(tmp_path / "v.mp4", tmp_path / "some", PUPPET)
     assert capsys.readouterr().out == "1 person in 12 frames; nobody in 4 of them\n"
 
 
 def test_a_range_of_frames_is_searched_alone(tmp_path: Path, finding: Callable[..., None]) -> None:
     poses = walking(12)
     finding([[pose] for pose in poses])
-    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig(), range(3, 7))
+    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PUPPET, range(3, 7))
     np.testing.assert_allclose(np.stack([each[0] for each in clip.frames]), poses[3:7], atol=1e-3)
     laid = read_frames(tmp_path / "out" / "overlay.mp4")
     np.testing.assert_allclose(laid[:, 0, 0].mean(-1), [60, 80, 100, 120], atol=3)
@@ -157,7 +162,7 @@ def test_few_frames_are_in_memory_at_a_time(
     monkeypatch.setattr(
         PoseEstimator, "__call__", lambda self, frames: largest.append(len(frames)) or [[person()]] * len(frames)
     )
-    extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig())
+    extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PUPPET)
     assert largest == [2] * 6
 
 
@@ -166,7 +171,7 @@ def test_images_have_poses_too(tmp_path: Path, finding: Callable[..., None]) -> 
 
     finding([[person()]])
     Image.fromarray(np.zeros((47, 63, 3), np.uint8)).save(tmp_path / "one.png")
-    clip = extract_pose(tmp_path / "one.png", tmp_path / "out", PoseConfig())
+    clip = extract_pose(tmp_path / "one.png", tmp_path / "out", PUPPET)
     assert (clip.width, clip.height, len(clip.frames)) == (63, 47, 1)
     assert probe(tmp_path / "out" / "skeleton.mp4").width == 64  # H.264 wants an even size
 
@@ -175,7 +180,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, finding: Callable[..., 
     video = video_of(tmp_path / "v.mp4")
     finding([[person()]] * 3)  # frame 3 is an error
     with pytest.raises(IndexError):
-        extract_pose(video, tmp_path / "out", PoseConfig())
+        extract_pose(video, tmp_path / "out", PUPPET)
     assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
 
 
@@ -184,7 +189,7 @@ def test_results_are_never_overwritten(tmp_path: Path, finding: Callable[..., No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(ValueError, match="is there already"):
-        extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PoseConfig())
+        extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", PUPPET)
 
 
 @pytest.mark.parametrize("reads", ["cat > /dev/null", ":"])
@@ -199,7 +204,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(
     program.chmod(0o700)
     monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(program))
     with pytest.raises(ValueError, match=r"\.mp4: cannot be written \(No space left on device\)$"):
-        extract_pose(video, tmp_path / "out", PoseConfig())
+        extract_pose(video, tmp_path / "out", PUPPET)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ffmpeg", "v.mp4"]
 
 
@@ -207,7 +212,7 @@ def test_a_second_extraction_into_the_same_folder_is_refused(tmp_path: Path, fin
     video = video_of(tmp_path / "v.mp4")
     finding([[person()]] * 12)
     with new_folder(tmp_path / "out"), pytest.raises(ValueError, match="out: another command is writing there"):
-        extract_pose(video, tmp_path / "out", PoseConfig())
+        extract_pose(video, tmp_path / "out", PUPPET)
 
 
 def test_folders_of_killed_extractions_are_removed(tmp_path: Path, finding: Callable[..., None]) -> None:
@@ -215,14 +220,14 @@ def test_folders_of_killed_extractions_are_removed(tmp_path: Path, finding: Call
     finding([[person()]] * 12)
     (tmp_path / ".out.4194305.partial").mkdir()
     (tmp_path / ".out.lock").touch()
-    extract_pose(video, tmp_path / "out", PoseConfig())
+    extract_pose(video, tmp_path / "out", PUPPET)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "v.mp4"]
 
 
-def test_missing_packages_and_files_are_named_before_anything_is_read(
+def test_missing_packages_and_files_are_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also before the video is: here it does not exist."""
+    video = video_of(tmp_path / "v.mp4")
     monkeypatch.setattr("followyourpose.common.checks.find_spec", lambda _: None)
     for changes, reason in (
         ({"smooth": 5}, r'smooth: scipy is not installed; pip install -e "\.\[pose\]"'),
@@ -231,5 +236,5 @@ def test_missing_packages_and_files_are_named_before_anything_is_read(
         ({"backend": "rtmlib", "weights": "none.onnx"}, "weights: none.onnx: no such file"),
     ):
         with pytest.raises(ValueError, match=reason):
-            extract_pose(tmp_path / "none.mp4", tmp_path / "out", PoseConfig(**changes))
-    assert not list(tmp_path.iterdir())
+            extract_pose(video, tmp_path / "out", replace(PUPPET, **changes))
+    assert list(tmp_path.iterdir()) == [video]

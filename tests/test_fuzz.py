@@ -185,7 +185,7 @@ def test_settings(verb: str) -> None:
 @given(st.lists(changes_of(PoseConfig, unknown=False), min_size=1, max_size=3))
 def test_flags_of_extract_pose(changes: list[tuple[str, str]]) -> None:
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in changes if key != "source"]
-    end("flags of extract-pose", "extract-pose", "one/a.gif", "-o", "out", *flags)
+    end("flags of extract-pose", "extract-pose", "one/a.gif", "-o", "out", "--backend", "puppet", *flags)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -250,12 +250,13 @@ def test_endless_json_is_refused(name: str) -> None:
         assert end("endless JSON", *command.split(), seconds=5) == 2
 
 
+RAW = ("pose.source=raw", "pose.backend=puppet")
 PATHS = ("/dev/zero", "/dev/null", ".", "one", "nowhere", "")
 COMMANDS = (
     "generate PATH",
     "generate output=out skeleton=PATH",
     "generate output=out skeleton=PATH.json",
-    "generate output=out skeleton=PATH pose.source=raw",
+    "generate output=out skeleton=PATH pose.source=raw pose.backend=puppet",
     "generate output=out skeleton=keypoints.json retarget.reference=PATH",
     "generate output=out lora=PATH",
     "generate output=out model=PATH",
@@ -264,7 +265,7 @@ COMMANDS = (
     "study make systems.a=one systems.b=two manifest=PATH",
     "study make systems.a=one systems.b=PATH",
     "study score PATH PATH",
-    "extract-pose PATH -o out",
+    "extract-pose PATH -o out --backend puppet",
     "inspect PATH",
     "export PATH out",
     "convert-weights PATH out",
@@ -390,7 +391,7 @@ def test_videos(undrawn: None, data: st.DataObject, suffix: str) -> None:
     file = Path(f"video{suffix}")
     file.write_bytes(data.draw(damaged(Path("a.mp4").read_bytes())))
     end("videos", "generate", f"skeleton={file}", "num_frames=2", "output=out")
-    end("videos", "extract-pose", str(file), "-o", "out")
+    end("videos", "extract-pose", str(file), "-o", "out", "--backend", "puppet")
 
 
 @fuzz(25)
@@ -424,8 +425,8 @@ def test_pictures(undrawn: None, content: bytes, suffix: str, data: st.DataObjec
     (folder / "manifest.jsonl").write_text(json.dumps(LABEL | {"image": path.name}) + "\n")
     command = data.draw(st.sampled_from((
         ["generate", f"skeleton={target}", "num_frames=1", "output=out"],
-        ["generate", f"skeleton={target}", "num_frames=2", "skeleton_end=loop", "pose.source=raw", "output=out"],
-        ["extract-pose", target, "-o", "out"],
+        ["generate", f"skeleton={target}", "num_frames=2", "skeleton_end=loop", "output=out", *RAW],
+        ["extract-pose", target, "-o", "out", "--backend", "puppet"],
         ["inspect", str(folder), "--sheet", "out/sheet.png"],
         ["study", "make", "systems.one=one", f"systems.two={folder}", "output=out"],
     )))  # fmt: skip

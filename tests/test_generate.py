@@ -25,7 +25,7 @@ from followyourpose.generation.skeletons import SAMPLE, open_skeleton, open_skel
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
-from tests.poses import person
+from tests.poses import PUPPETS, person
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def refusal(settings: dict[str, Any]) -> str:
         ({"crop": {"left": 200, "right": 200}}, "dance.mp4: the clip is 256 x 256 pixels: crop left 200"),
         ({"pose": {"source": "video"}}, "pose.source: got 'video', expected one of skeleton, raw"),
         ({"pose": {"source": "raw"}}, "skeleton: got none, expected a video of people"),
-        ({"pose": {"backend": "hrnet"}}, "pose.backend: got 'hrnet', expected one of puppet, rtmlib, mmpose"),
+        ({"pose": {"backend": "hrnet"}}, "pose.backend: got 'hrnet', expected one of light, puppet, rtmlib, mmpose"),
         ({"pose": {"style": "dots"}}, "pose.style: got 'dots', expected one of coco, openpose"),
         ({"pose": {"people": 0}}, "pose.people: got 0"),
         ({"pose": {"min_confidence": 0}}, "pose.min_confidence: got 0.0, expected more than 0"),
@@ -285,7 +285,10 @@ def test_an_empty_folder_may_be_the_output(settings: dict[str, Any]) -> None:
             {"pose": {"source": "raw", "smooth": 5}, "skeleton": str(SAMPLE)},
             "smooth: scipy is not installed; pip install -e",
         ),
-        ({"pose": {"source": "raw", "backend": "rtmlib"}, "skeleton": str(SAMPLE)}, "checkpoints/README.md lists"),
+        (
+            {"pose": {"source": "raw", "weights": "none.tflite"}, "skeleton": str(SAMPLE)},
+            "weights: none.tflite: no such file or folder, and no name of `followyourpose download`",
+        ),
         ({"fps": 0.001}, "fps: got 0.001, expected at least 0.1"),
         ({"enlarge": 999}, "enlarge: got 999, expected at most 16"),
         ({"height": 8192, "enlarge": 4}, "height, width, enlarge: got files of 32768 x 128 pixels, expected at most"),
@@ -431,7 +434,7 @@ def raw(tmp_path: Path) -> Path:
 def test_a_raw_video_drives_with_the_poses_found_in_it(settings: dict[str, Any], raw: Path, tmp_path: Path) -> None:
     """The frames that are used are looked at, and what was found drives as its keypoints file does."""
     used = {"temporal_offset": 2, "stride": 3}
-    folder = generate(GenerateConfig(**settings | used, skeleton=str(raw), pose=PoseConfig(source="raw")))
+    folder = generate(GenerateConfig(**settings | used, skeleton=str(raw), pose=PUPPETS))
     assert {file.name for file in (folder / "pose").iterdir()} == {"keypoints.json", "skeleton.mp4", "overlay.mp4"}
     assert len(read_keypoints(folder / "pose" / "keypoints.json").frames) == 7  # from 2 to 8
     used_frames = {"name": "raw", "files": [str(raw)], "frames": [2, 5, 8]}

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from followyourpose import FollowYourPosePipeline
 from followyourpose.cli.main import main
 from followyourpose.common.files import LOCK, locked
-from followyourpose.config import GenerateConfig, PoseConfig, save_config
+from followyourpose.config import GenerateConfig, save_config
 from followyourpose.data.video_io import VideoError, probe, write_video
 from followyourpose.generation import unfinished
 from followyourpose.generation.generate import generate, load_pipeline
@@ -33,6 +33,7 @@ from followyourpose.generation.unfinished import UnfinishedVideo, unfinished_run
 from followyourpose.pipeline.denoise import StreamState
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.puppets.world import render_scene, sample_scene
+from tests.poses import PUPPETS
 
 PARTS = {"paper": 4, "blend": 3, "freenoise": 3, "full": 1}  # of a video, each of which is kept
 SIZE = (32, 32)  # of the frames in pixels
@@ -252,7 +253,7 @@ def test_a_run_from_raw_videos_goes_on_from_every_change_of_a_file(model: Path, 
     changes = {"prompt": "a cat", "skeleton": videos, "num_frames": 2, "num_inference_steps": 1, "enlarge": 1}
 
     def run(folder: Path) -> GenerateConfig:
-        return config(model, folder, "full", **changes, pose=PoseConfig(source="raw"))
+        return config(model, folder, "full", **changes, pose=PUPPETS)
 
     pipe = load_pipeline(run(tmp_path))
     copies = folders_before_each_change(run(tmp_path / "run"), pipe, tmp_path / "copies")
@@ -380,7 +381,7 @@ def test_damaged_keypoints_of_a_raw_video_are_found_anew(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_video(tmp_path / "raw.mp4", render_scene(sample_scene(np.random.default_rng(1), two=0), 2, 64, 64)[0], fps=8)
-    raw = {"skeleton": str(tmp_path / "raw.mp4"), "pose": PoseConfig(source="raw"), "num_frames": 2, "prompt": "a cat"}
+    raw = {"skeleton": str(tmp_path / "raw.mp4"), "pose": PUPPETS, "num_frames": 2, "prompt": "a cat"}
     whole = content(generate(config(model, tmp_path / "whole", "full", **raw)))
     run = config(model, tmp_path / "run", "full", **raw)
     settings = {key: value for key, value in asdict(run).items() if key != "output"}

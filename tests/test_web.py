@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.cli.main import main
-from followyourpose.config import REPOSITORY, GenerateConfig
+from followyourpose.config import REPOSITORY, GenerateConfig, PoseConfig
 from followyourpose.data.video_io import read_frames, write_gif, write_video
 from followyourpose.generation.skeletons import open_skeleton
 from followyourpose.models.pose_encoder import identity_start
 from followyourpose.pipeline.windows import LongVideo
+from followyourpose.pose.skeleton import LEFT, RIGHT
 from followyourpose.web.controls import requested_config
 from followyourpose.web.jobs import Cancelled, Report, Studio
 from followyourpose.web.requests import Limits, check_upload, public, recipe
@@ -69,8 +70,8 @@ def skeletons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uploaded skeleton video of 20 frames, 48 x 64 pixels; all frames and all edges differ."""
     frames = np.zeros((20, 48, 64, 3), np.uint8)
     for i, frame in enumerate(frames):
-        frame[2 + i : 8 + i, 4 : 30 + i] = (250, 10 * i, 90)
-        frame[30:46, 40 + i : 44 + i] = (20, 250 - 10 * i, 200)
+        frame[2 + i : 5 + i, 4 : 30 + i] = LEFT
+        frame[30:46, 40 + i : 43 + i] = RIGHT
     path = tmp_path_factory.mktemp("upload") / "my dance.mp4"
     write_video(path, frames, 8)
     return path
@@ -383,12 +384,14 @@ def test_a_raw_video_is_extracted_and_drives(base: GenerateConfig, tmp_path: Pat
     frames, _ = render_scene(sample_scene(np.random.default_rng(0)), 3, 64, 64)
     write_video(tmp_path / "raw.mp4", frames, 8)
     (tmp_path / "jobs").mkdir()
-    studio = Studio(base, LIMITS, tmp_path / "jobs")
+    studio = Studio(replace(base, pose=PoseConfig(backend="puppet")), LIMITS, tmp_path / "jobs")
     with studio.extracted(tmp_path / "raw.mp4") as folder:
         assert {file.name for file in folder.iterdir()} == {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
         assert read_frames(folder / "skeleton.mp4").any()
     raw = config_of(studio, upload=str(tmp_path / "raw.mp4"), pose_source="raw")
-    drawn = config_of(studio, upload=str(tmp_path / "raw.mp4"))
     assert studio.preview(raw)[1] == [0, 1, 2]
-    assert not np.array_equal(result_of(studio, raw), result_of(studio, drawn))
+    assert not np.array_equal(result_of(studio, raw), result_of(studio, config_of(studio)))
+    for call in (studio.preview, lambda config: result_of(studio, config)):
+        with pytest.raises(ValueError, match=r"skeleton: raw.mp4: got a raw video, .* with pose.source=raw"):
+            call(config_of(studio, upload=str(tmp_path / "raw.mp4")))
     assert not list(studio.folder.iterdir())

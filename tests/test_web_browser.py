@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from followyourpose.config import GenerateConfig
+from followyourpose.config import GenerateConfig, PoseConfig
 from followyourpose.data.video_io import probe, write_video
 from followyourpose.generation.skeletons import SAMPLE
 from followyourpose.web.app import running_page
@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
     model = write_image_model(tmp_path_factory.mktemp("browser") / "model")
     return GenerateConfig(
         model=str(model), prompt=["a cat", "a dog"], num_frames=FRAMES, num_inference_steps=STEPS, enlarge=2,
-        device="cpu",
+        device="cpu", pose=PoseConfig(backend="puppet"),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import yaml
 
-from followyourpose.config import GenerateConfig, load_config, save_config
+from followyourpose.config import GenerateConfig, PoseConfig, load_config, save_config
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.generation.skeletons import SAMPLE
 from followyourpose.web import app
@@ -53,7 +53,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("server")
     model = write_image_model(folder / "model")
     save_config(
-        GenerateConfig(model=str(model), prompt=["a cat", "a dog"], device="cpu", **SMALL), folder / "demo.yaml"
+        GenerateConfig(
+            model=str(model), prompt=["a cat", "a dog"], device="cpu", pose=PoseConfig(backend="puppet"), **SMALL
+        ),
+        folder / "demo.yaml",
     )
     return folder / "demo.yaml"
 
@@ -143,6 +146,7 @@ def test_every_parameter_of_the_api_sets_the_key_of_its_name(server: Server, tmp
     given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "paper"}
     settings = yaml.safe_load(client_of(server.url).predict(**given, sample="left", api_name="/generate")[4])
     assert Path(settings.pop("skeleton")).name == "left.json" and settings.pop("model") and settings.pop("device")
+    assert settings.pop("pose") == {"backend": "puppet"}
     assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "paper"}}
 
 

@@ -29,10 +29,10 @@ class EvaluateConfig(SamplingConfig):
     model: str = "checkpoints/puppet"  # a FollowYourPosePipeline's folder
     image_model: str | None = "checkpoints/puppet-base"  # for flicker before stage 2: its UNet, inflated; None: skip it
     clip: str = "checkpoints/puppet-eval/clip"  # a CLIPModel's folder with its tokenizer
-    backend: Backend = "puppet"  # pose estimator: puppet (embedded), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
-    detector: str | None = None  # the backend's file or folder; None: the one that checkpoints/README.md names
+    backend: Backend = "puppet"  # pose estimator: puppet (embedded), light (BlazePose), rtmlib (RTMO), mmpose (HRNet)
+    detector: str | None = None  # the backend's file, or its name in `followyourpose download`; None: the default one
     detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
-    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx that finds people, or yolox; None: light's own, or whole frames
     benchmark: Literal["puppet-bench-1"] | None = None  # benchmark of the scenes, or of `videos`; None: scenes of seed
     num_videos: int = 64  # held-out scenes
     without_skeleton: bool = True  # draw all once more without a skeleton: the chance baseline

@@ -38,11 +38,11 @@ class PoseConfig:
     """Pose estimation in a video of people, and the drawing style of skeletons; the flags of extract-pose too."""
 
     source: Literal["skeleton", "raw"] = "skeleton"  # content of `skeleton`; raw: a video of people
-    backend: Backend = "puppet"  # puppet (the embedded detector), rtmlib (RTMPose, RTMO) or mmpose (HRNet)
-    weights: str | None = None  # the backend's file; None: the one that checkpoints/README.md names
+    backend: Backend = "light"  # light (BlazePose; a few people), rtmlib (RTMPose, RTMO), mmpose (HRNet) or puppet
+    weights: str | None = None  # the backend's file, or its name in `followyourpose download`; None: the default one
     config: str | None = None  # of mmpose, a file or a name that it ships; None: the one the weights are named after
-    boxes: str | None = None  # a YOLOX or RTMDet .onnx to find people with, for RTMPose and HRNet; None: whole frames
-    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu
+    boxes: str | None = None  # a YOLOX or RTMDet .onnx that finds people, or yolox; None: light's own, or whole frames
+    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu, as light always
     people: int | None = None  # number of people to keep in a frame, the largest ones; None: all
     max_gap: int = 5  # longest gap of a joint or a person, in frames, that is filled in
     smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
@@ -84,8 +84,17 @@ class LoraEntry:
         check_finite("lora weight", self.weight)
 
 
+@dataclass
+class EmbeddingEntry:
+    """One textual inversion of a run."""
+
+    path: str = MISSING  # the embedding's file or folder
+    word: str | None = None  # the word that stands for it in prompts; None: the file's own
+
+
 PROMPTS = PROSE | {"kind": str | list[str]}
 LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
+EMBEDDINGS = {"kind": str | EmbeddingEntry | list[str | EmbeddingEntry] | None}
 SKELETONS = {"kind": str | list[str | list[str]] | None}
 
 
@@ -100,7 +109,12 @@ class GenerateConfig(SamplingConfig):
     prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, or a list: one video or more for each
     negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
     style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
+    config: str | None = None  # of a model in one file: Stable Diffusion's folder with configs and tokenizer
+    vae: str | None = None  # another VAE, a folder or a file; None: the model's own
     lora: Any = field(default=None, metadata=LORAS)  # LoRA files: a path, {path: ..., weight: 0.8}, or a list
+    embeddings: Any = field(  # textual inversions: a path, {path: ..., word: <hero>}, or a list
+        default=None, metadata=EMBEDDINGS
+    )
     skeleton: Any = (
         field(  # a video, gif, folder of frames, or keypoints of any tool, or a list; None: the shipped sample
             default=None, metadata=SKELETONS

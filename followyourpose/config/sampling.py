@@ -8,7 +8,7 @@ from followyourpose.common.checks import check_at_least, check_interval, check_s
 PoseGuidance = Literal["both", "conditional"]
 Noise = Literal["independent", "mixed", "shared"]
 Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
-Backend = Literal["puppet", "rtmlib", "mmpose"]
+Backend = Literal["light", "puppet", "rtmlib", "mmpose"]
 LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 8192  # pixels
 MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timesteps

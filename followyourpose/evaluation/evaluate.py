@@ -15,7 +15,7 @@ from followyourpose.evaluation.samples import Collection, check_lengths, of_benc
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import model_size
 from followyourpose.models.loading import model_kind
-from followyourpose.pose.estimate import WEIGHTS, check_estimator
+from followyourpose.pose.estimate import check_estimator
 from followyourpose.puppets.benchmark import BENCHMARKS
 
 KEYS = {"weights": "detector", "config": "detector_config"}  # argument of the pose estimator -> setting
@@ -60,9 +60,8 @@ def check(config: EvaluateConfig) -> Collection | None:
         collection = of_benchmark(collection, config.benchmark)
     if not (find_model(config.clip, "clip") / "config.json").is_file():
         raise ConfigError(f"clip: {config.clip}: no config.json, expected the folder of a CLIPModel")
-    files = (config.detector or WEIGHTS[config.backend], config.detector_config, config.boxes)
     try:
-        check_estimator(config.backend, *(path and locate(path) for path in files))
+        check_estimator(config.backend, config.detector, config.detector_config, config.boxes, locate)
     except ValueError as error:
         name, _, reason = str(error).partition(": ")
         raise ConfigError(f"{KEYS.get(name, name)}: {reason}") from error

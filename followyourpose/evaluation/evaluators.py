@@ -15,7 +15,7 @@ from followyourpose.config import EvaluateConfig, find_model, locate
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import top1
 from followyourpose.evaluation.samples import Sample
-from followyourpose.pose.estimate import WEIGHTS, open_estimator
+from followyourpose.pose.estimate import open_estimator
 from followyourpose.pose.similarity import object_keypoint_similarity
 from followyourpose.pose.skeleton import NUM_JOINTS
 from followyourpose.puppets.backgrounds import BACKGROUNDS
@@ -59,10 +59,8 @@ class Evaluators:
 
 def open_evaluators(config: EvaluateConfig) -> Evaluators:
     """Load the models that a configuration names onto its device; a ValueError where one cannot be read."""
-    find = open_estimator(
-        config.backend, locate(config.detector or WEIGHTS[config.backend]),
-        *(path and locate(path) for path in (config.detector_config, config.boxes)), device=config.device,
-    )  # fmt: skip
+    networks = (config.detector, config.detector_config, config.boxes)
+    find = open_estimator(config.backend, *networks, config.device, locate)
     return Evaluators(ClipFeatures(find_model(config.clip, "clip"), torch_device(config.device)), find)
 
 

@@ -1,4 +1,4 @@
-"""`followyourpose extract-pose`: a video of people -> the video of their skeletons, by any of three pose estimators.
+"""`followyourpose extract-pose`: a video of people -> the video of their skeletons, by any of four pose estimators.
 
 The video is read twice, to find people and to draw them, a few frames at a time; memory holds keypoints only.
 Letters: f frames, H W pixels.
@@ -14,11 +14,15 @@ from followyourpose.common.files import new_folder
 from followyourpose.config import PoseConfig, locate
 from followyourpose.data.images import WHITE
 from followyourpose.data.video_io import probe, stream_frames, video_writer
-from followyourpose.pose.estimate import WEIGHTS, check_estimator, open_estimator
+from followyourpose.pose.estimate import Networks, check_estimator, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay, render_skeleton
 from followyourpose.pose.track import check_smoothing, fill_gaps, largest, link, per_frame, smooth
 
+_HINTS = {
+    "puppet": "the embedded detector finds puppets only; ",
+    "light": "light finds a few real people, large in the frame; ",
+}
 FPS = 8.0  # frames per second of the files, where the source is a folder of images without a rate
 
 
@@ -37,11 +41,11 @@ def extract_pose(
     Raises:
         ValueError: the video, a setting, the backend or the folder cannot be used.
     """
-    check_pose(config)
     info = probe(video)
+    check_pose(config)
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
-        find = open_estimator(*_files(config), device=config.device)
+        find = open_estimator(config.backend, *_networks(config), device=config.device)
         found: list[list[np.ndarray]] = []
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
             for chunk in stream_frames(video, frames, ground=WHITE):
@@ -56,15 +60,16 @@ def extract_pose(
 
 
 def check_pose(config: PoseConfig) -> None:
-    """Raise a ValueError where a package or a file that the settings need is missing; nothing is loaded."""
+    """Raise a ValueError where a package or a file that the settings need is missing.
+
+    Nothing is loaded; weights that come by themselves are downloaded.
+    """
     check_smoothing(config.smooth)
-    check_estimator(*_files(config))
+    _networks(config)
 
 
-def _files(config: PoseConfig) -> tuple[str, Path, str | Path | None, str | Path | None]:
-    """Return the backend and the places of its weights, config and boxes."""
-    config_file, boxes = (path and locate(path) for path in (config.config, config.boxes))
-    return config.backend, locate(config.weights or WEIGHTS[config.backend]), config_file, boxes
+def _networks(config: PoseConfig) -> Networks:
+    return check_estimator(config.backend, config.weights, config.config, config.boxes, locate)
 
 
 def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[list[np.ndarray]], list[list[int]]]:
@@ -95,7 +100,7 @@ def _summary(clip: ClipKeypoints, config: PoseConfig) -> str:
     people, empty = {number for each in clip.ids for number in each}, sum(not each for each in clip.frames)
     frames = counted(len(clip.frames), "frame")
     if not people:
-        why = "the embedded detector finds puppets only; " if config.backend == "puppet" else ""
+        why = _HINTS.get(config.backend, "")
         return f"nobody was found in {frames}, so the skeleton is black ({why}see --backend)"
     tracks = f"{len(people)} {'person' if len(people) == 1 else 'people'} in {frames}"
     return f"{tracks}; nobody in {empty} of them" if empty else tracks

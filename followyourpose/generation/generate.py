@@ -17,14 +17,14 @@ import numpy as np
 from followyourpose.common.device import torch_device
 from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
-from followyourpose.config import GenerateConfig, find_model
+from followyourpose.config import GenerateConfig, find_model, locate
 from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, model_size
 from followyourpose.generation.extract_pose import check_pose, extract_pose
-from followyourpose.generation.loras import apply_loras, open_loras
+from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
-from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
+from followyourpose.generation.skeletons import SkeletonInput, check_drawn, open_skeletons
 from followyourpose.generation.unfinished import RECORD, UnfinishedVideo, unfinished_run
 from followyourpose.models.loading import model_kind
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
@@ -60,6 +60,8 @@ def generate(
     """
     prompts = check_settings(config)
     sources = open_skeletons(config)
+    for source in sources:
+        check_drawn(source)
     raw = config.pose.source == "raw"
     if raw:
         check_pose(config.pose)
@@ -98,10 +100,11 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     """Load `config.model`, a pipeline's folder or an image model, which is inflated, and apply the settings to it.
 
     Raises:
-        ValueError: the model or a LoRA cannot be used, or the device or a package that the settings need is missing.
+        ValueError: the model or an addition to it cannot be used, or the device or a package that the settings need is missing.
     """
     import torch  # late, as is the pipeline: settings are checked without the seconds that this takes
 
+    from followyourpose.pipeline.image_model import base_configs
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     device = torch.device(torch_device(config.device))
@@ -110,7 +113,11 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
     else:
         print(f"{path} is an image model, trained on neither poses nor motion: the skeleton has no effect")
-        pipe = FollowYourPosePipeline.from_image_model(path, dtype=dtype)
+        configs = base_configs(locate) if config.config is None else find_model(config.config, "config")
+        pipe = FollowYourPosePipeline.from_image_model(path, dtype=dtype, config=configs)
+    if config.vae is not None:
+        pipe.load_vae(find_model(config.vae, "vae"))
+    add_embeddings(pipe, open_embeddings(config.embeddings))
     apply_loras(pipe, open_loras(config.lora))
     prepare(pipe, config, device)
     pipe.unet.set_attention_backend(config.attention)

@@ -5,23 +5,28 @@ A raw video becomes a skeleton when its people have been found (`SkeletonInput.f
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from followyourpose.common.checks import parse_size
+from followyourpose.common.pictures import evenly
 from followyourpose.config import ConfigError, GenerateConfig, RetargetConfig, locate
 from followyourpose.data.transforms import cover, frame_indices
 from followyourpose.data.video_io import probe, read_frames
 from followyourpose.data.video_readers import ACCEPTED
 from followyourpose.pose.formats import is_keypoints, read_any
 from followyourpose.pose.keypoints_file import ClipKeypoints
+from followyourpose.pose.recognise import Drawing, drawing_of
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.retarget import retarget
 
 SAMPLE = Path(__file__).resolve().parents[1] / "assets" / "dance.mp4"
 _CHUNK = 32  # frames of the source in memory at a time
+_LOOKED_AT = 5  # frames by which a drawing is recognised
+_COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,36 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
     people = keypoints or ClipKeypoints(size[1], size[0], 1.0, [[]])
     retargeted = _retargeted(people, config)
     return SkeletonInput(path, indices, size, config, None if keypoints is None else retargeted)
+
+
+def check_drawn(source: SkeletonInput) -> None:
+    """Refuse a raw video, and print a line about a skeleton in other colours than the released model's.
+
+    Raises:
+        ConfigError: the frames are no lines on black.
+    """
+    pose = source.config.pose
+    if source.keypoints is not None or pose.source == "raw" or source.path == SAMPLE:
+        return
+    used = sorted(set(source.indices))
+    chosen = tuple(used[number] for number in evenly(len(used), _LOOKED_AT))
+    drawing = _drawing(source.path, source.path.stat().st_mtime_ns, chosen)
+    if drawing == "raw":
+        raise ConfigError(
+            f"skeleton: {source.path}: got a raw video, expected limbs on black; with pose.source=raw its people are "
+            "found first"
+        )
+    if drawing in _COLOURS and pose.style == "coco":
+        print(
+            f"{source.path}: a skeleton in {_COLOURS[drawing]}; the released model and the embedded one were trained "
+            "with MMPose's. To convert it, give its keypoints (.json), or the video of people with pose.source=raw"
+        )
+
+
+@lru_cache(maxsize=64)
+def _drawing(path: Path, changed: int, numbers: tuple[int, ...]) -> Drawing:
+    """Recognise the drawing in frames of a file, once for each time of its change."""
+    return drawing_of(read_frames(path, numbers))
 
 
 def _retargeted(people: ClipKeypoints, config: GenerateConfig) -> ClipKeypoints:

@@ -53,7 +53,8 @@ def _by_hand(download: Download, root: Path, reason: str) -> str:
     places = []
     for source in download.sources:
         members = [] if isinstance(source, HubSource) else [file for file in source.files if file.member]
-        inside = ", ".join(f"{each.member} as {root / each.name}" if members[1:] else each.member for each in members)
+        pairs = [(file.member.rpartition("/")[2], file.name.rpartition("/")[2]) for file in members]
+        inside = ", ".join(a if a == b or not members[1:] else f"{a} as {b}" for a, b in pairs)
         places.append(f"{source.place} ({inside})" if inside else source.place)
     only = f" ({', '.join(download.only)})" if download.only else ""
     return f"{download.name}: {reason}; by hand: put {' or '.join(places)}{only} to {root / download.path}"

@@ -1,23 +1,23 @@
-"""Pose estimation: frames -> people with their keypoints, one interface for three backends.
+"""Pose estimation: frames -> people with their keypoints, one interface for four backends.
 
 Letters: n frames, p people, H W pixels. A person is (17, 3): COCO-17, x, y in pixels of the frame, confidence.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.device import torch_device
+from followyourpose.hub.registry import DOWNLOADS
+from followyourpose.hub.resolve import Locate, fetched
+from followyourpose.pose.estimate_rtmlib import Boxes
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
-# Backend -> its documented weights, relative to the repository. Downloads keep their own names.
-WEIGHTS = {
-    "puppet": "checkpoints/puppet-eval/detector",
-    "rtmlib": "checkpoints/rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.onnx",
-    "mmpose": "checkpoints/td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth",
-}
+# Backend -> its default weights: a name of `followyourpose download`, or a folder of the repository.
+WEIGHTS = {"light": "light", "puppet": "checkpoints/puppet-eval/detector", "rtmlib": "rtmo", "mmpose": "hrnet"}
 _FEWEST = 3  # seen joints of a person
 
 
@@ -48,64 +48,96 @@ class PoseEstimator:
         return [[pose for pose in poses if (pose[:, 2] >= SEEN).sum() >= _FEWEST] for poses in found]
 
 
+class Networks(NamedTuple):
+    """Files of a backend, as `open_estimator` takes them."""
+
+    weights: Path
+    config: Path | None
+    boxes: Path | Boxes | None
+
+
 def check_estimator(
-    backend: str, weights: str | Path, config: str | Path | None = None, boxes: str | Path | None = None
-) -> None:
-    """Check the arguments of `open_estimator` without importing or loading a network.
+    backend: str,
+    weights: str | Path | None = None,
+    config: str | Path | None = None,
+    boxes: str | Path | Boxes | None = None,
+    locate: Locate = Path,
+) -> Networks:
+    """Check the arguments of `open_estimator` without importing or loading a network, and return their files.
+
+    Weights and boxes that are names of `followyourpose download`, as the defaults are, are downloaded where they are
+    missing, after all else was checked.
 
     Raises:
-        ValueError: the backend is unknown or not installed, or a file is missing or of no use to it.
+        ValueError: the backend is unknown or not installed, or a file is missing, of no use to it or not to be had.
     """
     check_choice("backend", backend, tuple(WEIGHTS))
+    weights = WEIGHTS[backend] if weights is None else weights
     for key, path in (("weights", weights), ("boxes", boxes)):
-        if path is not None and not Path(path).exists():
-            hint = f"checkpoints/README.md lists the downloads for {backend} and their places"
-            raise ValueError(f"{key}: {path}: no such file or folder; {hint}")
-    if backend == "puppet" and not (Path(weights) / "config.json").is_file():
+        named = path is None or callable(path) or str(path) in DOWNLOADS
+        if not named and not locate(path).exists():
+            raise ValueError(
+                f"{key}: {path}: no such file or folder, and no name of `followyourpose download`, which lists weights"
+            )
+    if backend == "puppet" and not (locate(weights) / "config.json").is_file():
         raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
     if config is not None and backend != "mmpose":
         raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
     if boxes is not None and backend == "puppet":
         raise ValueError(f"boxes: got {boxes}, expected none: the puppet detector takes whole frames")
+    if backend == "light":
+        check_installed("backend light", "pose", "ai_edge_litert")
     if backend == "mmpose":
         from followyourpose.pose.estimate_mmpose import check_mmpose
 
         check_mmpose()
-    if backend == "rtmlib" or boxes is not None:
+    if backend == "rtmlib" or boxes is not None and not callable(boxes):
         check_installed(f"backend {backend}", "pose", "rtmlib", "onnxruntime")
+    return Networks(
+        fetched(weights, locate),
+        config if config is None else locate(config),
+        boxes if boxes is None or callable(boxes) else fetched(boxes, locate),
+    )
 
 
 def open_estimator(
     backend: str,
-    weights: str | Path,
+    weights: str | Path | None = None,
     config: str | Path | None = None,
-    boxes: str | Path | None = None,
+    boxes: str | Path | Boxes | None = None,
     device: str | None = None,
+    locate: Locate = Path,
 ) -> PoseEstimator:
     """Load the networks of a backend.
 
     Args:
-        backend: "puppet" (the embedded detector; one person), "rtmlib" (RTMPose or RTMO, an .onnx file) or "mmpose"
-            (HRNet and its other networks, a .pth file).
-        weights: the backend's file, or the puppet detector's folder; `WEIGHTS` lists the documented ones.
+        backend: "light" (BlazePose; one or a few people, on the CPU), "puppet" (the embedded detector; one puppet),
+            "rtmlib" (RTMPose or RTMO, an .onnx file) or "mmpose" (HRNet and its other networks, a .pth file).
+        weights: the backend's file, the puppet detector's folder, or a name of `followyourpose download`, which is
+            downloaded where it is missing; None: the default, `WEIGHTS`.
         config: of mmpose only: a file, or the name of one that it ships; None: the one the weights are named after.
-        boxes: a YOLOX or RTMDet .onnx that finds people for the top-down networks of rtmlib and mmpose; None: each
-            frame is one person's box.
+        boxes: a YOLOX or RTMDet .onnx that finds people, its name in `followyourpose download`, or a function; None:
+            each frame is one person's box for the top-down networks of rtmlib and mmpose, light has a detector.
         device: cpu, cuda, ...; None: cuda where the backend can use one, else cpu.
+        locate: path as it is written -> path as it is looked for.
 
     Raises:
         ValueError: as `check_estimator`, or a file is unreadable or of another kind.
     """
-    check_estimator(backend, weights, config, boxes)
+    weights, config, boxes = check_estimator(backend, weights, config, boxes, locate)
+    if backend == "light":
+        from followyourpose.pose.estimate_light import LightPose
+
+        return PoseEstimator(LightPose(weights, boxes))
     if backend == "rtmlib":
         from followyourpose.pose.estimate_rtmlib import Rtmlib
 
-        return PoseEstimator(Rtmlib(Path(weights), boxes, device))
+        return PoseEstimator(Rtmlib(weights, boxes, device))
     if backend == "mmpose":
         from followyourpose.pose.estimate_mmpose import MMPose
 
-        return PoseEstimator(MMPose(Path(weights), config, boxes, device))
-    return PoseEstimator(_puppet(Path(weights), device))
+        return PoseEstimator(MMPose(weights, config, boxes, device))
+    return PoseEstimator(_puppet(weights, device))
 
 
 def _puppet(weights: Path, device: str | None) -> Callable[[np.ndarray], np.ndarray]:

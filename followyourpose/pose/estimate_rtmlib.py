@@ -89,14 +89,17 @@ def by_frame(found: list[tuple[int, np.ndarray]], total: int) -> list[np.ndarray
     return [np.concatenate(each) for each in frames]
 
 
-def open_boxes(path: str | Path | None, device: str | None) -> Boxes:
+def open_boxes(path: str | Path | Boxes | None, device: str | None) -> Boxes:
     """Load a detector of people's boxes (p, 4) in a frame (H, W, 3) uint8 BGR; None: one box, the whole frame.
 
     A file with "rtmdet" in its name is an RTMDet, any other a YOLOX: they differ only in the colours that they expect.
+    A function is taken as it is.
 
     Raises:
         ValueError: as for `Rtmlib`.
     """
+    if callable(path):
+        return path
     if path is None:
         return lambda frame: np.array([[0, 0, frame.shape[1], frame.shape[0]]], np.float32)
     import rtmlib

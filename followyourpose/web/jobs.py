@@ -23,7 +23,7 @@ from followyourpose.data.transforms import cover
 from followyourpose.generation.extract_pose import extract_pose
 from followyourpose.generation.generate import generate, load_pipeline
 from followyourpose.generation.sampling import scheduler
-from followyourpose.generation.skeletons import open_skeleton
+from followyourpose.generation.skeletons import check_drawn, open_skeleton
 from followyourpose.web.requests import Limits, without_folder
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class Studio:
         A raw video is shown as it is: people are looked for when the job runs.
 
         Raises:
-            ValueError: as `open_skeleton`; the message has no folder.
+            ValueError: as `open_skeleton` and `check_drawn`; the message has no folder.
         """
         with without_folder(config.skeleton):
             source = open_skeleton(config)
+            check_drawn(source)
             frames = source.frames(self.height, self.width)
         scale = min(1, PICTURE_SIDE / max(self.height, self.width))
         small = max(1, round(self.height * scale)), max(1, round(self.width * scale))
