@@ -1,7 +1,14 @@
 """Settings of every verb: a dataclass each, with defaults, units and checks, and a strict reader."""
 
 from followyourpose.config.evaluation import EvaluateConfig, StudyConfig
-from followyourpose.config.generation import CropConfig, GenerateConfig, LoraEntry, PoseConfig, RetargetConfig
+from followyourpose.config.generation import (
+    CropConfig,
+    EmbeddingEntry,
+    GenerateConfig,
+    LoraEntry,
+    PoseConfig,
+    RetargetConfig,
+)
 from followyourpose.config.loader import (
     REPOSITORY,
     ConfigError,
@@ -23,8 +30,8 @@ from followyourpose.config.training import (
 )
 
 __all__ = [
-    "Backend", "ConfigError", "CropConfig", "DataConfig", "EvaluateConfig", "GenerateConfig", "LoraConfig",
-    "LoraEntry", "NetworkConfig", "Noise", "OptimConfig", "PoseConfig", "PoseGuidance", "REPOSITORY",
-    "RetargetConfig", "SamplingConfig", "StudyConfig", "TrainConfig", "ValidationConfig", "build_config", "find_model",
-    "load_config", "locate", "save_config", "written",
+    "Backend", "build_config", "ConfigError", "CropConfig", "DataConfig", "EmbeddingEntry", "EvaluateConfig",
+    "find_model", "GenerateConfig", "load_config", "locate", "LoraConfig", "LoraEntry", "NetworkConfig", "Noise",
+    "OptimConfig", "PoseConfig", "PoseGuidance", "REPOSITORY", "RetargetConfig", "SamplingConfig", "save_config",
+    "StudyConfig", "TrainConfig", "ValidationConfig", "written",
 ]  # fmt: skip

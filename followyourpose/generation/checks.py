@@ -12,7 +12,7 @@ from followyourpose.common.checks import check_choice, check_installed, check_mu
 from followyourpose.common.device import machine_memory, torch_device
 from followyourpose.common.files import read_json
 from followyourpose.config import ConfigError, GenerateConfig, find_model
-from followyourpose.generation.loras import open_loras
+from followyourpose.generation.loras import open_embeddings, open_loras
 from followyourpose.generation.unfinished import FOLDER
 from followyourpose.models.loading import model_kind
 
@@ -35,6 +35,10 @@ def check_settings(config: GenerateConfig) -> list[str]:
         ValueError: names the setting, what was got and what was expected.
     """
     open_loras(config.lora)
+    open_embeddings(config.embeddings)
+    for key in ("vae", "config"):
+        if (name := getattr(config, key)) is not None:
+            find_model(name, key)
     _check_model(config)
     _check_attention(config.attention)
     if config.device not in (None, "cpu"):

@@ -8,6 +8,7 @@ _WEIGHTS = re.compile(
     r"(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
 )
 _TEXT = (".json", ".txt", ".model")
+_SINGLE = (".safetensors", ".pt", ".bin", ".ckpt")  # of files of weights with a name of their own; the best first
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "onnx", "openvino")  # of Stable Diffusion's folders
 
 
@@ -15,9 +16,10 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     """Return the files that loading needs, sorted: text files, and of each folder's weights one format and variant.
 
     Safetensors come before pickles. Without `variant` the plain weights are taken, and another variant only of a folder
-    that has nothing else; with it, the plain weights only of a folder without it.
+    that has nothing else; with it, the plain weights only of a folder without it. Of a repository of one file of weights
+    with a name of its own, as of a LoRA, that file; several are for the caller to choose from.
     """
-    chosen, weights = set(), dict[str, dict[tuple[str, str | None], list[str]]]()
+    chosen, weights, single = set(), dict[str, dict[tuple[str, str | None], list[str]]](), dict[str, list[str]]()
     for name in names:
         folder, _, file = name.rpartition("/")
         if folder.split("/")[0] in _UNUSED or file.startswith("."):
@@ -28,8 +30,13 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
             chosen.add(name)
         elif file.endswith(".index.json"):  # of weights in several files; small
             chosen.add(name)
+        elif not folder and file.endswith(_SINGLE):
+            single.setdefault(file[file.rindex(".") :], []).append(name)
     for kinds in weights.values():
         chosen |= set(kinds[_best(kinds, variant)])
+    found = next((single[form] for form in _SINGLE if form in single), [])
+    if not weights and len(found) == 1:
+        chosen |= set(found)
     return sorted(chosen)
 
 

@@ -22,7 +22,7 @@ PROBLEMS = {
 }
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")  # of files of weights
-LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers'
+LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"  # diffusers'
 # Modules of diffusers that print a line for each format that they try and each cast that they make.
 _LOUD = ("models.modeling_utils", "loaders.single_file", "loaders.single_file_utils", "loaders.lora_pipeline")
 

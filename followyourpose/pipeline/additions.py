@@ -7,8 +7,8 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLo
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from followyourpose.models.loading import LORA_NAME, is_offloaded
-from followyourpose.pipeline.embeddings import EMBEDDING_NAME, check_embedding, read_embedding
+from followyourpose.models.loading import EMBEDDING_NAME, LORA_NAME, is_offloaded
+from followyourpose.pipeline.embeddings import check_embedding, read_embedding
 from followyourpose.pipeline.image_model import load_vae
 from followyourpose.pipeline.lora import check_lora, read_lora
 from followyourpose.pipeline.names import Name, left_to_diffusers, resolved, weights_at

@@ -15,8 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-EMBEDDING_NAME = "learned_embeds.safetensors"  # diffusers'
-
 
 def read_embedding(source: Path | Mapping[str, Any], word: str | None = None) -> tuple[str, Tensor]:
     """Return the word of an embedding, or the one that is given in its place, and its vectors (n, d).
