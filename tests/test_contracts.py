@@ -61,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": {"data", "pose"},
     "web": {"config", "data", "generation", "pipeline", "pose"},
     "cli": {
-        "config", "evaluation", "generation", "inspection", "models", "pipeline", "pose", "puppets", "study", "training",
-        "web",
+        "config", "evaluation", "generation", "inspection", "models", "pipeline", "pose", "puppets", "study",
+        "training", "web",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -71,11 +71,10 @@ def check_scale(name: str, value: float) -> None:
 
 def parse_size(name: str, text: str) -> tuple[int, int]:
     """Return width and height of text such as 1280x720."""
-    if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())) or 0 in (
-        size := tuple(map(int, match.groups()))
-    ):
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip())
+    if match is None:
         raise ValueError(f"{name}: got {text!r:.80}, expected WIDTHxHEIGHT in pixels, such as 1280x720")
-    return size
+    return int(match[1]), int(match[2])
 
 
 def check_interval(name: str, start: float, end: float) -> None:

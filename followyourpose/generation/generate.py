@@ -100,7 +100,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     """Load `config.model`, a pipeline's folder or an image model, which is inflated, and apply the settings to it.
 
     Raises:
-        ValueError: the model or an addition to it cannot be used, or the device or a package that the settings need is missing.
+        ValueError: the model or an addition to it cannot be used, or the device or a package is missing.
     """
     import torch  # late, as is the pipeline: settings are checked without the seconds that this takes
 

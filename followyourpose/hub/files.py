@@ -16,8 +16,8 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     """Return the files that loading needs, sorted: text files, and of each folder's weights one format and variant.
 
     Safetensors come before pickles. Without `variant` the plain weights are taken, and another variant only of a folder
-    that has nothing else; with it, the plain weights only of a folder without it. Of a repository of one file of weights
-    with a name of its own, as of a LoRA, that file; several are for the caller to choose from.
+    that has nothing else; with it, the plain weights only of a folder without it. Of a repository of one file of
+    weights with a name of its own, as of a LoRA, that file; several are for the caller to choose from.
     """
     chosen, weights, single = set(), dict[str, dict[tuple[str, str | None], list[str]]](), dict[str, list[str]]()
     for name in names:

@@ -11,7 +11,7 @@ from typing import Any
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
 from followyourpose.common.files import LOCK, read_json
-from followyourpose.config import TrainConfig, load_config, locate
+from followyourpose.config import TrainConfig, find_model, load_config, locate
 from followyourpose.models.loading import model_kind
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no"}  # mixed_precision -> accelerate's name of it
@@ -116,13 +116,13 @@ def chain(folder: str | Path) -> Iterator[Path]:
         ValueError: a run starts from itself.
     """
     seen: list[Path] = []
-    folder = locate(folder)
+    folder = find_model(folder, "init")
     while is_run(folder):
         if folder.resolve() in seen:
             raise ValueError(f"{folder}: the run starts from itself, by `init` of its config.yaml")
         seen.append(folder.resolve())
         yield folder
-        folder = locate(load_config(TrainConfig, folder / CONFIG).init)
+        folder = find_model(load_config(TrainConfig, folder / CONFIG).init, "init")
     yield folder
 
 
