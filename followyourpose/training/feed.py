@@ -3,6 +3,7 @@
 The batch of a step depends only on how many samples were seen before it, and not on the workers.
 """
 
+import copy
 import gc
 import json
 import multiprocessing
@@ -153,7 +154,7 @@ class Feed(Iterator[Batch]):
         before = set(multiprocessing.active_children())
         processes: dict[str, Any] = {}
         if self.workers:
-            processes = {"timeout": min(_CHECK, self.timeout), "multiprocessing_context": _START}
+            processes = {"timeout": min(_CHECK, self.timeout), "multiprocessing_context": _without_lock()}
             # Garbage with threads, as video readers are, would block a forked worker that frees it: it has no threads.
             gc.collect()
             gc.freeze()
@@ -242,6 +243,26 @@ def open_feed(
         clips, config.optim.batch_size, start, rank, ranks, data.workers, data.timeout, data.max_bad, data.path,
         on_bad, bad_file,
     )  # fmt: skip
+
+
+class _Flag:
+    """The event that ends workers, without the lock of `multiprocessing.Event`, which a killed worker may hold."""
+
+    def __init__(self) -> None:
+        self._value = multiprocessing.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
+
+
+def _without_lock() -> Any:
+    """Return the workers' multiprocessing context, with a `_Flag` as its event."""
+    context = copy.copy(multiprocessing.get_context(_START))
+    context.Event = _Flag
+    return context
 
 
 def _start_worker(_: int) -> None:
