@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -98,7 +99,7 @@ def build_config(
             layer = {part: layer}
         values = _merged(values, _mapping(schema, layer, source, ""))
     try:
-        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
+        config = OmegaConf.merge(_structured(typing.cast(Any, schema)), OmegaConf.create(values))
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigError(f"{name}: no value for {', '.join(missing)}")
         return typing.cast(Schema, OmegaConf.to_object(config))
@@ -107,6 +108,12 @@ def build_config(
         raise ConfigError(f"{name}: {f'{full_key}: ' if full_key else ''}{str(error).splitlines()[0]}") from error
     except ValueError as error:  # of the schemas' checks, which name the key
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
+@cache
+def _structured(schema: type) -> Any:
+    """Return a schema as OmegaConf's; merging copies it."""
+    return OmegaConf.structured(schema)
 
 
 def save_config(config: Any, path: str | Path) -> None:
