@@ -71,14 +71,24 @@ class Batch:
         return Batch(**moved)
 
 
+def _tensor(frames: np.ndarray) -> Tensor:
+    """Return an array (...) as a tensor; pictures that Pillow has decoded may not be written, and are copied."""
+    return torch.from_numpy(np.require(frames, requirements="W"))
+
+
 def to_pixels(frames: np.ndarray) -> Tensor:
     """Return frames (f, H, W, 3) uint8 as pixels (3, f, H, W) in [-1, 1]."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return _tensor(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def to_skeleton(frames: np.ndarray) -> Tensor:
     """Return frames (f, H, W, 3) uint8 as a skeleton (3, f, H, W) in [0, 1]."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
+    return _tensor(frames).permute(3, 0, 1, 2).float() / 255
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return an array's tensor, a copy's where it may not be written, such as a decoder's."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 class Clips(Dataset):

@@ -1,6 +1,7 @@
 """State of a run: all that a checkpoint holds beside the settings, and how it moves by one step."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,9 @@ class TrainState:
             ValueError: too many steps in a row had no finite gradient.
         """
         counters = self.counters
-        self.schedule.step()
+        with warnings.catch_warnings():  # a skipped first step is no wrong order of calls
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.schedule.step()
         counters |= {"step": self.step + 1, "samples": samples}
         if math.isfinite(norm):
             counters["skipped"] = 0
