@@ -23,8 +23,11 @@ PROBLEMS = {
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")  # of files of weights
 LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"  # diffusers'
-# Modules of diffusers that print a line for each format that they try and each cast that they make.
-_LOUD = ("models.modeling_utils", "loaders.single_file", "loaders.single_file_utils", "loaders.lora_pipeline")
+# Modules that print a line for each format that they try, each cast that they make and each word that is added.
+_LOUD = (
+    "diffusers.models.modeling_utils", "diffusers.loaders.single_file", "diffusers.loaders.single_file_utils",
+    "diffusers.loaders.lora_pipeline", "transformers.modeling_utils",
+)  # fmt: skip
 
 ModelKind = Literal["pipeline", "image", "file"]
 
@@ -68,8 +71,8 @@ def weights_file(path: Path, usual: str) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence diffusers about formats and casts; its errors are raised all the same."""
-    loggers = [logging.getLogger(f"diffusers.{name}") for name in _LOUD]
+    """Silence diffusers and transformers about formats, casts and words; their errors are raised all the same."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

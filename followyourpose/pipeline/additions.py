@@ -7,8 +7,8 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLo
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from followyourpose.models.loading import EMBEDDING_NAME, LORA_NAME, is_offloaded
-from followyourpose.pipeline.embeddings import check_embedding, read_embedding
+from followyourpose.models.loading import EMBEDDING_NAME, LORA_NAME, is_offloaded, quiet
+from followyourpose.pipeline.embeddings import check_embedding, read_embedding, with_all_vectors
 from followyourpose.pipeline.image_model import load_vae
 from followyourpose.pipeline.lora import check_lora, read_lora
 from followyourpose.pipeline.names import Name, left_to_diffusers, resolved, weights_at
@@ -106,7 +106,7 @@ class Additions(StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
         if len(words) != len(sources):
             raise ValueError(f"token: got {len(words)} for {len(sources)} textual inversions, expected one each")
         width = text_encoder.get_input_embeddings().weight.shape[1]
-        vocabulary, found = dict(tokenizer.get_vocab()), []
+        vocabulary, found = {entry.lower() for entry in tokenizer.get_vocab()}, []
         for source, word in zip(sources, words, strict=True):
             name = "the given vectors" if isinstance(source, Mapping | Tensor) else str(source)
             source = {word: source} if isinstance(source, Tensor) else source
@@ -114,9 +114,14 @@ class Additions(StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
                 source = weights_at(source, "embeddings", EMBEDDING_NAME, dict(kwargs))
             word, vectors = read_embedding(source, word)
             check_embedding(name, word, vectors, width, vocabulary)
-            vocabulary[word] = -1  # taken, for the next one
+            vocabulary.add(word.lower())  # taken, for the next one
             found.append({word: vectors})
-        super().load_textual_inversion(found, tokenizer=tokenizer, text_encoder=text_encoder)
+        with quiet():
+            super().load_textual_inversion(found, tokenizer=tokenizer, text_encoder=text_encoder)
+
+    def _maybe_convert_prompt(self, prompt: str, tokenizer: Any) -> str:
+        """Take the place of diffusers' method, which finds no word with a capital letter."""
+        return with_all_vectors(prompt, tokenizer.added_tokens_encoder)
 
     def load_vae(self, path: Name) -> None:
         """Replace the VAE by another one of the same latents, such as a fine-tuned decoder.

@@ -6,7 +6,9 @@ AUTOMATIC1111  .pt: {"string_to_param": {"*": vectors (n, d)}, "name": word, ...
 """
 
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,12 @@ def read_embedding(source: Path | Mapping[str, Any], word: str | None = None) ->
     return str(word or own), vectors.detach().reshape(-1, vectors.shape[-1])
 
 
-def check_embedding(name: str, word: str, vectors: Tensor, width: int, vocabulary: Mapping[str, int]) -> None:
+def check_embedding(name: str, word: str, vectors: Tensor, width: int, vocabulary: Collection[str]) -> None:
     """Raise a ValueError unless vectors (n, d) are finite, as wide as the text encoder's, and their word is a new one.
 
     Args:
         name: of the file, for messages.
-        width: d of the text encoder; vocabulary: of the tokenizer.
+        width: d of the text encoder; vocabulary: of the tokenizer, in small letters: it does not tell A from a.
     """
     if vectors.shape[1] != width:
         raise ValueError(
@@ -52,14 +54,30 @@ def check_embedding(name: str, word: str, vectors: Tensor, width: int, vocabular
         )
     if not vectors.isfinite().all():
         raise ValueError(f"{name}: got NaN or infinity")
-    words = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]
-    # A whole word of the vocabulary ends in </w>; one of these would be changed in every prompt that has it.
-    if taken := [each for each in words if {each, each.lower(), f"{each.lower()}</w>"} & vocabulary.keys()]:
-        raise ValueError(
-            f"{name}: its word {taken[0]!r} is in the tokenizer's vocabulary already, expected another one"
-        )
     if not word.strip() or any(letter.isspace() for letter in word):
         raise ValueError(f"{name}: got the word {word!r}, expected one without spaces")
+    for each in (word, *(f"{word}_{i}" for i in range(1, len(vectors)))):
+        # A whole word of the vocabulary ends in </w>; it would be changed in every prompt.
+        if {each.lower(), f"{each.lower()}</w>"} & set(vocabulary):
+            raise ValueError(f"{name}: the word {each!r} is in the tokenizer's vocabulary already, expected another")
+
+
+def with_all_vectors(prompt: str, words: Collection[str]) -> str:
+    """Put behind each word of an embedding of several vectors those that stand for the others: hero hero_1 hero_2.
+
+    Args:
+        words: that have been added to the tokenizer, which does not tell A from a.
+    """
+    known = {word.lower() for word in words}
+    chains = {}
+    for word in known:
+        numbers = takewhile(lambda i, word=word: f"{word}_{i}" in known, count(1))  # type: ignore[misc]
+        if others := [f"{word}_{i}" for i in numbers]:
+            chains[word] = " ".join([word, *others])
+    if not chains:
+        return prompt
+    longest_first = "|".join(map(re.escape, sorted(chains, key=len, reverse=True)))
+    return re.sub(rf"({longest_first})(?!_\d)", lambda match: chains[match[0].lower()], prompt, flags=re.IGNORECASE)
 
 
 def _read(file: Path) -> dict[str, Any]:

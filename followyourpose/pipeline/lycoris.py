@@ -89,7 +89,7 @@ def _decomposed(weight: Tensor, scale: Tensor) -> Tensor:
     """Return a weight (o, i, *k) whose rows, or columns, have the norms of `scale`, (o, 1, ...) or (1, i, ...)."""
     axis = 0 if scale.ndim < 2 or len(scale) == len(weight) else 1
     others = [i for i in range(weight.ndim) if i != axis]
-    norm = weight.norm(dim=others, keepdim=True)
+    norm = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
     return weight * (scale.reshape(norm.shape) / norm)
 
 

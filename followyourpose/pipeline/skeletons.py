@@ -181,5 +181,5 @@ def _slices(clips: Frames) -> tuple[SkeletonFrames, int]:
 def _tensor(clips: Frames) -> Tensor:
     if isinstance(clips, Tensor):
         return clips
-    frames = rearrange(torch.from_numpy(np.require(clips, requirements="CW")), "n f h w c -> n c f h w")
+    frames = rearrange(torch.from_numpy(np.require(clips, requirements=["C", "W"])), "n f h w c -> n c f h w")
     return frames if frames.is_floating_point() else frames / 255
