@@ -80,7 +80,9 @@ def test_an_export_holds_what_was_trained_and_nothing_else_is_taken_for_it(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "tune-a-video")) for name in SYSTEMS]
+)
 def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
     name: str, world: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

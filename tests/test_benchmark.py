@@ -61,6 +61,7 @@ def run(
         for module in (benchmark_generate, benchmark_train):
             monkeypatch.setattr(module, "in_new_process", lambda call, *inputs: call(*inputs))
             monkeypatch.setattr(module, "write_model", lambda size, folder: write_image_model(folder))
+        monkeypatch.setattr(benchmark_train, "SAMPLES", 4)
         benchmark.main(arguments)
         return capfd.readouterr().out
 

@@ -107,7 +107,7 @@ def test_the_style_is_a_lora_of_the_image_model_for_diffusers():
     assert pipe.get_list_adapters() == {"unet": ["default_0"]}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [TRAINED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINED[1:])])
 def test_other_systems_draw_in_the_poses_that_they_are_given(name):
     scene = sample_scene(np.random.default_rng(0), two=0)
     frames, people = render_scene(scene, 4, 64, 64)
