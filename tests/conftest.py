@@ -4,6 +4,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
+from followyourpose.hub.registry import DOWNLOADS
+from followyourpose.hub.resolve import fetched
 from followyourpose.models.pose_encoder import PoseEncoder, identity_start
 from followyourpose.models.unet import VideoUNet
 from followyourpose.puppets.dataset import write_dataset
@@ -59,6 +62,29 @@ def golden_config(goldens: Path) -> dict[str, Any]:
 def golden_weights(goldens: Path) -> dict[str, Tensor]:
     """The reference network's weights in the released layout, fp32."""
     return load_file(goldens / "tiny_a_weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """The folder of real footage of people, with annotations; its README has the sources."""
+    folder = Path(os.environ.get("FOLLOWYOURPOSE_MATERIAL", REPOSITORY.parent / "shared" / "material"))
+    if not folder.is_dir():
+        pytest.skip(f"no footage of people at {folder}; set FOLLOWYOURPOSE_MATERIAL to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def light() -> Path:
+    """BlazePose's landmark network, its detector beside it, out of the wheel, once for each user's cache."""
+    pytest.importorskip("ai_edge_litert", reason="backend light needs LiteRT: pip install -e '.[pose]'")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "followyourpose"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE")
+        patch.setitem(DOWNLOADS, "light", replace(DOWNLOADS["light"], sources=DOWNLOADS["light"].sources[1:]))
+        try:
+            return fetched("light", cache.joinpath)
+        except ValueError as error:
+            pytest.skip(f"BlazePose's weights cannot be had here: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,9 @@ COCO = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 _HIPS, _ABOVE = 33, 34  # auxiliary landmarks: the middle of the hips, and the rim of a circle around the body
 _STRIDES = ((8, 2), (16, 2), (32, 6))  # of the detector's grids, in pixels of its input, and anchors per cell
 _SIDE = 224  # pixels of the detector's input, of which anchors are 1
-_FOUND, _STILL_THERE = 0.5, 0.5  # least score of a detection, and of a person in a crop
+_FOUND, _STILL_THERE, _SURE = 0.5, 0.5, 0.75  # least score of a detection, and of a person in a crop
 _SAME = 0.3  # overlap from which two boxes are of one person
+_NEAR = 0.15  # distance, in sides of a crop, below which two crops are of one person
 _MARGIN = 1.25  # side of a crop over that of the circle's square
 _MARGINS = (1.0, 1.25, 1.5)  # side of a crop over the longer side of a given box, all tried
 _CUT = 20  # mean change of a pixel, of 255, from which a frame shows something else than the one before
@@ -48,6 +49,10 @@ class Region(NamedTuple):
         turn = math.remainder(other.angle - self.angle, 2 * math.pi)
         place = (a + share * (b - a) for a, b in zip(self[:3], other[:3], strict=True))
         return Region(*place, self.angle + share * turn)
+
+    def same(self, other: "Region") -> bool:
+        """Whether two regions are of one person: their centers, the hips, nearly coincide."""
+        return math.hypot(self.x - other.x, self.y - other.y) < _NEAR * max(self.side, other.side)
 
     def corners(self) -> np.ndarray:
         """Return the corners top left, top right, bottom left, (3, 2), which fix the crop's affine map."""
@@ -104,25 +109,36 @@ class LightPose:
             for box in self.boxes(to_bgr(frame[None])[0]):
                 if not any(_overlap(box, pose, frame) > 0.5 for pose, *_ in people):
                     _add(people, self._in_box(frame, box))
-        else:
-            for region in self._regions(frame, near):
-                if not any(_inside(region, pose) for pose, *_ in people):
-                    _add(people, next(self._twice(frame, region), None))
+            return people
+        for view in _views(frame, near):
+            for region in self._regions(frame, view):
+                if not any(region.same(known) for _, known, _ in people):
+                    _add(people, self._new(frame, region, sure=view.side < max(frame.shape)))
         return people
 
-    def _regions(self, frame: np.ndarray, near: bool) -> Iterator[Region]:
-        """Yield where BlazePose's detector sees people in a frame (H, W, 3) uint8, of each view the surest first."""
-        for view in _views(frame, near):
-            image, back = _crop(frame, view, _SIDE)
-            raw, logits = self.detector(image / np.float32(127.5) - 1)
-            scores = 1 / (1 + np.exp(-logits[0, :, 0].clip(-80, 80)))
-            sure = np.flatnonzero(scores >= _FOUND)
-            values = raw[0, sure]
-            centers = values[:, :2] + self.anchors[sure]
-            boxes = np.concatenate([centers - values[:, 2:4] / 2, centers + values[:, 2:4] / 2], 1)
-            points = values[:, 4:8].reshape(-1, 2, 2) + self.anchors[sure, None]  # hips, and the circle's rim
-            for pair in _suppressed(points, boxes, scores[sure]):
-                yield _around_circle(*(pair @ back[:, :2].T + back[:, 2]))
+    def _regions(self, frame: np.ndarray, view: Region) -> list[Region]:
+        """Return where BlazePose's detector sees people in a view of a frame (H, W, 3) uint8, the surest first."""
+        image, back = _crop(frame, view, _SIDE)
+        raw, logits = self.detector(image / np.float32(127.5) - 1)
+        scores = 1 / (1 + np.exp(-logits[0, :, 0].clip(-80, 80)))
+        found = np.flatnonzero(scores >= _FOUND)
+        values = raw[0, found]
+        centers = values[:, :2] + self.anchors[found]
+        boxes = np.concatenate([centers - values[:, 2:4] / 2, centers + values[:, 2:4] / 2], 1)
+        points = values[:, 4:8].reshape(-1, 2, 2) + self.anchors[found, None]  # hips, and the circle's rim
+        return [
+            _around_circle(*(pair @ back[:, :2].T + back[:, 2])) for pair in _suppressed(points, boxes, scores[found])
+        ]
+
+    def _new(self, frame: np.ndarray, region: Region, sure: bool) -> Found | None:
+        """Return the person whom the detector sees in a region. In a part of a frame it sees people in patterns too:
+        they have to be `sure`, in both looks, with hips inside the frame."""
+        looks = list(self._twice(frame, region))
+        if sure and not (0 <= region.x < frame.shape[1] and 0 <= region.y < frame.shape[0]):
+            return None
+        if sure and (len(looks) < 2 or min(score for *_, score in looks) < _SURE):
+            return None
+        return looks[0] if looks else None
 
     def _twice(self, frame: np.ndarray, region: Region) -> Iterator[Found]:
         """Yield the person in a crop, from the second look to the first: the landmarks in a crop give a better one."""
@@ -229,15 +245,12 @@ def _suppressed(points: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np
 
 
 def _add(people: list[Found], found: Found | None) -> None:
-    """Keep a person, once: crops of two people may slip onto one."""
+    """Keep a person, once: crops of two people may slip onto one, and the one who was known stays."""
     if found is None:
         return
-    for index, (pose, _, score) in enumerate(people):
-        if box_overlap(pose[:, :2], found[0][:, :2]) >= 2 * _SAME:
-            if found[2] > score:
-                people[index] = found
-            return
-    people.append(found)
+    pose, region, _ = found
+    if not any(known.same(region) or box_overlap(pose[:, :2], other[:, :2]) > 2 * _SAME for other, known, _ in people):
+        people.append(found)
 
 
 def _around_circle(center: np.ndarray, rim: np.ndarray) -> Region:
@@ -251,12 +264,3 @@ def _overlap(box: np.ndarray, pose: np.ndarray, frame: np.ndarray) -> float:
     seen = pose[pose[:, 2] >= SEEN]
     inside = (seen if len(seen) > 2 else pose)[:, :2].clip(0, frame.shape[1::-1])
     return box_overlap(np.reshape(box[:4], (2, 2)), inside)
-
-
-def _inside(region: Region, pose: np.ndarray) -> bool:
-    """Whether a region is of a person who is found already: their boxes overlap, or their hips nearly coincide."""
-    hips = pose[11:13, :2].mean(0)
-    near = np.hypot(*(hips - (region.x, region.y))) < 0.15 * region.side
-    square = region.corners()
-    fourth = square[1:2] + square[2:3] - square[:1]
-    return bool(near) or box_overlap(pose[:, :2], np.concatenate([square, fourth])) > 0.5
