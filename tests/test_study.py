@@ -221,8 +221,8 @@ def test_a_full_disk_is_reported_with_the_folder_and_nothing_stays(
     def sync(file: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "sync_file", sync)
     systems = {system: write_videos(tmp_path / system, "a") for system in ("ours", "theirs")}
+    monkeypatch.setattr(files, "sync_file", sync)
     with pytest.raises(ValueError, match=r"study: cannot be written \(No space left on device\)"):
         make_study(config(tmp_path / "study", **systems))
     (tmp_path / "key.json").write_text(json.dumps(KEY))

@@ -26,7 +26,8 @@ def check_installed(name: str, extra: str, *packages: str, then: str = "") -> No
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ValueError(f'{name}: {", ".join(missing)} is not installed; pip install -e ".[{extra}]"{then}')
+        are = "is" if len(missing) == 1 else "are"
+        raise ValueError(f'{name}: {", ".join(missing)} {are} not installed; pip install -e ".[{extra}]"{then}')
 
 
 def check_at_least(name: str, value: float, least: float = 1, most: float | None = None) -> None:

@@ -89,8 +89,14 @@ def _compact(content: dict[str, Any]) -> Any:
     for key in content.keys() & {"keypoints", "pose_keypoints_2d"}:
         if isinstance(content[key], list):
             with suppress(ValueError, TypeError, OverflowError):
-                content[key] = np.array(content[key], np.float32)
+                content[key] = _float32(content[key])
     return content
+
+
+def _float32(value: Any) -> np.ndarray:
+    """Return nested lists as an array; numbers beyond its range are infinite, and refused where they are checked."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)
 
 
 def parse_keypoints(content: Any, place: str) -> ClipKeypoints:
@@ -123,7 +129,7 @@ def _person(person: Any, place: str) -> np.ndarray:
     if named and (not isinstance(person["id"], int) or isinstance(person["id"], bool)):
         raise ValueError(f"{place}.id: got {_shown(person['id'])}, expected a whole number")
     try:
-        joints = np.asarray(person["keypoints"], np.float32)
+        joints = _float32(person["keypoints"])
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{place}.keypoints: got no table of numbers, expected {NUM_JOINTS} x [x, y, conf]") from error
     if joints.shape != (NUM_JOINTS, 3):

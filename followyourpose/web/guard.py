@@ -15,13 +15,14 @@ import traceback
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-
 from followyourpose.web.files import ClientFiles
+
+if TYPE_CHECKING:  # imported late: the package works without the page
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 UPLOAD = "/gradio_api/upload"
@@ -75,6 +76,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse
+
         request, last = Request(scope, receive), None
 
         async def watched(message: dict[str, Any]) -> None:
@@ -96,7 +100,9 @@ class Guard:
         elif last is not None and (last["type"] == "http.response.start" or last.get("more_body")):
             await send({"type": "http.response.body"})  # an answer that broke off
 
-    async def _answer(self, request: Request, receive: Callable[..., Any], send: Callable[..., Any]) -> Response | None:
+    async def _answer(
+        self, request: "Request", receive: Callable[..., Any], send: Callable[..., Any]
+    ) -> "Response | None":
         """Return the guard's own answer; None: the server has answered."""
         self._check_host(request)
         self._check_origin(request)
@@ -107,6 +113,8 @@ class Guard:
                 return await self._log_in(request, self.password)
             if request.cookies.get(self.cookie) not in self.tokens and path != READY:
                 if path == "" and request.method in ("GET", "HEAD"):
+                    from starlette.responses import HTMLResponse
+
                     return HTMLResponse(_LOGIN.format(message=""))
                 raise Refused(401, "Not authenticated: log in with the password")
         if path == UPLOAD and request.method == "POST":
@@ -115,20 +123,20 @@ class Guard:
             await self.app(request.scope, receive, send)
         return None
 
-    def _check_host(self, request: Request) -> None:
+    def _check_host(self, request: "Request") -> None:
         """Keep pages of other names out, which their owners can point to this machine (DNS rebinding)."""
         host = request.headers.get("host", "")
         if self.host in LOCAL_HOSTS and _name(f"//{host}") not in LOCAL_HOSTS:
             raise Refused(403, f"Host: got {host!r:.80}, expected one of {', '.join(LOCAL_HOSTS)}")
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, request: "Request") -> None:
         """Keep scripts of other pages out."""
         origin = request.headers.get("origin")
         own = [request.headers.get(name) for name in ("host", "x-forwarded-host")]
         if origin is not None and (not (place := origin.partition("://")[2]) or place not in own):
             raise Refused(403, f"Origin: got {origin!r:.80}, expected this page's own")
 
-    def _check_body(self, request: Request) -> None:
+    def _check_body(self, request: "Request") -> None:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return
         length = request.headers.get("content-length", "")
@@ -137,7 +145,7 @@ class Guard:
         if int(length) > LARGEST_BODY and request.url.path.rstrip("/") != UPLOAD:
             raise Refused(413, f"Content-Length: got {length} bytes, expected at most {LARGEST_BODY}")
 
-    async def _upload(self, request: Request, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    async def _upload(self, request: "Request", receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         """Let the server store files within the client's quota, and answer when there is a verdict on each.
 
         Clients give up on a server that is silent for seconds: until then, spaces are sent in front of the JSON.
@@ -172,8 +180,10 @@ class Guard:
 
     # ---- login
 
-    async def _log_in(self, request: Request, password: str) -> Response:
+    async def _log_in(self, request: "Request", password: str) -> "Response":
         """Answer a login: browsers by a page, other clients by JSON."""
+        from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
+
         browser = "text/html" in request.headers.get("accept", "")
         fields = parse_qs((await request.body()).decode(errors="replace"))
         try:
@@ -207,7 +217,9 @@ class Guard:
             self.wrong.pop(next(iter(self.wrong)))
         raise Refused(401, "login: got a wrong password")
 
-    def _refusal(self, request: Request, refusal: Refused) -> Response:
+    def _refusal(self, request: "Request", refusal: Refused) -> "Response":
+        from starlette.responses import JSONResponse
+
         log(request, refusal.reason)
         return JSONResponse({"detail": refusal.reason}, refusal.status)
 
@@ -218,7 +230,7 @@ def client_of(request: Any) -> str:
     return client.host if client else "unknown"
 
 
-def log(request: Request, reason: str) -> None:
+def log(request: "Request", reason: str) -> None:
     """Print a line on a request that is refused."""
     path = repr(request.url.path)[1:-1][:80]
     print(f"refused: {request.method} {path} of {client_of(request)}: {reason}", file=sys.stderr, flush=True)
