@@ -1,4 +1,4 @@
-"""`followyourpose pose`: keypoints and drawn skeletons between the formats of tools, and edits of single joints.
+"""`followyourpose pose`: keypoints between the formats of tools or as a drawn skeleton, and edits of single joints.
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
@@ -25,11 +25,10 @@ def convert_pose(
     fps: float | None = None,
     images: str | None = None,
 ) -> None:
-    """Convert keypoints, or a drawn skeleton, to a file or folder of another format; print what is lost.
+    """Convert keypoints to a file or folder of another format; print what is lost.
 
     Args:
-        source: keypoints of any tool (see `formats.read_any`); or a video, gif or folder of drawn skeletons in MMPose's
-            colours.
+        source: keypoints of any tool (see `formats.read_any`).
         to: "keypoints", "openpose", "coco" or "video"; None: as the target's name asks for.
         size, fps, images: see `formats.Reading.clip` and `formats.read_any`.
 
@@ -66,18 +65,18 @@ def edit_pose(
 def open_clip(
     source: Path, size: tuple[int, int] | None = None, fps: float | None = None, images: str | None = None
 ) -> ClipKeypoints:
-    """Return the clip of keypoints, or of a drawn skeleton; print a line about it.
+    """Return the clip of a file or folder of keypoints; print a line about it.
 
     Raises:
         ValueError: see `convert_pose`.
     """
     if not source.exists():
-        raise ValueError(f"{source}: no such file or folder, expected keypoints or a skeleton video")
-    if is_keypoints(source):
-        reading = read_any(source, images)
-        print(reading.summary)
-        return reading.clip(size, fps)
-    raise ValueError(f"{source}: not keypoints")
+        raise ValueError(f"{source}: no such file or folder, expected keypoints")
+    if not is_keypoints(source):
+        raise ValueError(f"{source}: not keypoints, expected a .json file, or a folder of one for each frame")
+    reading = read_any(source, images)
+    print(reading.summary)
+    return reading.clip(size, fps)
 
 
 def _lines(text: str) -> list[str]:
