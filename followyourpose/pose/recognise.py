@@ -47,7 +47,8 @@ def drawing_of(frames: np.ndarray) -> Drawing:
         return "coco"
     if len(hue) >= 0.75 * bright and kinds >= 8 and black >= 0.2 and wide < 0.6:
         return "wholebody" if white >= 0.02 * bright else "openpose"
-    return "other" if black >= 0.8 and wide < 0.2 and between < 0.5 else "raw"
+    pure = len(hue) >= 0.9 * bright  # shapes in plain colours, which no camera sees
+    return "other" if black >= 0.8 and (pure or wide < 0.2 and between < 0.5) else "raw"
 
 
 def _hues(*colors: tuple[int, int, int]) -> np.ndarray:
