@@ -82,14 +82,13 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_reported(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk, or one that it has caused, into a ValueError that names the folder."""
+    """Turn the error of a full disk, which names no file, into a ValueError that names the folder."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in DISK_FULL:
+    except OSError as error:
+        if error.errno not in DISK_FULL:
             raise
-        raise ValueError(f"{folder}: cannot be written ({cause.strerror})") from error
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
