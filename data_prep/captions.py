@@ -48,15 +48,6 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
                 ) from error
 
 
-def is_text(caption: str) -> bool:
-    """Whether a caption can be written: JSON may hold half a character, such as half an emoji."""
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def shifted(captions: Sequence[tuple[int, str]], skipped: int, frames: int) -> list[dict[str, int | str]]:
     """Captions of frames in a clip cut down to `frames` frames behind the first `skipped`; without any, the nearest."""
     moved = [(frame - skipped, text) for frame, text in captions]

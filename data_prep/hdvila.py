@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from data_prep.captions import is_text, read_captions, shifted
+from data_prep.captions import read_captions, shifted
 from data_prep.command import add_runner, parser, runner_of, start
 from data_prep.ffmpeg import Look, cut, look
 from data_prep.scale import run
@@ -29,7 +29,7 @@ from data_prep.units import is_done, new_files, remove_orphans
 from followyourpose.common.checks import check_at_least
 from followyourpose.common.files import read_json
 from followyourpose.data.hdvila import clip_place
-from followyourpose.data.labels import Dropped
+from followyourpose.data.labels import Dropped, is_text
 from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.data.video_readers import VIDEO_SUFFIXES
 

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from data_prep.captions import is_text
 from data_prep.command import add_runner, parser, runner_of, start
 from data_prep.scale import run
 from data_prep.selection import Selection, largest_area
@@ -28,7 +27,7 @@ from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.files import parse_json, read_json
 from followyourpose.config import locate
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
-from followyourpose.data.labels import SEEN, only_inside
+from followyourpose.data.labels import SEEN, is_text, only_inside
 from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS
