@@ -223,7 +223,9 @@ def test_a_full_disk_is_reported_with_the_folder_and_nothing_stays(
 
     systems = {system: write_videos(tmp_path / system, "a") for system in ("ours", "theirs")}
     monkeypatch.setattr(files, "sync_file", sync)
-    with pytest.raises(ValueError, match=r"study.*: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        ValueError, match=r"/\.study\.\d+\.partial/videos/\w+\.mp4: cannot be written \(No space left on device\)"
+    ):
         make_study(config(tmp_path / "study", **systems))
     (tmp_path / "key.json").write_text(json.dumps(KEY))
     answers = write_answers(tmp_path / "1.csv", rows_of(1, *["ours"] * 4))
