@@ -110,6 +110,12 @@ def test_prompts_are_a_string_or_a_list(model: Path) -> None:
     assert check_settings(GenerateConfig(model=str(model), prompt=["a", "b"])) == ["a", "b"]
 
 
+def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    generate(GenerateConfig(**settings | {"prompt": ["a unicorn on Mars", "a"], "style": "inky"}))
+    told = [line for line in capsys.readouterr().out.splitlines() if "never trained" in line]
+    assert told == ["'a unicorn on Mars': this model was never trained on unicorn, on, Mars; expect nonsense there"]
+
+
 def test_a_style_is_put_after_each_prompt(settings: dict[str, Any], tmp_path: Path) -> None:
     style = {"prompt": ["a cat", "a dog"], "style": ", in ink", "num_frames": 1}
     folder = generate(GenerateConfig(**settings | style))

@@ -73,6 +73,7 @@ def generate(
         if raw:
             sources = _find_poses(config, sources, work / "pose")
         pipe = load_pipeline(config) if pipe is None else pipe
+        _print_unknown_words(config.prompt, pipe)
         shots = _shots(config, prompts, sources, size)
         for number, shot in enumerate(shots, 1):
             print(printable(f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"))
@@ -253,6 +254,16 @@ def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateCon
     for file in shot.files:
         (video.folder / file).replace(folder / file)
     video.remove()
+
+
+def _print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline") -> None:
+    from followyourpose.pipeline.inputs import unknown_words
+
+    for prompt in [prompts] if isinstance(prompts, str) else prompts:
+        if words := unknown_words(prompt, pipe.tokenizer):
+            print(
+                printable(f"{prompt!r:.80}: this model was never trained on {', '.join(words)}; expect nonsense there")
+            )
 
 
 def _print_files(folder: Path, shots: list[Shot]) -> None:
