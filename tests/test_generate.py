@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from followyourpose.config import CropConfig, GenerateConfig, PoseConfig, RetargetConfig, build_config
+from followyourpose.config import ConfigError, CropConfig, GenerateConfig, PoseConfig, RetargetConfig, build_config
 from followyourpose.data.video_io import probe, read_frames, write_video
-from followyourpose.generation.checks import check_settings
+from followyourpose.evaluation.sources import read_collection
+from followyourpose.generation.checks import check_settings, with_prompts
 from followyourpose.generation.generate import generate
-from followyourpose.generation.skeletons import SAMPLE, open_skeleton, open_skeletons
+from followyourpose.generation.skeletons import SAMPLE, cut_off, open_skeleton, open_skeletons
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
@@ -108,6 +109,50 @@ def test_a_skeleton_gives_the_same_video_alone_or_among_others(
 def test_prompts_are_a_string_or_a_list(model: Path) -> None:
     assert check_settings(GenerateConfig(model=str(model), prompt="a")) == ["a"]
     assert check_settings(GenerateConfig(model=str(model), prompt=["a", "b"])) == ["a", "b"]
+
+
+def test_prompts_come_from_a_text_file_a_line_each(settings: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  a naïve dog \r\n", encoding="utf-8-sig")
+    config = with_prompts(GenerateConfig(**settings | {"prompt": str(file)}))
+    assert config.prompt == ["a cat", "a naïve dog"]
+    assert with_prompts(config) is config
+    for text, reason in (("\n \n", "got no text, expected a prompt a line"), (None, "prompts.txt: cannot be read")):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ConfigError, match=reason):
+            generate(GenerateConfig(**settings | {"prompt": str(file)}))
+
+
+def test_a_run_writes_the_outputs_that_are_wanted(settings: dict[str, Any]) -> None:
+    folder = generate(GenerateConfig(**settings | {"outputs": ["sheet", "gif"]}))
+    names = ["00-a-cat-sheet.png", "00-a-cat.gif"]
+    assert sorted(file.name for file in folder.iterdir()) == [*names, "index.html", "run.json"]
+    assert json.loads((folder / "run.json").read_text())["videos"][0]["files"] == names
+    page = (folder / "index.html").read_text()
+    assert "<video" not in page and '<img width="32" height="32" alt="frames" src="00-a-cat.gif">' in page
+    assert page.count("00-a-cat-sheet.png") == 1
+    with pytest.raises(ValueError, match="outputs: got .*, expected mp4 among them"):
+        read_collection(folder)
+
+
+def test_a_skeleton_that_the_frames_cut_off_is_told_and_fits_with_padding(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    wide = settings | {"height": 32, "width": 64}
+    generate(GenerateConfig(**wide))
+    assert "dance: frames of 32 x 64 pixels cut" in capsys.readouterr().out
+    generate(GenerateConfig(**wide | {"fit": "pad", "output": str(tmp_path / "padded")}))
+    generate(GenerateConfig(**settings | {"output": str(tmp_path / "square")}))
+    assert "pixels cut" not in capsys.readouterr().out
+
+
+def test_what_lies_beside_the_frames_is_measured_for_keypoints_and_drawings_alike(two: list[str]) -> None:
+    shares = []
+    for skeleton in (None, str(SAMPLE.with_suffix(".json")), [two]):
+        (source,) = open_skeletons(GenerateConfig(skeleton=skeleton, num_frames=3))
+        assert cut_off(source, 64, 64) == cut_off(source, 128, 128) == 0
+        shares.append(cut_off(source, 64, 128))
+    assert shares[0] == pytest.approx(shares[1], abs=0.03) and min(shares) > 0.2
 
 
 def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], capsys: pytest.CaptureFixture) -> None:

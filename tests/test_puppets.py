@@ -11,7 +11,6 @@ import torch
 from transformers import CLIPTokenizer
 
 from followyourpose.config import REPOSITORY, TrainConfig
-from followyourpose.pipeline.inputs import unknown_words
 from followyourpose.pose.skeleton import JOINT, body_height
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
@@ -206,14 +205,3 @@ def test_objectives_are_classes_by_name_and_the_loops_own_need_no_puppets() -> N
     assert objective_class("denoise") is Denoise and objective_class("locate") is Locate
     assert [objective_class(name).needs for name in ("autoencode", "contrast")] == [("vae",), ("clip",)]
     assert OBJECTIVES.keys() == set(get_args(TrainConfig.__annotations__["objective"]))
-
-
-def test_words_beyond_the_world_are_unknown_to_the_embedded_model() -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(REPOSITORY / "checkpoints" / "puppet" / "tokenizer")
-    assert not [caption for caption in captions() if unknown_words(caption, tokenizer)]
-    assert unknown_words("a unicorn on Mars, a Unicorn's 2 naïve hats", tokenizer) == [
-        "unicorn", "Mars", "Unicorn", "2", "naïve", "hats"
-    ]  # fmt: skip
-    assert unknown_words("Iron Man, on the STREET!", tokenizer) == []
-    tokenizer.add_tokens("<hero>")
-    assert unknown_words("a panda as <HERO>", tokenizer) == []

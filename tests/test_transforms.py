@@ -68,11 +68,21 @@ def test_the_target_is_covered_from_the_middle_at_the_same_aspect(source: tuple,
     assert abs(2 * geometry.y + geometry.height - geometry.resized_height) <= 1
 
 
-@pytest.mark.parametrize("target", [(64, 64), (200, 120)])
-def test_keypoints_move_with_the_pixels(target: tuple[int, int]) -> None:
+@pytest.mark.parametrize("target", [(60, 90), (90, 60), (33, 20)])
+def test_padding_shows_all_of_the_source_in_the_middle_of_black(target: tuple[int, int]) -> None:
+    white = cover((100, 50), target, pad=True).of_frames(np.full((1, 100, 50, 3), 255, np.uint8))[0, ..., 0]
+    rows, columns = white.any(1), white.any(0)
+    assert white.shape == target and (white[rows][:, columns] == 255).all()
+    assert rows.sum() == pytest.approx(2 * columns.sum(), abs=1) and (rows.all() or columns.all())
+    for side in (rows, columns):
+        assert abs(np.argmax(side) - np.argmax(side[::-1])) <= 1
+
+
+@pytest.mark.parametrize(("target", "pad"), [((64, 64), False), ((200, 120), False), ((64, 200), True)])
+def test_keypoints_move_with_the_pixels(target: tuple[int, int], pad: bool) -> None:
     frames = np.zeros((1, 120, 160, 3), np.uint8)
     frames[0, 50:61, 70:81] = 255  # a square around (75, 55)
-    geometry = cover((120, 160), target, left=10, top=4, bottom=6)
+    geometry = cover((120, 160), target, left=10, top=4, bottom=6, pad=pad)
     rows, columns = np.nonzero(geometry.of_frames(frames)[0, ..., 0] > 127)
     keypoints = np.tile(np.array([75.0, 55.0, 0.5]), (1, 17, 1))
     moved = geometry.of_keypoints(keypoints)

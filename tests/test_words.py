@@ -1,5 +1,7 @@
 """Prompts as they are read: a small vocabulary knows its captions' words alone, and a long prompt loses its end."""
 
+import copy
+
 import pytest
 from transformers import CLIPTokenizer
 
@@ -37,6 +39,13 @@ def test_words_beyond_the_captions_are_named(tokenizer: CLIPTokenizer, prompt: s
 
 def test_a_word_that_a_lora_taught_is_known(tokenizer: CLIPTokenizer) -> None:
     assert not read_prompt(tokenizer, "a panda, as a Blueprint", taught=["blueprint"]).unknown
+
+
+def test_a_word_of_a_textual_inversion_is_known(tokenizer: CLIPTokenizer) -> None:
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens("<hero>")
+    assert read_prompt(more, "a panda as <HERO>").unknown == []
+    assert read_prompt(tokenizer, "a panda as <HERO>").unknown == ["HERO"]
 
 
 def test_the_end_of_a_long_prompt_is_ignored_by_name(tokenizer: CLIPTokenizer) -> None:

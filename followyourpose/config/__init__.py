@@ -6,6 +6,7 @@ from followyourpose.config.generation import (
     EmbeddingEntry,
     GenerateConfig,
     LoraEntry,
+    Output,
     PoseConfig,
     RetargetConfig,
 )
@@ -32,6 +33,6 @@ from followyourpose.config.training import (
 __all__ = [
     "Backend", "build_config", "ConfigError", "CropConfig", "DataConfig", "EmbeddingEntry", "EvaluateConfig",
     "find_model", "GenerateConfig", "load_config", "locate", "LoraConfig", "LoraEntry", "NetworkConfig", "Noise",
-    "OptimConfig", "PoseConfig", "PoseGuidance", "REPOSITORY", "RetargetConfig", "SamplingConfig", "save_config",
-    "StudyConfig", "TrainConfig", "ValidationConfig", "written",
+    "OptimConfig", "Output", "PoseConfig", "PoseGuidance", "REPOSITORY", "RetargetConfig", "SamplingConfig",
+    "save_config", "StudyConfig", "TrainConfig", "ValidationConfig", "written",
 ]  # fmt: skip

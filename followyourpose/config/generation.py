@@ -1,7 +1,7 @@
 """Settings of `followyourpose generate`, `demo` and `extract-pose`, each with its default, its unit and its check."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import MISSING
 
@@ -95,6 +95,7 @@ class EmbeddingEntry:
 PROMPTS = PROSE | {"kind": str | list[str]}
 LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
 EMBEDDINGS = {"kind": str | EmbeddingEntry | list[str | EmbeddingEntry] | None}
+Output = Literal["mp4", "gif", "sheet", "with-skeleton"]
 SKELETONS = {"kind": str | list[str | list[str]] | None}
 
 
@@ -106,7 +107,7 @@ class GenerateConfig(SamplingConfig):
     """
 
     model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
-    prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, or a list: one video or more for each
+    prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, a list, or prompts.txt, a prompt a line
     negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
     style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
     config: str | None = None  # of a model in one file: Stable Diffusion's folder with configs and tokenizer
@@ -129,6 +130,7 @@ class GenerateConfig(SamplingConfig):
     skeleton_end: Literal["stop", "loop", "pingpong", "hold"] = "stop"  # continuation after the skeleton's last frame
     long_video: LongVideo = field(default_factory=LongVideo)
     crop: CropConfig = field(default_factory=CropConfig)
+    fit: Literal["cover", "pad"] = "cover"  # skeletons of another shape: cover cuts their sides off, pad adds black
     height: int | None = None  # pixels; None: the size the model was trained at
     width: int | None = None  # pixels
     num_inference_steps: int = 50  # denoising steps
@@ -138,6 +140,9 @@ class GenerateConfig(SamplingConfig):
     num_videos_per_prompt: int = 1  # videos per prompt and skeleton
     seed: int = 0  # of a prompt's first video; its next ones have the next seeds
     fps: float = 8.0  # frames per second of the written files
+    outputs: list[Output] = field(  # files of a video, one or more of mp4, gif, sheet (frames), with-skeleton
+        default_factory=lambda: list(get_args(Output))
+    )
     enlarge: int = 1  # factor by which the written files are larger than the frames
     attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
     device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
@@ -159,6 +164,8 @@ class GenerateConfig(SamplingConfig):
         ):
             if getattr(self, key) is not None:
                 check_at_least(key, getattr(self, key), least, most)
+        if not self.outputs:
+            raise ValueError(f"outputs: got none, expected at least one of {', '.join(get_args(Output))}")
         if self.skeleton_size is not None:
             parse_size("skeleton_size", self.skeleton_size)
         check_finite("guidance_scale", self.guidance_scale)

@@ -55,7 +55,7 @@ class Geometry:
     Attributes:
         left, top, box_height, box_width: the first crop, in pixels of the source.
         resized_height, resized_width: its size after the resize.
-        x, y: corner of the target in the resized box.
+        x, y: corner of the target in the resized box; below 0 where the target is larger.
         height, width: of the target.
     """
 
@@ -76,7 +76,13 @@ class Geometry:
         mode = cv2.INTER_AREA if self.resized_height < self.box_height else cv2.INTER_LINEAR
         size = (self.resized_width, self.resized_height)
         resized = [cv2.resize(np.ascontiguousarray(box), size, interpolation=mode) for box in boxes]
-        return np.stack([box[self.y : self.y + self.height, self.x : self.x + self.width] for box in resized])
+        top, left = max(self.y, 0), max(self.x, 0)
+        kept = np.stack([box[top : self.y + self.height, left : self.x + self.width] for box in resized])
+        if kept.shape[1:3] == (self.height, self.width):
+            return kept
+        padded = np.zeros((len(kept), self.height, self.width, 3), kept.dtype)
+        padded[:, top - self.y : top - self.y + kept.shape[1], left - self.x : left - self.x + kept.shape[2]] = kept
+        return padded
 
     def of_keypoints(self, keypoints: np.ndarray) -> np.ndarray:
         """Return keypoints (..., 17, 3) of the source as those of the target; some may then lie outside of it."""
@@ -89,13 +95,15 @@ class Geometry:
 
 
 def cover(
-    source: tuple[int, int], target: tuple[int, int], left: int = 0, right: int = 0, top: int = 0, bottom: int = 0
-) -> Geometry:
+    source: tuple[int, int], target: tuple[int, int], left: int = 0, right: int = 0, top: int = 0, bottom: int = 0,
+    pad: bool = False,
+) -> Geometry:  # fmt: skip
     """Return the geometry that cuts off the sides, resizes the rest to cover the target, and takes its middle.
 
     Args:
         source, target: height and width in pixels. The aspect ratio of the source is kept.
         left, right, top, bottom: pixels of the source cut off first.
+        pad: resize the rest to fit into the target instead, with black around it.
 
     Raises:
         ValueError: nothing is left after the cuts.
@@ -107,8 +115,9 @@ def cover(
             f"the clip is {source_width} x {source_height} pixels: crop left {left}, right {right}, top {top}, "
             f"bottom {bottom} leaves nothing of it"
         )
-    scale = max(height / box_height, width / box_width)
-    resized_height, resized_width = max(height, round(box_height * scale)), max(width, round(box_width * scale))
+    scales = height / box_height, width / box_width
+    scale = min(scales) if pad else max(scales)
+    resized_height, resized_width = max(1, round(box_height * scale)), max(1, round(box_width * scale))
     x, y = (resized_width - width) // 2, (resized_height - height) // 2
     return Geometry(left, top, box_height, box_width, resized_height, resized_width, x, y, height, width)
 

@@ -70,8 +70,11 @@ def _run(folder: Path) -> Collection:
     record = read_json(folder / RUN)
     try:
         settings, videos = record["settings"], record["videos"]
-        rows = [(folder / video["files"][0], _text(video["prompt"]), int(video["seed"])) for video in videos]
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        if "mp4" not in (outputs := settings.get("outputs", ["mp4"])):
+            raise ValueError(f"outputs: got {outputs!r:.80}, expected mp4 among them")
+        place = outputs.index("mp4")
+        rows = [(folder / video["files"][place], _text(video["prompt"]), int(video["seed"])) for video in videos]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"{folder / RUN}: not the record of a run of generate ({error})") from error
     config = build_config(GenerateConfig, settings, name=str(folder / RUN))
     if not rows or config.height is None or config.width is None:

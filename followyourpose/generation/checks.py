@@ -5,13 +5,14 @@ They take a second or two: no network is read, diffusers is not imported, and Py
 
 import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
 from followyourpose.common.device import machine_memory, torch_device
-from followyourpose.common.files import read_json
-from followyourpose.config import ConfigError, GenerateConfig, find_model
+from followyourpose.common.files import read_json, read_text
+from followyourpose.config import ConfigError, GenerateConfig, find_model, locate
 from followyourpose.generation.loras import open_embeddings, open_loras
 from followyourpose.generation.unfinished import FOLDER
 from followyourpose.models.loading import model_kind
@@ -26,6 +27,24 @@ PACKAGES = {
 }
 # Bytes, less than what any run needs: of noise in memory, per latent pixel and frame, and of files, per written pixel.
 NOISE_BYTES, FILE_BYTES = 4 * 4, 0.02
+LARGEST_LIST = 10_000_000  # bytes of a file of prompts
+
+
+def with_prompts(config: GenerateConfig) -> GenerateConfig:
+    """Return the settings with the prompts of the .txt file that `prompt` names, one a line; others as they are.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no line with text.
+    """
+    if not (isinstance(config.prompt, str) and config.prompt.lower().endswith(".txt")):
+        return config
+    try:
+        lines = read_text(locate(config.prompt), LARGEST_LIST).splitlines()
+    except ValueError as error:
+        raise ConfigError(f"prompt: {error}") from error
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
+        raise ConfigError(f"prompt: {config.prompt}: got no text, expected a prompt a line")
+    return replace(config, prompt=prompts)
 
 
 def check_settings(config: GenerateConfig) -> list[str]:

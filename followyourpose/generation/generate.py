@@ -19,12 +19,12 @@ from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
 from followyourpose.config import GenerateConfig, find_model, locate
 from followyourpose.data.video_io import growing_video
-from followyourpose.generation.checks import check_settings, check_space, model_size
+from followyourpose.generation.checks import check_settings, check_space, model_size, with_prompts
 from followyourpose.generation.extract_pose import check_pose, extract_pose
 from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
-from followyourpose.generation.skeletons import SkeletonInput, check_drawn, open_skeletons
+from followyourpose.generation.skeletons import SkeletonInput, check_drawn, open_skeletons, print_cut_off
 from followyourpose.generation.unfinished import RECORD, UnfinishedVideo, unfinished_run
 from followyourpose.models.loading import model_kind
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
@@ -40,10 +40,10 @@ def generate(
 ) -> Path:
     """Generate `num_videos_per_prompt` videos of each prompt with each skeleton and return the folder that holds them.
 
-    Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4);
-    index.html shows all of them, and run.json holds settings and versions. Video j of a prompt starts from seed + j,
-    whatever the other prompts and skeletons are. For raw videos, `pose` holds the files of extract-pose for the frames
-    that are used.
+    Each video is an .mp4, a .gif, a contact sheet (-sheet.png) and an .mp4 beside its skeleton (-with-skeleton.mp4),
+    or those that `outputs` lists; index.html shows all of them, and run.json holds settings and versions. Video j of a
+    prompt starts from seed + j, whatever the other prompts and skeletons are. For raw videos, `pose` holds the files of
+    extract-pose for the frames that are used.
 
     Frames are written as they are finished, and memory holds those of one window. A run that is interrupted, by a
     signal or a kill, keeps them in `unfinished`, and goes on when it is called with the same settings and this folder;
@@ -58,6 +58,7 @@ def generate(
         ValueError: a setting, a skeleton, a LoRA, the model or the output folder cannot be used; the settings and files
             are checked before the model is loaded.
     """
+    config = with_prompts(config)
     prompts = check_settings(config)
     sources = open_skeletons(config)
     for source in sources:
@@ -72,6 +73,8 @@ def generate(
         print(printable(f"{folder}: if this is interrupted, the same command with output={folder} goes on"))
         if raw:
             sources = _find_poses(config, sources, work / "pose")
+        for source in sources:
+            print_cut_off(source, *size)
         pipe = load_pipeline(config) if pipe is None else pipe
         _print_unknown_words(config.prompt, pipe)
         shots = _shots(config, prompts, sources, size)
@@ -223,7 +226,7 @@ def _shots(
         name = f"{index:02d}-{slug(prompt)}"
         name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
         name += f"-{seed}" if len(seeds) > 1 else ""
-        shots.append(Shot(name, prompt, source, seed, size))
+        shots.append(Shot(name, prompt, source, seed, size, tuple(config.outputs)))
     return shots
 
 
@@ -257,13 +260,12 @@ def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateCon
 
 
 def _print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline") -> None:
-    from followyourpose.pipeline.inputs import unknown_words
+    from followyourpose.pipeline.words import read_prompt
 
     for prompt in [prompts] if isinstance(prompts, str) else prompts:
-        if words := unknown_words(prompt, pipe.tokenizer):
-            print(
-                printable(f"{prompt!r:.80}: this model was never trained on {', '.join(words)}; expect nonsense there")
-            )
+        if words := read_prompt(pipe.tokenizer, prompt).unknown:
+            unknown = ", ".join(words)
+            print(printable(f"{prompt!r:.80}: this model was never trained on {unknown}; expect nonsense there"))
 
 
 def _print_files(folder: Path, shots: list[Shot]) -> None:

@@ -6,23 +6,25 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import numpy as np
 
 from followyourpose.common.files import atomic_write, printable
 from followyourpose.common.pictures import contact_sheet, enlarge, evenly, write_picture
-from followyourpose.config import GenerateConfig
+from followyourpose.config import GenerateConfig, Output
 from followyourpose.data.video_io import gif_writer, video_writer
 from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.generation.unfinished import RECORD
 
 FORMS = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4")  # endings of a video's files, behind its name
+ENDINGS = dict(zip(get_args(Output), FORMS, strict=True))  # output -> ending
 INDEX = "index.html"
 VERSIONS = ("followyourpose", "torch", "diffusers", "transformers", "numpy")
 Frames = Callable[[Sequence[int]], np.ndarray]  # numbers of frames -> these, (f, H, W, 3)
@@ -36,6 +38,7 @@ class Shot:
     Attributes:
         name: beginning of its files' names.
         size: height and width in pixels.
+        outputs: kinds of its files.
     """
 
     name: str
@@ -43,11 +46,12 @@ class Shot:
     source: SkeletonInput
     seed: int
     size: tuple[int, int]
+    outputs: tuple[Output, ...]
 
     @property
     def files(self) -> list[str]:
-        """Names of the video's files, in the order of `FORMS`."""
-        return [self.name + form for form in FORMS]
+        """Names of the video's files, in the order of `outputs`."""
+        return [self.name + ENDINGS[output] for output in self.outputs]
 
     def record(self) -> dict[str, Any]:
         """Return the video's entry in the run's record."""
@@ -60,24 +64,30 @@ def chunks(total: int) -> Iterator[range]:
 
 
 def write_forms(folder: Path, shot: Shot, read: Frames, config: GenerateConfig) -> None:
-    """Write a finished video into a folder in all its forms, from a function that reads its frames by their numbers."""
-    mp4, gif, sheet, pair = (folder / file for file in shot.files)
+    """Write a finished video's files into a folder, from a function that reads its frames by their numbers."""
+    files = {output: folder / file for output, file in zip(shot.outputs, shot.files, strict=True)}
     height, width = (side * config.enlarge for side in shot.size)
 
     def frames(numbers: Sequence[int]) -> np.ndarray:
         return enlarge(read(numbers), config.enlarge)
 
-    with (
-        video_writer(mp4, height, width, config.fps) as write,
-        gif_writer(gif, height, width, config.fps) as write_gif,
-        video_writer(pair, height, 2 * width, config.fps) as write_pair,
-    ):
+    with ExitStack() as stack:
+        writers = {
+            output: stack.enter_context(open_file(files[output], height, columns, config.fps))
+            for output, open_file, columns in (
+                ("mp4", video_writer, width),
+                ("gif", gif_writer, width),
+                ("with-skeleton", video_writer, 2 * width),
+            )
+            if output in files
+        }
         for numbers in chunks(config.num_frames):
             part = frames(numbers)
-            write(part)
-            write_gif(part)
-            write_pair(np.concatenate([shot.source.frames(height, width, numbers), part], axis=2))
-    write_picture(sheet, contact_sheet(frames(evenly(config.num_frames))))
+            for output, write in writers.items():
+                pair = output == "with-skeleton"
+                write(np.concatenate([shot.source.frames(height, width, numbers), part], axis=2) if pair else part)
+    if "sheet" in files:
+        write_picture(files["sheet"], contact_sheet(frames(evenly(config.num_frames))))
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -111,7 +121,7 @@ _PAGE = """<!doctype html>
 body {{ font: 1rem/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 90rem; padding: 0 1rem; }}
 main {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }}
 figure {{ margin: 0; }}
-video {{ background: #0003; border-radius: .4rem; display: block; height: auto; width: 100%; }}
+video, img {{ background: #0003; border-radius: .4rem; display: block; height: auto; width: 100%; }}
 figcaption {{ overflow-wrap: anywhere; padding: .4rem 0; }}
 small {{ opacity: .8; }}
 button {{ font: inherit; padding: .4rem 1rem; }}
@@ -130,10 +140,13 @@ Play all</button></p>
 </html>
 """
 _FIGURE = """<figure>
-<video controls loop muted playsinline preload="metadata" width="{width}" height="{height}" src="{mp4}"></video>
+{shown}
 <figcaption>{prompt}<br><small>skeleton {skeleton}, seed {seed}<br>
-<a href="{pair}">with skeleton</a> · <a href="{gif}">gif</a> · <a href="{sheet}">frames</a></small></figcaption>
+{links}</small></figcaption>
 </figure>"""
+_VIDEO = '<video controls loop muted playsinline preload="metadata" {size} src="{file}"></video>'
+_IMAGE = '<img {size} alt="frames" src="{file}">'
+_LINKS = {"with-skeleton": "with skeleton", "gif": "gif", "sheet": "frames"}  # the best to show last
 
 
 def index_page(record: Mapping[str, Any]) -> str:
@@ -144,18 +157,18 @@ def index_page(record: Mapping[str, Any]) -> str:
     settings, count = record["settings"], len(record["videos"])
     figures = []
     for video in record["videos"]:
-        mp4, gif, sheet, pair = (escape(quote(file)) for file in video["files"])
+        outputs = settings.get("outputs", get_args(Output))
+        files = {output: escape(quote(file)) for output, file in zip(outputs, video["files"], strict=True)}
+        best = next(output for output in ("mp4", *_LINKS) if output in files)
+        size = "" if best == "sheet" else f'width="{settings["width"]}" height="{settings["height"]}"'
+        shown = (_VIDEO if ENDINGS[best].endswith(".mp4") else _IMAGE).format(size=size, file=files.pop(best))
         figures.append(
             _FIGURE.format(
-                width=settings["width"],
-                height=settings["height"],
+                shown=shown,
                 prompt=escape(printable(video["prompt"])),
                 skeleton=escape(printable(video["skeleton"])),
                 seed=video["seed"],
-                mp4=mp4,
-                gif=gif,
-                sheet=sheet,
-                pair=pair,
+                links=" · ".join(f'<a href="{files[key]}">{text}</a>' for key, text in _LINKS.items() if key in files),
             )
         )
     about = json.dumps({key: value for key, value in record.items() if key != "videos"}, indent=2)

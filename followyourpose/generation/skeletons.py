@@ -14,7 +14,7 @@ import numpy as np
 from followyourpose.common.checks import parse_size
 from followyourpose.common.pictures import evenly
 from followyourpose.config import ConfigError, GenerateConfig, RetargetConfig, locate
-from followyourpose.data.transforms import cover, frame_indices
+from followyourpose.data.transforms import Geometry, cover, frame_indices
 from followyourpose.data.video_io import probe, read_frames
 from followyourpose.data.video_readers import ACCEPTED
 from followyourpose.pose.formats import is_keypoints, read_any
@@ -25,6 +25,7 @@ from followyourpose.pose.retarget import retarget
 
 SAMPLE = Path(__file__).resolve().parents[1] / "assets" / "dance.mp4"
 _CHUNK = 32  # frames of the source in memory at a time
+_TOLD, _DARK = 0.02, 64  # least share of a skeleton cut off that is worth a line; brightest black of a drawn video
 _LOOKED_AT = 5  # frames by which a drawing is recognised
 _COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
 
@@ -69,6 +70,10 @@ class SkeletonInput:
         """Return the skeleton of a raw video, with the people found in its `span`."""
         return replace(self, keypoints=_retargeted(people, self.config), first=self.span.start)
 
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Return the crop and resize of the source to frames of that size."""
+        return cover(self.size, (height, width), **vars(self.config.crop), pad=self.config.fit == "pad")
+
     def frames(self, height: int, width: int, numbers: Sequence[int] | None = None) -> np.ndarray:
         """Return skeleton frames (f, height, width, 3) uint8 RGB: keypoints drawn, or frames resized, at that size.
 
@@ -83,7 +88,7 @@ class SkeletonInput:
             sure, style = self.config.pose.min_confidence, self.config.pose.style
             shown = self.people(height, width, numbers)
             return np.stack([render_skeleton(people, height, width, sure, style=style) for people in shown])
-        geometry = cover(self.size, (height, width), **vars(self.config.crop))
+        geometry = self.geometry(height, width)
         indices = [self.indices[number] for number in numbers]
         chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
         return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
@@ -93,7 +98,7 @@ class SkeletonInput:
 
         Each is (17, 3): x and y in pixels of height x width, confidence.
         """
-        geometry = cover(self.size, (height, width), **vars(self.config.crop))
+        geometry = self.geometry(height, width)
         used = [self.keypoints.frames[self.indices[number] - self.first] for number in numbers]
         own = [[geometry.of_keypoints(person) for person in people] for people in used]
         scenes = [own, *(each.people(height, width, numbers) for each in self.others)]
@@ -183,6 +188,27 @@ def check_drawn(source: SkeletonInput) -> None:
             f"{source.path}: a skeleton in {_COLOURS[drawing]}; the released model and the embedded one were trained "
             "with MMPose's. To convert it, give its keypoints (.json), or the video of people with pose.source=raw"
         )
+
+
+def print_cut_off(source: SkeletonInput, height: int, width: int) -> None:
+    """Print a line where frames of that size show less of a skeleton than its source does."""
+    if (share := cut_off(source, height, width)) >= _TOLD:
+        print(
+            f"{source.name}: frames of {height} x {width} pixels cut {share:.0%} of the skeleton off; fit=pad keeps all"
+        )
+
+
+def cut_off(source: SkeletonInput, height: int, width: int) -> float:
+    """Return the share of a drawn skeleton, in [0, 1], that lies beside frames of that size; 0: nothing is drawn."""
+    if source.others:
+        return max(cut_off(each, height, width) for each in (replace(source, others=()), *source.others))
+    whole = replace(source, config=replace(source.config, fit="pad"))
+    kept, all_of_it = source.geometry(height, width), whole.geometry(height, width)
+    scale = all_of_it.resized_height / kept.resized_height
+    top, left = round(kept.y * scale) - all_of_it.y, round(kept.x * scale) - all_of_it.x
+    drawn = whole.frames(height, width, evenly(len(source.indices))).max(-1) > _DARK
+    inside = drawn[:, top : top + round(height * scale), left : left + round(width * scale)]
+    return 1 - inside.sum() / drawn.sum() if drawn.any() else 0.0
 
 
 @lru_cache(maxsize=64)

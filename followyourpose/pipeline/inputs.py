@@ -3,7 +3,6 @@
 b videos   f frames   c channels   h w latent height and width
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,16 +10,12 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from einops import repeat
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from followyourpose.pipeline.windows import Window, freenoise_order
 
 Noise = Literal["independent", "mixed", "shared"]
 PoseGuidance = Literal["both", "conditional"]
 Generators = torch.Generator | list[torch.Generator] | None
-
-CLOSED = 10_000  # tokens: a smaller vocabulary is that of a closed world; CLIP's, of 49,408, has pieces for any word
-_WORD = re.compile(r"(?<!\w['’])[^\W_]+")  # without the s of a robot's
 
 
 def check_finite_tensor(name: str, tensor: Tensor) -> None:
@@ -40,20 +35,6 @@ def check_texts(name: str, texts: Any) -> list[str]:
         got = f"{texts!r:.60}" if isinstance(texts, list) else type(texts).__name__
         raise ValueError(f"{name}: got {got}, expected a string or a list of strings")
     return given
-
-
-def unknown_words(text: str, tokenizer: CLIPTokenizer) -> list[str]:
-    """Return the words of a text that the vocabulary of a closed world lacks, as they are written, once each.
-
-    The embedded default's is one: a word that it lacks falls into letters, which mean nothing to the model.
-    """
-    vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
-    if len(vocabulary) >= CLOSED:
-        return []
-    known = {token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>") and len(token) > len("x</w>")}
-    for word in sorted(added, key=len, reverse=True):  # of textual inversions, in any letters
-        text = re.sub(re.escape(word), " ", text, flags=re.IGNORECASE)
-    return list(dict.fromkeys(word for word in _WORD.findall(text) if word.lower() not in known | {"a"}))
 
 
 def initial_noise(

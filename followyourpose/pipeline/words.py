@@ -35,7 +35,10 @@ def read_prompt(tokenizer: "CLIPTokenizer", prompt: str, taught: Collection[str]
         taught: further words that are known, of a LoRA for instance.
     """
     ids, room = tokenizer(prompt).input_ids[1:-1], tokenizer.model_max_length - 2
-    words = list(dict.fromkeys(re.findall(_WORD, prompt))) if len(tokenizer) < _CLOSED else []
+    text = prompt
+    for inversion in tokenizer.get_added_vocab():  # such as <hero>
+        text = re.sub(re.escape(inversion), " ", text, flags=re.IGNORECASE)
+    words = list(dict.fromkeys(re.findall(_WORD, text))) if len(tokenizer) < _CLOSED else []
     known = {word.lower() for word in taught}
     return ReadPrompt(
         len(ids),

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from followyourpose.common.files import atomic_write, json_lines, new_folder, read_json
-from followyourpose.config import ConfigError, StudyConfig, locate
+from followyourpose.config import ConfigError, Output, StudyConfig, locate
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.data.video_readers import VIDEO_SUFFIXES, VideoInfo
 from followyourpose.pose.keypoints_file import read_keypoints
@@ -207,12 +207,14 @@ def _of_folder(system: str, folder: Path) -> list[Item]:
 def _of_run(system: str, run: Path) -> list[Item]:
     """Return the videos of a run of generate, with their prompts and skeletons."""
     try:
-        items = []
-        for made in read_json(run)["videos"]:
-            video, _, _, pair = (run.parent / file for file in made["files"])
-            items.append(Item(video.stem, {system: Clip(video)}, made["prompt"] + "", Clip(pair, half=True)))
+        items, record = [], read_json(run)
+        for made in record["videos"]:
+            files = dict(zip(record.get("settings", {}).get("outputs", get_args(Output)), made["files"], strict=True))
+            video, pair = run.parent / files["mp4"], files.get("with-skeleton")
+            skeleton = None if pair is None else Clip(run.parent / pair, half=True)
+            items.append(Item(video.stem, {system: Clip(video)}, made["prompt"] + "", skeleton))
         return items
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"systems.{system}: {run}: not the record of a run of generate ({error})") from error
 
 

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from followyourpose.common.files import LOCK, locked
-from followyourpose.config import ConfigError, GenerateConfig
-from followyourpose.generation.checks import check_settings
+from followyourpose.config import ConfigError, GenerateConfig, Output
+from followyourpose.generation.checks import check_settings, with_prompts
 from followyourpose.web.files import ClientFiles
 from followyourpose.web.jobs import Studio
 from followyourpose.web.page import CSS, build_page
@@ -61,6 +62,7 @@ def running_page(
     Raises:
         ValueError: Gradio is not installed, or a setting or the model cannot be used. OSError: the port is taken.
     """
+    config = replace(with_prompts(config), outputs=list(get_args(Output)))  # the page shows all of them
     check_settings(config)
     with _temporary_folder() as folder:
         jobs, files = folder / "jobs", folder / "files"  # Gradio serves the second alone
