@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 
 from followyourpose.cli.main import main
-from followyourpose.config import ConfigError, EvaluateConfig, GenerateConfig, PoseConfig, StudyConfig, TrainConfig
+from followyourpose.config import (
+    ConfigError,
+    EvaluateConfig,
+    EvaluatePoseConfig,
+    GenerateConfig,
+    PoseConfig,
+    StudyConfig,
+    TrainConfig,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
-    "generate", "train", "cache", "evaluate", "extract-pose", "puppets", "convert-weights", "configs", "download",
-    "export", "inspect", "demo", "study", "pose",
+    "generate", "train", "cache", "evaluate", "evaluate-pose", "extract-pose", "puppets", "convert-weights", "configs",
+    "download", "export", "inspect", "demo", "study", "pose",
 ]  # fmt: skip
 INNER = ["study make", "study score", "pose convert", "pose edit"]
 
@@ -57,6 +65,7 @@ def test_every_verb_shows_help_with_two_examples(capsys: pytest.CaptureFixture, 
         ("train", TrainConfig),
         ("cache", TrainConfig),
         ("evaluate", EvaluateConfig),
+        ("evaluate-pose", EvaluatePoseConfig),
         ("study make", StudyConfig),
     ],
 )

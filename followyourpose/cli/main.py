@@ -16,7 +16,14 @@ from typing import NoReturn
 from followyourpose.cli import verbs
 from followyourpose.cli.manual import help_texts, manual, shown_default
 from followyourpose.common.device import torchvision_mismatch
-from followyourpose.config import EvaluateConfig, GenerateConfig, PoseConfig, StudyConfig, TrainConfig
+from followyourpose.config import (
+    EvaluateConfig,
+    EvaluatePoseConfig,
+    GenerateConfig,
+    PoseConfig,
+    StudyConfig,
+    TrainConfig,
+)
 
 EXPECTED_ERRORS = (ValueError, OSError)  # raised by bad input; anything else is a bug and keeps its traceback
 
@@ -88,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(add)
     _add_cache(add)
     _add_evaluate(add)
+    _add_evaluate_pose(add)
     _add_extract_pose(add)
     _add_pose(add, common)
     _add_puppets(add)
@@ -195,13 +203,28 @@ def _add_evaluate(add: Add) -> None:
     )  # fmt: skip
 
 
+def _add_evaluate_pose(add: Add) -> None:
+    _add_config(
+        add, "evaluate-pose", verbs.evaluate_pose, EvaluatePoseConfig, "measure pose estimators on people",
+        "Measures pose estimators on images with COCO's keypoint annotations (average precision and recall by\n"
+        "pycocotools, PCK, people missed and doubled), in a video (frames with nobody, jitter before and after\n"
+        "smoothing), and their time and memory; writes metrics.json and the tables, metrics.md. One that is not\n"
+        "installed, or whose weights cannot be had, is reported as not measured. A keypoints .json holds COCO's\n"
+        "results for the images, or a frame for each image or frame of the video, in any format.",
+        "followyourpose evaluate-pose video=dance.mp4",
+        "followyourpose evaluate-pose annotations=val.json images=coco/val2017 estimators=[light,rtmlib,mine.json]",
+        'followyourpose evaluate-pose annotations=a.json "estimators=[light:light-heavy, mmpose:hrnet:yolox]"',
+    )  # fmt: skip
+
+
 def _add_extract_pose(add: Add) -> None:
     verb = add(
         "extract-pose", verbs.extract_pose, "a video of people to the video of their skeletons",
         "Writes skeleton.mp4, keypoints.json (which generate takes as skeleton=) and overlay.mp4, to check them.\n"
         "VIDEO may also be a gif, an image or a folder of images; generate does the same with pose.source=raw.",
-        "followyourpose extract-pose dance.mp4 -o outputs/dance --backend rtmlib --people 1 --smooth 7",
-        "followyourpose extract-pose dance.mp4 -o outputs/dance --backend mmpose --boxes checkpoints/yolox.onnx",
+        "followyourpose extract-pose dance.mp4 -o outputs/dance --people 1 --smooth 7",
+        "followyourpose extract-pose crowd.mp4 -o outputs/crowd --backend rtmlib",
+        "followyourpose extract-pose dance.mp4 -o outputs/dance --backend mmpose --boxes yolox",
     )  # fmt: skip
     verb.add_argument("video", type=Path, metavar="VIDEO", help="a video of people")
     verb.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder to write")

@@ -12,6 +12,7 @@ from followyourpose.common.files import atomic_write
 from followyourpose.config import (
     REPOSITORY,
     EvaluateConfig,
+    EvaluatePoseConfig,
     GenerateConfig,
     PoseConfig,
     StudyConfig,
@@ -64,6 +65,14 @@ def evaluate(options: argparse.Namespace) -> None:
     from followyourpose.evaluation.evaluate import evaluate
 
     print(evaluate(config))
+
+
+def evaluate_pose(options: argparse.Namespace) -> None:
+    """Metrics of pose estimators."""
+    config = _config(EvaluatePoseConfig, options.arguments)
+    from followyourpose.evaluation.evaluate_pose import evaluate_pose
+
+    print(evaluate_pose(config))
 
 
 def study_make(options: argparse.Namespace) -> None:

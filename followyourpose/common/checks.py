@@ -70,6 +70,12 @@ def check_scale(name: str, value: float) -> None:
         raise ValueError(f"{name}: got {value}, expected a finite number, at least 0")
 
 
+def check_window(name: str, frames: int) -> None:
+    """Raise a ValueError unless `frames` is 0 or a filter's window over time: an odd number from 3."""
+    if frames != 0 and (frames < 3 or frames % 2 == 0):
+        raise ValueError(f"{name}: got {frames}, expected 0, or an odd number of frames from 3")
+
+
 def parse_size(name: str, text: str) -> tuple[int, int]:
     """Return width and height of text such as 1280x720."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip())

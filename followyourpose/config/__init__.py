@@ -1,6 +1,6 @@
 """Settings of every verb: a dataclass each, with defaults, units and checks, and a strict reader."""
 
-from followyourpose.config.evaluation import EvaluateConfig, StudyConfig
+from followyourpose.config.evaluation import EvaluateConfig, EvaluatePoseConfig, StudyConfig
 from followyourpose.config.generation import (
     CropConfig,
     EmbeddingEntry,
@@ -32,7 +32,7 @@ from followyourpose.config.training import (
 
 __all__ = [
     "Backend", "build_config", "ConfigError", "CropConfig", "DataConfig", "EmbeddingEntry", "EvaluateConfig",
-    "find_model", "GenerateConfig", "load_config", "locate", "LoraConfig", "LoraEntry", "NetworkConfig", "Noise",
-    "OptimConfig", "Output", "PoseConfig", "PoseGuidance", "REPOSITORY", "RetargetConfig", "SamplingConfig",
-    "save_config", "StudyConfig", "TrainConfig", "ValidationConfig", "written",
+    "EvaluatePoseConfig", "find_model", "GenerateConfig", "load_config", "locate", "LoraConfig", "LoraEntry",
+    "NetworkConfig", "Noise", "OptimConfig", "Output", "PoseConfig", "PoseGuidance", "REPOSITORY",
+    "RetargetConfig", "SamplingConfig", "save_config", "StudyConfig", "TrainConfig", "ValidationConfig", "written",
 ]  # fmt: skip

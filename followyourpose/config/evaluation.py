@@ -1,11 +1,11 @@
-"""Settings of `followyourpose evaluate` and `study make`, each with its default, its unit and its check."""
+"""Settings of `followyourpose evaluate`, `evaluate-pose` and `study make`, with their defaults, units and checks."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from omegaconf import MISSING
 
-from followyourpose.common.checks import check_at_least, check_finite
+from followyourpose.common.checks import check_at_least, check_choice, check_finite, check_window
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
@@ -66,6 +66,31 @@ class EvaluateConfig(SamplingConfig):
         windows = replace(self.long_video, mode="paper").windows(self.num_frames)
         if self.modes and len(windows) == 1:
             raise ValueError(f"num_frames: got {self.num_frames}, one window, expected more than {len(windows[0])}")
+
+
+@dataclass
+class EvaluatePoseConfig:
+    """Accuracy of pose estimators on annotated images, and their steadiness in a video of people."""
+
+    annotations: str | None = None  # COCO keypoint .json of images of people; None: no accuracy
+    images: str | None = None  # folder of these images; None: that of `annotations`
+    video: str | None = None  # of people, for jitter and frames in which nobody is found; None: none
+    estimators: list[str] = field(  # each a backend, BACKEND:WEIGHTS, BACKEND:WEIGHTS:BOXES, or a keypoints .json
+        default_factory=lambda: ["light"]
+    )
+    smooth: int = 7  # frames, an odd number: window of the filter whose effect on jitter is measured; 0: none
+    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu
+    output: str | None = None  # None: a new folder under outputs/
+
+    def __post_init__(self) -> None:
+        if self.annotations is None and self.video is None:
+            raise ValueError("annotations, video: got neither, expected annotated images, a video, or both")
+        if not self.estimators:
+            raise ValueError("estimators: got none, expected one or more, as in [light, rtmlib, mine.json]")
+        for entry in self.estimators:
+            if not entry.lower().endswith(".json"):
+                check_choice("estimators", entry.partition(":")[0], (*get_args(Backend), "a keypoints .json"))
+        check_window("smooth", self.smooth)
 
 
 @dataclass

@@ -5,7 +5,14 @@ from typing import Any, Literal, get_args
 
 from omegaconf import MISSING
 
-from followyourpose.common.checks import check_above_zero, check_at_least, check_finite, check_unicode, parse_size
+from followyourpose.common.checks import (
+    check_above_zero,
+    check_at_least,
+    check_finite,
+    check_unicode,
+    check_window,
+    parse_size,
+)
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
@@ -53,8 +60,7 @@ class PoseConfig:
         if self.people is not None:
             check_at_least("pose.people", self.people)
         check_at_least("pose.max_gap", self.max_gap, 0)
-        if self.smooth != 0 and (self.smooth < 3 or self.smooth % 2 == 0):
-            raise ValueError(f"pose.smooth: got {self.smooth}, expected 0, or an odd number of frames from 3")
+        check_window("pose.smooth", self.smooth)
         if not 0 < self.min_confidence <= 1:
             raise ValueError(f"pose.min_confidence: got {self.min_confidence}, expected more than 0, and at most 1")
 

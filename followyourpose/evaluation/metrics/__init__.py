@@ -7,6 +7,7 @@
     FID, FVD                     frechet_distance                   features           0
     PA                           average_precision of match_people  poses              1       poses
     PCK@0.1, PCK@0.05            pck                                poses              1
+    jitter                       jitter                             poses              0
     flicker                      flicker                            frames and masks   0       frames
     temporal flickering          temporal_flickering                frames             1
     PSNR, SSIM                   psnr, ssim                         frames and others  inf, 1
@@ -28,6 +29,7 @@ from followyourpose.evaluation.metrics.poses import (
     OKS_THRESHOLDS,
     Matches,
     average_precision,
+    jitter,
     match_people,
     nobody_found,
     pck,
@@ -36,5 +38,5 @@ from followyourpose.evaluation.metrics.poses import (
 __all__ = [
     "FC_PAIRS", "OKS_THRESHOLDS", "Matches", "average_precision", "background_consistency", "body_mask",
     "bootstrap_interval", "border_change", "clip_score", "flicker", "frame_consistency", "frechet_distance",
-    "match_people", "nobody_found", "pck", "psnr", "ssim", "temporal_flickering", "top1",
+    "jitter", "match_people", "nobody_found", "pck", "psnr", "ssim", "temporal_flickering", "top1",
 ]  # fmt: skip

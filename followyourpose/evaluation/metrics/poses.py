@@ -1,4 +1,4 @@
-"""PA of the paper's Table 1 and PCK: detected poses against the driving ones.
+"""PA of the paper's Table 1 and PCK: detected poses against the driving ones; and the jitter of a person's poses.
 
 Letters: f frames, n poses, p q people. Keypoints are (17, 3): x, y in pixels and a confidence. A target's joint with
 confidence 0 never counts; a detected pose without a joint of confidence above 0 is nobody.
@@ -12,7 +12,7 @@ import numpy as np
 from followyourpose.common.checks import counted
 from followyourpose.evaluation.metrics.checks import check_finite
 from followyourpose.pose.similarity import object_keypoint_similarity
-from followyourpose.pose.skeleton import NUM_JOINTS, body_height
+from followyourpose.pose.skeleton import NUM_JOINTS, SEEN, body_height
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_FOUND = 20  # COCO: only the most confident detections of a frame count
@@ -47,6 +47,17 @@ def pck(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.1) -> fl
     distance = np.linalg.norm(predicted[..., :2] - target[..., :2], axis=-1)
     correct = (distance <= threshold * height[:, None]) & (predicted[..., 2] > 0)
     return float(correct[seen].mean())
+
+
+def jitter(poses: np.ndarray) -> np.ndarray:
+    """Jitter of a person's poses (n, 17, 3): the lengths (m,) in pixels of x[t - 1] - 2 x[t] + x[t + 1] of its joints.
+
+    Each is of a joint that is seen in three frames in a row. A joint that keeps its speed has none; true acceleration
+    counts too, so the jitter of a dance is never 0.
+    """
+    lengths = np.linalg.norm(np.diff(poses[..., :2].astype(np.float64), n=2, axis=0), axis=-1)
+    seen = poses[..., 2] >= SEEN
+    return lengths[seen[:-2] & seen[1:-1] & seen[2:]]
 
 
 class Matches(NamedTuple):

@@ -60,7 +60,7 @@ def read_annotations(content: Mapping[str, Any], place: str, pattern: str | None
         if isinstance(category.get("keypoints"), list) and isinstance(category.get("id"), int):
             names[category["id"]] = [str(name) for name in category["keypoints"]]
     layout = Layout("COCO", [], sizes.pop(), pixels=True)
-    people = _by_image(content["annotations"], f"{place}: annotations", layout.lost, names, flags=True)
+    people = people_by_image(content["annotations"], f"{place}: annotations", layout.lost, names, flags=True)
     layout.frames = [people.get(image, []) for image in sorted(images, key=lambda image: images[image][0])]
     return layout
 
@@ -68,15 +68,19 @@ def read_annotations(content: Mapping[str, Any], place: str, pattern: str | None
 def read_results(content: Sequence[Any], place: str) -> Layout:
     """Return the people of each image that has any, in the natural order of the images' names or numbers."""
     layout = Layout("COCO's results", [], pixels=True)
-    people = _by_image(content, place, layout.lost, {}, flags=False)
+    people = people_by_image(content, place, layout.lost, {}, flags=False)
     layout.frames = [people[image] for image in sorted(people, key=lambda image: natural_order(str(image)))]
     return layout
 
 
-def _by_image(
+def people_by_image(
     annotations: Any, place: str, lost: set[str], names: Mapping[Any, list[str]], flags: bool
 ) -> dict[Any, list[Person]]:
-    """Return the people of each image by its id."""
+    """Return the people of each image by its id.
+
+    Args:
+        names: of a category's joints; flags: the third number of a joint is COCO's flag, and no confidence.
+    """
     people: dict[Any, list[Person]] = {}
     for index, annotation in enumerate(listed(annotations, place)):
         at = f"{place}[{index}]"
