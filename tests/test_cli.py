@@ -23,9 +23,9 @@ from followyourpose.config import (
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = [
     "generate", "train", "cache", "evaluate", "evaluate-pose", "extract-pose", "puppets", "convert-weights", "configs",
-    "download", "export", "inspect", "demo", "study", "pose",
+    "download", "export", "inspect", "demo", "study", "pose", "comfyui",
 ]  # fmt: skip
-INNER = ["study make", "study score", "pose convert", "pose edit"]
+INNER = ["study make", "study score", "pose convert", "pose edit", "comfyui install"]
 
 
 def output_of(capsys: pytest.CaptureFixture, *arguments: str, code: int = 0) -> tuple[str, str]:

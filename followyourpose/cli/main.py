@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(add)
     _add_study(add, common)
     _add_demo(add)
+    _add_comfyui(add, common)
     return parser
 
 
@@ -424,6 +425,21 @@ def _add_demo(add: Add) -> None:
     verb.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine)")
     verb.add_argument("--port", type=int, default=7860, metavar="P", help="the port to listen on (default: 7860)")
     verb.add_argument("--max-frames", type=int, default=64, metavar="N", help="most frames of one video (default: 64)")
+
+
+def _add_comfyui(add: Add, common: argparse.ArgumentParser) -> None:
+    examples = (
+        "followyourpose comfyui install ComfyUI",
+        "followyourpose comfyui install ComfyUI/custom_nodes",
+    )
+    comfyui = add("comfyui", None, "nodes for ComfyUI", "Nodes for ComfyUI.", *examples)
+    verb = _adder(comfyui, common)(
+        "install", verbs.comfyui_install, "add the nodes",
+        "Writes the nodes and three example workflows into ComfyUI's custom_nodes; then start ComfyUI anew. This\n"
+        "package has to be in ComfyUI's Python. An earlier version is renewed; nothing else is overwritten.",
+        *examples,
+    )  # fmt: skip
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="ComfyUI's folder, or its custom_nodes")
 
 
 def _version() -> str:

@@ -106,6 +106,13 @@ def demo(options: argparse.Namespace) -> None:
     serve(config, Limits(num_frames=options.max_frames), options.host, options.port, os.environ.get(PASSWORD) or None)
 
 
+def comfyui_install(options: argparse.Namespace) -> None:
+    """The nodes of ComfyUI, in its folder."""
+    from followyourpose.comfyui.install import install
+
+    print(install(options.folder))
+
+
 def puppets(options: argparse.Namespace) -> None:
     """Data sets and benchmarks of the puppet world."""
     if options.benchmark:

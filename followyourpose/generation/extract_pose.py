@@ -4,7 +4,9 @@ The video is read twice, to find people and to draw them, a few frames at a time
 Letters: f frames, H W pixels.
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,18 +47,39 @@ def extract_pose(
     check_pose(config)
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
-        find = open_estimator(config.backend, *_networks(config), device=config.device)
-        found: list[list[np.ndarray]] = []
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
-            for chunk in stream_frames(video, frames, ground=WHITE):
-                found += find(chunk)
-                bar.update(len(chunk))
-        people, ids = _tracked(found, config)
-        write_keypoints(folder / "keypoints.json", ClipKeypoints(info.width, info.height, info.fps or FPS, people, ids))
+            chunks = stream_frames(video, frames, ground=WHITE)
+            clip = find_people(chunks, config, (info.height, info.width), info.fps or FPS, bar.update)
+        write_keypoints(folder / "keypoints.json", clip)
         clip = read_keypoints(folder / "keypoints.json")  # to the same digits, so that the file drives as the video did
         _draw(video, frames, clip, config, folder)
-    print(_summary(clip, config))
+    print(summary(clip, config))
     return clip
+
+
+def find_people(
+    chunks: Iterable[np.ndarray],
+    config: PoseConfig,
+    size: tuple[int, int],
+    fps: float,
+    on_chunk: Callable[[int], Any],
+) -> ClipKeypoints:
+    """Return the people in a clip's frames, given as chunks (n, H, W, 3) uint8 RGB, tracked and smoothed.
+
+    Args:
+        size: height and width of the frames in pixels.
+        on_chunk: gets the number of frames of each chunk whose people were found; an exception in it ends the search.
+
+    Raises:
+        ValueError: a setting or the backend cannot be used.
+    """
+    find = open_estimator(config.backend, *_networks(config), device=config.device)
+    found: list[list[np.ndarray]] = []
+    for chunk in chunks:
+        found += find(chunk)
+        on_chunk(len(chunk))
+    people, ids = _tracked(found, config)
+    return ClipKeypoints(size[1], size[0], fps, people, ids)
 
 
 def check_pose(config: PoseConfig) -> None:
@@ -96,7 +119,8 @@ def _draw(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseCon
             bar.update(len(chunk))
 
 
-def _summary(clip: ClipKeypoints, config: PoseConfig) -> str:
+def summary(clip: ClipKeypoints, config: PoseConfig) -> str:
+    """Return one line: the people found, and the frames without anybody."""
     people, empty = {number for each in clip.ids for number in each}, sum(not each for each in clip.frames)
     frames = counted(len(clip.frames), "frame")
     if not people:

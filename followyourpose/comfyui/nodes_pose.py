@@ -1,0 +1,162 @@
+"""Nodes of ComfyUI on keypoints, in its V3 schema: from a video, from a file, and for another body.
+
+Images are tensors (f, H, W, 3) in [0, 1]: f frames, H W pixels. Keypoints are POSE_KEYPOINT, the type of ComfyUI's own
+pose nodes and of ControlNet's: per frame OpenPose's people and the size of the picture.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import folder_paths
+import numpy as np
+import torch
+from comfy import model_management
+from comfy.utils import ProgressBar
+from comfy_api.latest import io
+
+from followyourpose.common.checks import parse_size
+from followyourpose.common.pictures import to_uint8
+from followyourpose.config import Backend, PoseConfig, build_config, locate
+from followyourpose.generation.extract_pose import FPS, check_pose, find_people, summary
+from followyourpose.generation.pose_files import open_clip
+from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pose.formats.openpose import openpose_frames, read_openpose
+from followyourpose.pose.formats.read import Reading
+from followyourpose.pose.keypoints_file import ClipKeypoints
+from followyourpose.pose.render import overlay, render_skeleton
+from followyourpose.pose.retarget import retarget
+
+CATEGORY = "Follow Your Pose"
+KEYPOINTS = io.Custom("POSE_KEYPOINT")
+_CHUNK = 16  # frames in which people are found at a time
+
+
+class VideoKeypoints(io.ComfyNode):
+    """People in a video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FollowYourPoseVideoKeypoints",
+            display_name="Keypoints from Video",
+            category=CATEGORY,
+            description="Finds people in the frames of a video and follows them; the overlay shows what was found.",
+            inputs=[
+                io.Image.Input("images"),
+                io.Combo.Input(
+                    "backend",
+                    options=list(get_args(Backend)),
+                    default=PoseConfig.backend,
+                    tooltip="light: a few people; rtmlib, mmpose: crowds; puppet: the world of the embedded model.",
+                ),
+                io.Int.Input("people", default=0, min=0, max=99, tooltip="The largest ones in a frame; 0: all."),
+                io.Int.Input("smooth", default=0, min=0, max=99, tooltip="An odd number of frames from 3; 0: none."),
+            ],
+            outputs=[KEYPOINTS.Output(display_name="keypoints"), io.Image.Output(display_name="overlay")],
+        )
+
+    @classmethod
+    def execute(cls, images: torch.Tensor, backend: str, people: int, smooth: int) -> io.NodeOutput:
+        config = build_config(
+            PoseConfig, {"backend": backend, "people": people or None, "smooth": smooth}, name="settings"
+        )
+        check_pose(config)
+        frames, bar = to_bytes(images), ProgressBar(len(images))
+
+        def progress(count: int) -> None:
+            model_management.throw_exception_if_processing_interrupted()
+            bar.update(count)
+
+        height, width = frames.shape[1:3]
+        chunks = (frames[start : start + _CHUNK] for start in range(0, len(frames), _CHUNK))
+        clip = find_people(chunks, config, (height, width), FPS, progress)
+        if not any(clip.frames):
+            raise ValueError(f"images: {summary(clip, config)}".replace("--backend", "backend"))
+        shown = zip(frames, clip.frames, strict=True)
+        found = [overlay(frame, render_skeleton(each, height, width, config.min_confidence)) for frame, each in shown]
+        return io.NodeOutput(openpose_frames(clip), to_images(np.stack(found)))
+
+
+class LoadKeypoints(io.ComfyNode):
+    """Keypoints of any tool."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FollowYourPoseLoadKeypoints",
+            display_name="Load Keypoints",
+            category=CATEGORY,
+            description="Reads keypoints of extract-pose, OpenPose, DWPose, COCO, MMPose or MediaPipe.",
+            inputs=[
+                io.String.Input(
+                    "file",
+                    default="",
+                    tooltip="A .json, or a folder of them, in the input folder or by its path; empty: a sample.",
+                ),
+                io.String.Input("size", default="", tooltip="WIDTHxHEIGHT in pixels, where the file has none."),
+            ],
+            outputs=[KEYPOINTS.Output(display_name="keypoints")],
+        )
+
+    @classmethod
+    def execute(cls, file: str, size: str) -> io.NodeOutput:
+        given = parse_size("size", size) if size.strip() else None
+        return io.NodeOutput(openpose_frames(open_clip(_keypoints_file(file), given)))
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> float:
+        path = _keypoints_file(file)
+        return path.stat().st_mtime if path.exists() else 0.0
+
+
+class Retarget(io.ComfyNode):
+    """Another body for people."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FollowYourPoseRetarget",
+            display_name="Retarget Keypoints",
+            category=CATEGORY,
+            description="Gives people the proportions and the place of a reference's largest person, or another size.",
+            inputs=[
+                KEYPOINTS.Input("keypoints"),
+                io.Float.Input("scale", default=1.0, min=0.05, max=20.0, step=0.05, tooltip="About the feet."),
+                KEYPOINTS.Input("reference", optional=True),
+            ],
+            outputs=[KEYPOINTS.Output(display_name="keypoints")],
+        )
+
+    @classmethod
+    def execute(cls, keypoints: Any, scale: float, reference: Any = None) -> io.NodeOutput:
+        body = None if reference is None else clip_of("reference", reference)
+        return io.NodeOutput(openpose_frames(retarget(clip_of("keypoints", keypoints), body, scale)))
+
+
+def clip_of(name: str, keypoints: Any) -> ClipKeypoints:
+    """Return keypoints of ComfyUI as a clip; the rate, which they lack, is 8 frames per second.
+
+    Raises:
+        ValueError: they are no keypoints, or of no frame; the message names the input.
+    """
+    if not isinstance(keypoints, list) or not keypoints:
+        raise ValueError(f"{name}: got {keypoints!r:.60}, expected keypoints of at least one frame")
+    return Reading(Path(name), read_openpose(keypoints, name)).clip()
+
+
+def to_bytes(images: torch.Tensor) -> np.ndarray:
+    """Return images (f, H, W, 3 or 4) in [0, 1] as bytes (f, H, W, 3)."""
+    return to_uint8(images[..., :3].clamp(0, 1).float().cpu().numpy())
+
+
+def to_images(frames: np.ndarray) -> torch.Tensor:
+    """Return bytes (f, H, W, 3) as images in [0, 1]."""
+    return torch.from_numpy(frames).float() / 255
+
+
+def _keypoints_file(name: str) -> Path:
+    """Return the sample, or a file or folder of ComfyUI's input folder or by its path."""
+    if not name.strip():
+        return SAMPLE.with_suffix(".json")
+    inside = Path(folder_paths.get_input_directory()) / name.strip()
+    return inside if inside.exists() else locate(name.strip())
