@@ -102,6 +102,32 @@ def test_a_shipped_config_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_
     assert calls[0].scheduler == "dpm++" and calls[0].seed == 3
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["puppet/stage1", "--dry-run", "seed=3", "steps=7"],
+        ["seed=3", "puppet/stage1", "--dry-run", "steps=7"],
+        ["--dry-run", "puppet/stage1", "seed=3", "steps=7", "--debug"],
+        ["seed=3", "--dry-run", "steps=7", "puppet/stage1"],
+    ],
+)
+def test_config_settings_and_flags_stand_in_any_order(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    calls = []
+    monkeypatch.setattr("followyourpose.training.loop.train", lambda config, dry_run: calls.append((config, dry_run)))
+    assert main(["train", *arguments]) == 0
+    config, dry_run = calls[0]
+    assert dry_run and (config.output, config.seed, config.steps) == ("outputs/puppet/stage1", 3, 7)
+
+
+def test_a_stage_on_other_data_has_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for all data would stop a run on one's own with the identity of another's."""
+    calls = []
+    monkeypatch.setattr("followyourpose.training.loop.train", lambda config, dry_run: calls.append(config))
+    for settings in ([], ["data.path=mine"], ["data.path=mine", "data.cache=null"]):
+        assert main(["train", "puppet/stage2", "init=checkpoints/puppet", "--dry-run", *settings]) == 0
+    assert [config.data.cache for config in calls] == ["data/puppet/clips-latents", "mine-latents", None]
+
+
 def test_configs_are_listed_shown_and_copied(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     out, _ = output_of(capsys, "configs")
     assert "| puppet/generate " in out and "| sd14/stage1 " in out

@@ -23,18 +23,18 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from followyourpose.config import TrainConfig, load_config, save_config
+from followyourpose.cli.main import main
+from followyourpose.config import REPOSITORY, TrainConfig, load_config, locate, save_config
 from followyourpose.data.batch import Batch
 from followyourpose.data.video_io import VideoError, read_frames
-from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.training import loop, validation
-from followyourpose.training.components import as_video, load_components
+from followyourpose.training.checks import SHAPES, shapes_of
+from followyourpose.training.components import load_components
 from followyourpose.training.loop import build_objective, train
 from followyourpose.training.objectives import Denoise
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import RunDir, trained_weights
 from followyourpose.training.trainable import select_trainable
-from scripts.benchmark_parts import networks as networks_of
 from tests.runs import (
     BASE,
     LORA,
@@ -47,8 +47,6 @@ from tests.runs import (
     log_of,
     settings,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -263,6 +261,38 @@ def test_a_dry_run_copies_no_remote_shard(world: Path, tmp_path: Path, capsys: p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["sd14/stage2", "puppet/stage2"])
+def test_a_dry_run_needs_neither_weights_nor_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init = f"outputs/{name.replace('stage2', 'stage1')}"
+    if locate(init).exists():
+        pytest.skip(f"{init} is there")
+    assert main(["train", name, "--dry-run", "data.path=mine", "mixed_precision=no", "trackers=[]"]) == 0
+    out = capsys.readouterr().out
+    assert f"init: {init} is not there yet; its networks are counted by the configs in " in out
+    assert "attn_temp: " in out and "data: mine, not there yet; its size is unknown" in out and "activations" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("init", "folder"),
+    [
+        ("sd15", SHAPES),
+        ("CompVis/stable-diffusion-v1-4", SHAPES),
+        ("outputs/sd14/stage1", SHAPES),
+        ("outputs/puppet/base", REPOSITORY / "configs/puppet/model"),
+        ("checkpoints/puppet-base", None),
+        ("no/model", None),
+    ],
+)
+def test_shapes_of_a_start_that_is_not_there_are_known(init: str, folder: Path | None, tmp_path: Path) -> None:
+    if folder is not None and locate(init).exists():
+        pytest.skip(f"{init} is there")
+    assert (found := shapes_of(init)) == folder or found.resolve() == folder
+
+
 @pytest.mark.parametrize("stage", [STAGE1, STAGE2, BASE], ids=["stage1", "stage2", "base"])
 def test_the_activations_of_a_dry_run_are_those_that_autograd_keeps(world: Path, tmp_path: Path, stage: dict) -> None:
     config = settings(world, tmp_path / "run", stage)
@@ -291,13 +321,7 @@ def test_a_full_size_stage_needs_what_its_comments_say(stage: str, trained: int)
     file = REPOSITORY / "configs" / "sd14" / f"{stage}.yaml"
     config = load_config(TrainConfig, file)
     with torch.device("meta"):
-        networks = networks_of("sd14")
-        networks["unet"] = as_video(networks["unet"])
-        if config.data.skeleton:
-            networks["pose_encoder"] = PoseEncoder(block_out_channels=networks["unet"].config.block_out_channels)
-    if config.gradient_checkpointing:
-        networks["unet"].enable_gradient_checkpointing()
-    objective = Denoise(nn.ModuleDict(networks), SimpleNamespace(model_max_length=77), None, config)
+        objective = build_objective(config, shapes=SHAPES)
     weights = select_trainable(objective.parts, config.trainable)
     assert sum(parameter.numel() for parameter in weights.values()) == trained
     of_a_checkpoint = 4 * trained * (3 + (config.optim.ema_decay is not None))  # itself, Adam's moments, the average

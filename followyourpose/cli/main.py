@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is printed as \\xe9
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = _parser().parse_args(arguments)
+        options = _options(arguments)
         options.call(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `| head`, has seen enough
@@ -57,6 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"followyourpose: interrupted {stop}".rstrip(), file=sys.stderr)
         return 130
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command; key=value settings may stand anywhere, also behind a flag, where argparse leaves them over."""
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if left and not (hasattr(options, "arguments") and not any(text.startswith("-") for text in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.arguments += left
+    return options
 
 
 def _one_line(error: BaseException) -> str:

@@ -41,11 +41,12 @@ def train(options: argparse.Namespace) -> None:
     from followyourpose.training.checks import changed_settings, check_inputs
 
     changed_settings(config)  # before the seconds that networks take to be imported
-    check_inputs(config)
+    check_inputs(config, options.dry_run)
     from followyourpose.training.loop import train
 
     train(config, dry_run=options.dry_run)
-    print(config.output)
+    if not options.dry_run:
+        print(config.output)
 
 
 def cache(options: argparse.Namespace) -> None:
@@ -274,8 +275,8 @@ def inspect(options: argparse.Namespace) -> None:
 
 def _config(schema: type, arguments: list[str], default: str | None = None) -> Any:
     """Return the config of a verb: its file, or `default`, or the schema's defaults; then the key=value overrides."""
-    file, overrides = (None, arguments) if not arguments or "=" in arguments[0] else (arguments[0], arguments[1:])
-    file = file or default
+    own = next((text for text in arguments if "=" not in text), None)
+    overrides, file = [text for text in arguments if text is not own], own or default
     if file is None:
         return build_config(schema, {}, overrides, "no CONFIG file was given")
     named = REPOSITORY / "configs" / f"{file}.yaml"  # puppet/fast

@@ -86,10 +86,11 @@ def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) 
     return LatentCache(folder, data.limit)
 
 
-def source_at_hand(config: TrainConfig, objective: Objective) -> Source | None:
+def source_at_hand(config: TrainConfig, objective: Objective, shapes: Path | None = None) -> Source | None:
     """Open the data of a run without writing anything: its cache, where that is whole, else the data.
 
-    None: the data are remote shards that no run has copied yet.
+    None: the data are missing, or are remote shards that no run has copied yet. A cache is not compared with networks
+    that are `shapes` alone.
 
     Raises:
         ValueError: as `make_cache`.
@@ -98,11 +99,12 @@ def source_at_hand(config: TrainConfig, objective: Objective) -> Source | None:
     if data.cache:
         check_cacheable(config)
         folder = locate(data.cache)
-        if (folder / PLAN).exists():
+        if (folder / PLAN).exists() and shapes is None:
             _check_identity(folder, identity_of(config, objective))
         if not missing_shards(folder):
             return LatentCache(folder, data.limit)
-    return open_source(data) if is_at_hand(data) else None
+    local = "://" not in data.path and "{" not in data.path
+    return open_source(data) if is_at_hand(data) and (not local or locate(data.path).exists()) else None
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 They take less than a second: no network is read, and PyTorch is imported only to look for a GPU.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
-from followyourpose.common.files import LOCK, read_json
-from followyourpose.config import TrainConfig, find_model, load_config, locate
+from followyourpose.common.files import LOCK, read_json, read_text
+from followyourpose.config import REPOSITORY, TrainConfig, find_model, load_config, locate
+from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import model_kind
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16", "no": "no"}  # mixed_precision -> accelerate's name of it
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}  # -> diffusers' name
 TRACKERS = ("all", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+BASES = ("sd14", "sd15")  # downloads of Stable Diffusion 1.x, whose networks have the shapes in SHAPES
+SHAPES = REPOSITORY / "configs" / "sd14" / "model"
 CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"  # in a run's folder; weights only once it has finished
 
 # Settings that may change when a run goes on: how long, how fast, what it writes and shows. Everything else has a part
@@ -28,17 +32,21 @@ _FREE = (
 )  # fmt: skip
 
 
-def check_inputs(config: TrainConfig) -> None:
+def check_inputs(config: TrainConfig, dry_run: bool = False) -> None:
     """Check the start of a run, its data and the packages that it needs, without loading them.
+
+    Args:
+        dry_run: the data, and weights whose shapes are known, need not be there.
 
     Raises:
         ValueError: names the setting or the folder.
     """
-    for folder in chain(config.init):
+    init = shapes_of(config.init) if dry_run else None
+    for folder in chain(init or config.init):
         if is_run(folder) and not (folder / WEIGHTS).is_file():
             raise ValueError(f"{folder}: the run has not finished (no {WEIGHTS}); run its train command again")
-    _check_sizes(config, root_folder(config.init))
-    _check_data(config)
+    _check_sizes(config, root_folder(init or config.init))
+    _check_data(config, dry_run)
     _check_packages(config)
 
 
@@ -53,9 +61,10 @@ def _check_sizes(config: TrainConfig, root: Path) -> None:
             check_multiple(f"data.{key}", getattr(config.data, key), factor, "pixels")
 
 
-def _check_data(config: TrainConfig) -> None:
+def _check_data(config: TrainConfig, dry_run: bool) -> None:
     data, skeleton = config.data, config.validation.skeleton
-    encoded = data.cache is not None and locate(data.cache).is_dir()  # needs its data no more, once it is whole
+    # A run needs its data no more once its cache is whole.
+    encoded = dry_run or data.cache is not None and locate(data.cache).is_dir()
     if "://" in data.path:
         if not encoded:
             check_installed(f"data.path: {data.path}", "data", "fsspec", "braceexpand")
@@ -102,6 +111,25 @@ def changed_settings(config: TrainConfig) -> list[str]:
             f"{folder}: holds a run with {changes}; choose another output, or the settings it was started with"
         )
     return [f"{key}: {before[key]} -> {now[key]}" for key in changed]
+
+
+def shapes_of(init: str) -> Path | None:
+    """Return the folder of configs with the shapes of an `init` that is not there; None: it is there, or is unknown.
+
+    Known are Stable Diffusion 1.x, by each of its names, and the runs of the shipped configs.
+    """
+    if locate(init).exists():
+        return None
+    for download in (DOWNLOADS[name] for name in BASES):
+        folder = f"checkpoints/{download.path}"
+        if init in (download.name, folder, *(source.place for source in download.sources)):
+            return None if locate(folder).exists() else SHAPES
+    for file in sorted((SHAPES.parents[1]).rglob("*.yaml")):
+        text = read_text(file)
+        if re.search(rf"^output: {re.escape(init)}$", text, re.MULTILINE):
+            start = re.search(r"^init: (.+)$", text, re.MULTILINE)[1]
+            return locate(start) if locate(start).exists() else shapes_of(start)
+    return None
 
 
 def is_run(folder: str | Path) -> bool:

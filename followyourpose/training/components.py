@@ -156,13 +156,19 @@ def load_scheduler(folder: str | Path) -> DDIMScheduler:
     return scheduler
 
 
-def load_components(config: TrainConfig, names: Sequence[str]) -> nn.ModuleDict:
+def load_components(config: TrainConfig, names: Sequence[str], shapes: Path | None = None) -> nn.ModuleDict:
     """Load the networks of a run, by name, as they are before it trains.
 
     An image UNet is inflated, unless it starts from random weights or is trained on images alone: then it stays in its
     own class, and its export is an image model's folder again.
+
+    Args:
+        shapes: a folder of configs to build them from, with random weights; None: they are those of `config.init`.
     """
-    parts = {name: load_component(config.init, name, name in config.scratch) for name in names}
+    if shapes is None:
+        parts = {name: load_component(config.init, name, name in config.scratch) for name in names}
+    else:
+        parts = {name: _read(shapes, name, scratch=True) for name in names}
     changes = config.network.changes()
     image_only = config.data.num_frames == 1 and not config.data.skeleton and config.lora.rank is None and not changes
     if "unet" in parts and "unet" not in config.scratch and not image_only:

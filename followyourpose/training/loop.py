@@ -20,7 +20,7 @@ from followyourpose.common.files import locked
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
 from followyourpose.training.cache import cached_source, source_at_hand
-from followyourpose.training.checks import PRECISIONS, check_inputs
+from followyourpose.training.checks import PRECISIONS, check_inputs, shapes_of
 from followyourpose.training.components import fingerprint, load_scheduler, load_tokenizer
 from followyourpose.training.feed import open_feed, open_source
 from followyourpose.training.lora import add_lora
@@ -46,7 +46,7 @@ def train(config: TrainConfig, dry_run: bool = False, kind: type[Objective] | No
             `optim.max_skipped` steps in a row had no finite gradient.
         KeyboardInterrupt: after SIGTERM or SIGINT, when the step under way is saved.
     """
-    check_inputs(config)
+    check_inputs(config, dry_run)
     accelerator = _accelerator(config)
     with locked(Path(config.output)) if accelerator.is_main_process and not dry_run else nullcontext():
         return _train(config, accelerator, RunDir(config, accelerator.is_main_process), dry_run, kind)
@@ -56,14 +56,17 @@ def _train(
     config: TrainConfig, accelerator: Accelerator, run: RunDir, dry_run: bool, kind: type[Objective] | None
 ) -> Path:
     # ---- networks: everything frozen but the parameters that the patterns match
-    objective = build_objective(config, kind).to(accelerator.device)
+    shapes = shapes_of(config.init) if dry_run else None
+    with nullcontext() if shapes is None else torch.device("meta"):
+        objective = build_objective(config, kind, shapes)
     weights = _trained_parameters(config, objective)
+    if dry_run:
+        accelerator.print(describe_plan(config, objective, source_at_hand(config, objective, shapes), shapes))
+        return run.path
+    objective = objective.to(accelerator.device)
     frozen = _fingerprints(objective, weights)
 
     # ---- data
-    if dry_run:
-        accelerator.print(describe_plan(config, objective, source_at_hand(config, objective)))
-        return run.path
     source = cached_source(config, objective, accelerator.state) if config.data.cache else open_source(config.data)
     accelerator.print(f"{run.path}: training {counted(sum(p.numel() for p in weights.values()), 'parameter')}")
 
@@ -88,14 +91,20 @@ def _train(
     return run.path
 
 
-def build_objective(config: TrainConfig, kind: type[Objective] | None = None) -> Objective:
-    """Build the run's objective, with its networks loaded from `config.init`; arguments as for `train`."""
+def build_objective(config: TrainConfig, kind: type[Objective] | None = None, shapes: Path | None = None) -> Objective:
+    """Build the run's objective, with its networks loaded from `config.init`; `kind` is as for `train`.
+
+    Args:
+        shapes: a folder of configs to build the networks from, without a tokenizer; None: they are loaded.
+    """
     kind = objective_class(config.objective) if kind is None else kind
-    parts = kind.load(config)
+    parts = kind.load(config, shapes)
     if config.lora.rank is not None:
         add_lora(parts["unet"], config.lora)
     if config.gradient_checkpointing:
         parts["unet"].enable_gradient_checkpointing()
+    if shapes is not None:
+        return kind(parts, None, None, config)
     return kind(parts, load_tokenizer(config.init), load_scheduler(config.init), config)
 
 

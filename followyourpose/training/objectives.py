@@ -4,6 +4,7 @@ Shapes: b clips, f frames, c latent channels, l tokens, d text width, p people, 
 """
 
 from importlib import import_module
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,8 @@ class Objective(nn.Module):
     needs: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, config: TrainConfig) -> nn.ModuleDict:
-        """Load the networks of a run, by name, as they are before it trains.
+    def load(cls, config: TrainConfig, shapes: Path | None = None) -> nn.ModuleDict:
+        """Load the networks of a run, by name, as they are before it trains; `shapes` is as for `load_components`.
 
         Raises:
             ValueError: `scratch` names a network that the run does not use, or one cannot be loaded.
@@ -50,7 +51,7 @@ class Objective(nn.Module):
         needs = [name for name in cls.needs if name != "pose_encoder" or config.data.skeleton]
         if unused := sorted(set(config.scratch) - set(needs)):
             raise ValueError(f"scratch: got {unused[0]!r}, expected a network that this run uses: {', '.join(needs)}")
-        return load_components(config, needs)
+        return load_components(config, needs, shapes)
 
     def __init__(self, parts: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, config: TrainConfig):
         super().__init__()

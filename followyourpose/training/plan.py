@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import yaml
@@ -20,14 +21,17 @@ _TRAINED = 4 + 4 + 8  # bytes per trained parameter: itself, its gradient, Adam'
 _GB = 1e9
 
 
-def describe_plan(config: TrainConfig, objective: Objective, source: Source | None) -> str:
+def describe_plan(config: TrainConfig, objective: Objective, source: Source | None, shapes: Path | None = None) -> str:
     """Describe the settings, the trainable parameters by pattern, the data's size and the memory, estimated.
 
     Args:
-        source: None for remote shards that are not copied yet.
+        source: None for data that are not there, or not copied yet.
+        shapes: the folder of configs by which the networks were built; None: they were loaded.
     """
+    missing = f"init: {config.init} is not there yet; its networks are counted by the configs in {shapes}"
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
+        *([] if shapes is None else [missing]),
         "trainable:",
         *(f"  {line}" for line in _patterns(objective.parts, config.trainable)),
         *_size(config, source),
@@ -54,7 +58,8 @@ def memory(config: TrainConfig, objective: Objective) -> dict[str, float]:
 def _size(config: TrainConfig, source: Source | None) -> Iterator[str]:
     clips = config.optim.batch_size * config.optim.gradient_accumulation_steps
     if source is None:
-        yield f"data: {config.data.path}, which the run copies to {config.data.download} first; its size is unknown"
+        why = f"which the run copies to {config.data.download} first" if "://" in config.data.path else "not there yet"
+        yield f"data: {config.data.path}, {why}; its size is unknown"
         yield f"  a step of one process takes {counted(clips, 'sample')}"
         return
     yield f"data: {counted(len(source), 'sample')} in {config.data.path}"
@@ -90,7 +95,8 @@ def _activations(config: TrainConfig, objective: Denoise) -> float:
     device = next(predict.parameters()).device
     with mode, device, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         latents = torch.empty(b, vae.latent_channels, f, data.height // factor, data.width // factor)
-        text = torch.empty(b, objective.tokenizer.model_max_length, objective.parts["unet"].config.cross_attention_dim)
+        words = objective.parts["text_encoder"].config.max_position_embeddings
+        text = torch.empty(b, words, objective.parts["unet"].config.cross_attention_dim)
         skeleton = torch.empty(b, 3, f, data.height, data.width) if data.skeleton else None
         hollow = {name: mode.from_tensor(tensor) for name, tensor in own.items()}
         functional_call(predict, hollow, (latents, text, skeleton))
