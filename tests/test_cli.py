@@ -202,6 +202,7 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         (["pose", "convert", "none.json", "out", "--to", "csv"], "--to: got 'csv', expected one of keypoints, open"),
         (["pose", "edit", "none.json", "out"], "required: MOVE"),
         (["inspect", "no/folder"], "no/folder: no .safetensors file is there"),
+        (["inspect", "."], 'or a manifest.jsonl, a line for each image or clip: {"image": "a.jpg", "caption": "..."'),
     ],
 )
 def test_bad_input_is_one_line(

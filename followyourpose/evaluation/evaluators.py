@@ -113,12 +113,17 @@ class VideoFeatures:
 
     @cached_property
     def names(self) -> tuple[bool, bool]:
-        """Whether the nearest caption, of all of one person, names the right character, and the right background."""
-        if self.sample.scene is None:
-            raise ValueError("it is not of the puppet world")
-        pairs = [(character, background) for character in CHARACTERS for background in BACKGROUNDS]
-        named = pairs[top1(self.images, self.evaluators.texts([caption(*pair) for pair in pairs]))]
-        return named[0] == self.sample.scene.character, named[1] == self.sample.scene.background
+        """Whether the nearest caption, of all of one person, names the right character, and the right background.
+
+        Right are those of the sample's scene or, without one, of a prompt that is such a caption.
+        """
+        pairs = {caption(character, place): (character, place) for character in CHARACTERS for place in BACKGROUNDS}
+        scene = self.sample.scene
+        right = pairs.get(self.sample.prompt.lower()) if scene is None else (scene.character, scene.background)
+        if right is None:
+            raise ValueError("its prompt is no caption of one person of the puppet world")
+        named = list(pairs.values())[top1(self.images, self.evaluators.texts(list(pairs)))]
+        return named[0] == right[0], named[1] == right[1]
 
     @cached_property
     def real(self) -> "VideoFeatures":

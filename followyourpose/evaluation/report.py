@@ -33,6 +33,7 @@ SETS = {"": "value", "real": "real frames", "no_pose": "without skeleton"}  # of
 SHOWN = 4  # videos on a picture, or by each metric of WORST
 WORST = ("pck@0.1", "cs")
 _SIDE = 128  # pixels: height of a picture's frames at most
+NAME_WIDTH = 54  # pixels, of a row's name
 _PANELS = 5  # of the plots, in a line
 
 
@@ -88,7 +89,8 @@ def write_metrics(folder: Path, config: EvaluateConfig, results: dict[str, Any],
 def write_samples(folder: Path, collection: Collection, videos: Sequence[np.ndarray]) -> None:
     """Write samples.png: the first of the videos, (f, H, W, 3) uint8 each."""
     shown = range(min(SHOWN, len(collection.samples)))
-    write_picture(folder / "samples.png", sheet_of(collection, videos, shown))
+    labels = [f"{sample.name}: {sample.prompt}" for sample in collection.samples[: len(shown)]]
+    write_picture(folder / "samples.png", sheet_of(collection, videos, shown, labels))
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
@@ -144,25 +146,30 @@ def worst_cases(report: Report) -> tuple[list[int], list[str]]:
 
 
 def sheet_of(
-    collection: Collection, videos: Sequence[np.ndarray], numbers: Sequence[int], labels: Sequence[str] = ()
+    collection: Collection, videos: Sequence[np.ndarray], numbers: Sequence[int], labels: Sequence[str]
 ) -> np.ndarray:
     """Return a picture (height, width, 3) uint8 of videos, (f, H, W, 3) each, by number, below their labels.
 
-    A video has a row of its skeleton, if any, one of its own and one of its real frames, if any: at most 16 frames,
-    evenly spaced, and none higher than 128 pixels.
+    A video has a row of its skeleton, if any, one of its own and one of its real frames, if any, each with its name: at
+    most 16 frames, evenly spaced, and none higher than 128 pixels.
     """
     strips = []
     for place, number in enumerate(numbers):
-        sample, clips = collection.samples[number], [videos[number]]
+        sample, clips = collection.samples[number], {"video": videos[number]}
         if sample.people is not None:
-            clips.insert(0, sample.skeleton)
+            clips = {"skeleton": sample.skeleton, **clips}
         if collection.real is not None:
-            clips.append(collection.real[number])
-        rows = [np.concatenate([reduced(clip[i], _SIDE) for i in evenly(len(clip))], axis=1) for clip in clips]
-        if labels:
-            rows.insert(0, caption(labels[place], max(row.shape[1] for row in rows)))
-        strips += rows
+            clips["real"] = collection.real[number]
+        rows = [_row(name, clip) for name, clip in clips.items()]
+        strips += [caption(labels[place], max(row.shape[1] for row in rows)), *rows]
     return stack(strips)
+
+
+def _row(name: str, clip: np.ndarray) -> np.ndarray:
+    """Return frames of a clip (f, H, W, 3) side by side, behind their name."""
+    frames = np.concatenate([reduced(clip[i], _SIDE) for i in evenly(len(clip))], axis=1)
+    text = caption(name, NAME_WIDTH)[: len(frames)]
+    return np.hstack([np.pad(text, ((0, len(frames) - len(text)), (0, 0), (0, 0)), constant_values=255), frames])
 
 
 # ---- optional packages ----------------------------------------------------------------------------------------------

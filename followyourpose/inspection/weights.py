@@ -9,6 +9,11 @@ from safetensors import SafetensorError, safe_open
 from followyourpose.common.checks import counted
 from followyourpose.common.files import read_json
 
+LINES = (  # of manifests
+    '{"image": "a.jpg", "caption": "...", "width": 512, "height": 512, "people": [{"keypoints": [[x, y, confidence], '
+    '... of 17 joints]}]} or {"video": "a.mp4", "caption": "..."}'
+)
+
 
 def describe(path: str | Path) -> str:
     """Return a line per .safetensors file: its component's class, its numbers of tensors and parameters, its types.
@@ -22,8 +27,8 @@ def describe(path: str | Path) -> str:
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     if not files:
         raise ValueError(
-            f"{path}: no .safetensors file is there, expected one, a folder that holds some, or a data set (.tar "
-            "shards, a manifest, or HD-VILA's part_N/video_clips)"
+            f"{path}: no .safetensors file is there, expected one, a folder that holds some, or a data set: .tar shards, "
+            "HD-VILA's part_N/video_clips, or a manifest.jsonl, a line for each image or clip: " + LINES
         )
     lines = []
     for file in files:
