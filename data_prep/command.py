@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from data_prep.scale import RUNNERS, default_workers
+from data_prep.scale import RUNNERS
+from followyourpose.common.device import usable_cores
 
 
 def parser(name: str, about: str, *examples: str) -> argparse.ArgumentParser:
@@ -27,7 +28,7 @@ def add_runner(flags: argparse.ArgumentParser) -> None:
         help="local: processes; ray: actors on the cluster at RAY_ADDRESS, or on one started here; slurm: processes, "
         "for this array task's range (default: local)",
     )  # fmt: skip
-    cores = default_workers()
+    cores = usable_cores()
     group.add_argument(
         "--workers", type=int, default=cores, metavar="N", help=f"processes or actors (default: the cores, {cores})"
     )

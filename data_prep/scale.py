@@ -33,11 +33,6 @@ class Job(Protocol):
         """Return the function that does a unit; called once per process, so that a model is loaded once."""
 
 
-def default_workers() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run(job: Job, units: Sequence[Any], runner: str = "local", workers: int = 1, gpus: float = 0) -> None:
     """Do the units that are not done.
 

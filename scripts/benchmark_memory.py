@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTokenizer
 
+from followyourpose.common.device import torch_dtype
 from followyourpose.config import SamplingConfig
 from followyourpose.generation.sampling import prepare
 from followyourpose.models.pose_encoder import PoseEncoder
@@ -100,7 +101,7 @@ def count(size: str, shape: tuple[int, int, int], settings: Mapping[str, Any]) -
     f, height, width = shape
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
     with torch.device("meta"), LiveMemory() as memory, WithoutData(), torch.no_grad():
-        pipe = _pipeline(size, tokenizer, getattr(torch, config.dtype))
+        pipe = _pipeline(size, tokenizer, torch_dtype(config.dtype, "cpu"))
         prepare(pipe, config, torch.device("meta"))
         pipe.unet.set_attention_backend(attention)
         gc.collect()

@@ -245,7 +245,7 @@ def refusal(settings: dict[str, Any]) -> str:
         ({"prompt": ["a", 5]}, "prompt[1]: got 5, expected text"),
         ({"pose_guidance": "all"}, "pose_guidance: got 'all', expected one of both, conditional"),
         ({"noise": "white"}, "noise: got 'white', expected one of independent, mixed, shared"),
-        ({"dtype": "int8"}, "dtype: got 'int8', expected one of float32, float16, bfloat16"),
+        ({"dtype": "int8"}, "dtype: got 'int8', expected one of auto, float32, float16, bfloat16"),
         ({"num_inference_steps": 0}, "num_inference_steps: got 0, expected at least 1"),
         ({"height": 0}, "height: got 0"),
         ({"fps": 0.0}, "fps: got 0.0"),

@@ -96,7 +96,7 @@ def test_models_that_a_scheduler_would_misread_are_refused() -> None:
     ("settings", "message"),
     [
         ({"scheduler": "heun"}, "scheduler: got 'heun', expected one of ddim, dpm\\+\\+, unipc, euler, lcm"),
-        ({"dtype": "float64"}, "dtype: got 'float64', expected one of float32"),
+        ({"dtype": "float64"}, "dtype: got 'float64', expected one of auto, float32"),
         ({"offload": "disk"}, "offload: got 'disk', expected one of none, model, group"),
         ({"weights": "int4"}, "weights: got 'int4', expected one of full, int8, float8"),
         ({"cache_interval": 0}, "cache_interval: got 0, expected at least 1"),

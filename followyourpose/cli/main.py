@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from followyourpose.cli import verbs
 from followyourpose.cli.manual import help_texts, manual, shown_default
-from followyourpose.common.device import torchvision_mismatch
+from followyourpose.common.device import prepare_threads, torchvision_mismatch
 from followyourpose.config import (
     EvaluateConfig,
     EvaluatePoseConfig,
@@ -33,6 +33,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; `arguments` None takes those of the process. Return the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision, which nothing here uses
+    prepare_threads()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is printed as \\xe9
             stream.reconfigure(errors="backslashreplace")

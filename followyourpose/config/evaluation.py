@@ -46,7 +46,6 @@ class EvaluateConfig(SamplingConfig):
     long_video: LongVideo = field(default_factory=LongVideo)
     modes: list[Mode] = field(default_factory=list)  # modes of long_video to compare with one another, and nothing else
     seed: int = 1000  # of the scenes and of the noise
-    device: str | None = None  # cpu, cuda, ...; None: cuda where there is one, else cpu
     output: str | None = None  # None: a new folder under outputs/
 
     def __post_init__(self) -> None:

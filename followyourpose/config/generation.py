@@ -49,7 +49,7 @@ class PoseConfig:
     weights: str | None = None  # the backend's file, or its name in `followyourpose download`; None: the default one
     config: str | None = None  # of mmpose, a file or a name that it ships; None: the one the weights are named after
     boxes: str | None = None  # a YOLOX or RTMDet .onnx that finds people, or yolox; None: light's own, or whole frames
-    device: str | None = None  # cpu, cuda, ...; None: cuda where the backend can use one, else cpu, as light always
+    device: str | None = None  # cpu, cuda, ...; None: a GPU where the backend can use one, else cpu, as light always
     people: int | None = None  # number of people to keep in a frame, the largest ones; None: all
     max_gap: int = 5  # longest gap of a joint or a person, in frames, that is filled in
     smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
@@ -151,7 +151,6 @@ class GenerateConfig(SamplingConfig):
     )
     enlarge: int = 1  # factor by which the written files are larger than the frames
     attention: str = "native"  # or xformers, flash, ...: where they are installed and a GPU is there
-    device: str | None = None  # cpu, cuda, cuda:1, ...; None: cuda where there is one, else cpu
     output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in its own folder
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
-"""Settings that generate and evaluate share: guidance, pose strength, and savings of time and memory."""
+"""Settings that generate and evaluate share: guidance, pose strength, device, and savings of time and memory."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from followyourpose.common.checks import check_at_least, check_interval, check_scale
+from followyourpose.config.threads import ThreadsConfig
 
 PoseGuidance = Literal["both", "conditional"]
 Noise = Literal["independent", "mixed", "shared"]
@@ -15,7 +16,7 @@ MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timestep
 
 
 @dataclass
-class SamplingConfig:
+class SamplingConfig(ThreadsConfig):
     """Strength of text and pose, and savings of a denoising step."""
 
     pose_scale: float = 1.0  # multiplies the pose features; 0: no pose
@@ -26,7 +27,8 @@ class SamplingConfig:
     scheduler: Scheduler = "ddim"  # dpm++, unipc: fewer steps; euler; lcm: 4 to 8, with an LCM-LoRA, guidance 1 to 2
     cache_interval: int = 1  # DeepCache interval: a full UNet step every N steps, only the first level in between
     compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the networks
+    device: str | None = None  # cpu, cuda, cuda:1, mps, xpu, ...; None: the GPU where there is one, else cpu
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # of the networks; auto: float32 on a CPU
     offload: Literal["none", "model", "group"] = "none"  # on the GPU: model, one network; group, single layers
     weights: Literal["full", "int8", "float8"] = "full"  # storage of the UNet's weights; int8 is nearer to full
     attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
@@ -34,6 +36,7 @@ class SamplingConfig:
     vae_tiling: bool = False  # decode large frames in overlapping tiles
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("cache_interval", "decode_chunk_size"):
             check_at_least(key, getattr(self, key))
         if self.attention_chunk is not None:

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from followyourpose.common.checks import check_above_zero, check_at_least, check_scale, check_share
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import LARGEST_SEED, Noise, PoseGuidance
+from followyourpose.config.threads import ThreadsConfig
 
 
 @dataclass
@@ -132,7 +133,7 @@ class LoraConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(ThreadsConfig):
     """One run: its start, its data, what it trains, and where it writes."""
 
     output: str = MISSING  # the run's folder; the same command resumes what is there
@@ -164,6 +165,7 @@ class TrainConfig:
     person_weight: float = 1.0  # weight of errors in a person's box; above 1 needs images with keypoints
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("steps", "save_every", "keep_checkpoints", "log_every"):
             if getattr(self, key) != MISSING:
                 check_at_least(key, getattr(self, key))

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from tqdm import tqdm
 
-from followyourpose.common.device import torch_device
+from followyourpose.common.device import torch_device, torch_dtype
 from followyourpose.common.pictures import to_uint8
 from followyourpose.config import EvaluateConfig, find_model
 from followyourpose.evaluation import metrics
@@ -26,7 +26,8 @@ NOISES = ("independent", "shared")  # initial noise of the frames for which flic
 
 def load_model(config: EvaluateConfig) -> FollowYourPosePipeline:
     """Load the model onto the device; a ValueError where it cannot be read, or a setting cannot run."""
-    pipe = FollowYourPosePipeline.from_pretrained(find_model(config.model, "model"), dtype=getattr(torch, config.dtype))
+    dtype = torch_dtype(config.dtype, torch_device(config.device))
+    pipe = FollowYourPosePipeline.from_pretrained(find_model(config.model, "model"), dtype=dtype)
     return _ready(pipe, config)
 
 
@@ -41,7 +42,7 @@ def load_before(config: EvaluateConfig, pipe: FollowYourPosePipeline) -> FollowY
 
 def _ready(pipe: FollowYourPosePipeline, config: EvaluateConfig) -> FollowYourPosePipeline:
     pipe.set_progress_bar_config(disable=True)
-    prepare(pipe, config, torch.device(torch_device(config.device)))
+    prepare(pipe, config, torch_device(config.device))
     return pipe
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from followyourpose.common.device import torch_device
+from followyourpose.common.device import torch_device, torch_dtype
 from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
 from followyourpose.config import GenerateConfig, find_model, locate
@@ -106,13 +106,12 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     Raises:
         ValueError: the model or an addition to it cannot be used, or the device or a package is missing.
     """
-    import torch  # late, as is the pipeline: settings are checked without the seconds that this takes
-
+    # late: settings are checked without the seconds that this takes
     from followyourpose.pipeline.image_model import base_configs
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
-    device = torch.device(torch_device(config.device))
-    path, dtype = find_model(config.model, "model"), getattr(torch, config.dtype)
+    device = torch_device(config.device)
+    path, dtype = find_model(config.model, "model"), torch_dtype(config.dtype, device)
     if model_kind(path) == "pipeline":
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from followyourpose.common.device import use_threads
 from followyourpose.config import ConfigError, SamplingConfig
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def sampling_arguments(config: SamplingConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in ARGUMENTS}
 
 
-def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "torch.device") -> None:
+def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "str | torch.device") -> None:
     """Move a loaded pipeline to its device, with the scheduler and the savings of the settings, in place.
 
     Raises:
@@ -41,7 +42,9 @@ def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "tor
 
     from followyourpose.models.int8_weights import keep_in_int8
 
-    if config.offload != "none" and device.type != "cuda":
+    use_threads(config.threads)
+    device = torch.device(device)
+    if config.offload != "none" and device.type not in ("cuda", "xpu"):
         raise ConfigError(
             f"offload: got {config.offload!r} on {device}, expected none: it saves the memory of a GPU alone"
         )
@@ -101,14 +104,16 @@ def memory_explained(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> 
 
 def remedies(pipe: "FollowYourPosePipeline", config: SamplingConfig) -> list[str]:
     """Return the unused settings that lower the need of memory, with the saving of each on this pipeline's weights."""
+    import torch
+
     from followyourpose.models.int8_weights import int8_layers
 
     names = ("text_encoder", "pose_encoder", "unet", "vae")
     sizes = [sum(p.numel() * p.element_size() for p in getattr(pipe, name).parameters()) / 2**20 for name in names]
     total, largest, unet = sum(sizes), max(sizes), sizes[2]
-    on_gpu = pipe._execution_device.type == "cuda"
+    on_gpu = pipe._execution_device.type in ("cuda", "xpu")
     found = ["fewer num_frames, or a smaller height and width (the need of a step is proportional to each)"]
-    if config.dtype == "float32":
+    if pipe.unet.dtype == torch.float32:
         found.append(f"dtype=bfloat16 (half of all, {total / 2:.0f} MB of the weights)")
     if config.offload == "none" and on_gpu:
         found.append(

@@ -118,7 +118,7 @@ def open_estimator(
         config: of mmpose only: a file, or the name of one that it ships; None: the one the weights are named after.
         boxes: a YOLOX or RTMDet .onnx that finds people, its name in `followyourpose download`, or a function; None:
             each frame is one person's box for the top-down networks of rtmlib and mmpose, light has a detector.
-        device: cpu, cuda, ...; None: cuda where the backend can use one, else cpu.
+        device: cpu, cuda, ...; None: a GPU where the backend can use one, else cpu.
         locate: path as it is written -> path as it is looked for.
 
     Raises:

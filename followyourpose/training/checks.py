@@ -27,7 +27,7 @@ CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"  # in a run's folder; wei
 # in what is learned, and must be as it was.
 _FREE = (
     "output", "steps", "save_every", "keep_checkpoints", "log_every", "trackers", "validation.", "compile",
-    "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
+    "threads", "gradient_checkpointing", "optim.max_skipped", "data.path", "data.cache", "data.workers", "data.timeout",
     "data.max_bad", "data.download",
 )  # fmt: skip
 

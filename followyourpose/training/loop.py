@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from followyourpose.common.checks import counted
+from followyourpose.common.device import use_threads
 from followyourpose.common.files import locked
 from followyourpose.config import TrainConfig
 from followyourpose.data.batch import Batch
@@ -165,6 +166,7 @@ def _optimize(
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     # With `cpu`, accelerate joins the processes that torchrun started also where there is no accelerator.
+    use_threads(config.threads)
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[config.mixed_precision],
         cpu=not torch.accelerator.is_available(),
