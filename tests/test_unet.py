@@ -14,6 +14,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from followyourpose.models import loading
 from followyourpose.models.attention import Attention
 from followyourpose.models.blocks import LowRankTemporalConv
 from followyourpose.models.inflate import inflate
@@ -435,3 +436,44 @@ def test_backend_that_cannot_run_is_refused_with_a_reason(tiny_unet: VideoUNet) 
         tiny_unet.set_attention_backend("xformers")
     with pytest.raises(ValueError, match="attention backend: got 'fast', expected one of .*native"):
         tiny_unet.set_attention_backend("fast")
+
+
+# ---- channels_last --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def channels_last(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.nn.Module], torch.nn.Module]:
+    """Move a network to this machine's CPU as to a GPU, where images are in channels_last."""
+    monkeypatch.setattr(loading, "CHANNELS_LAST", ("cpu",))
+    return lambda network: torch.nn.ModuleList([network]).to("cpu")[0]
+
+
+def test_channels_last_gives_the_same(
+    tiny_unet: VideoUNet, tiny_pose_encoder: PoseEncoder, clip: Clip, channels_last: Callable[..., Any]
+) -> None:
+    latents, timestep, text = clip()
+    skeleton = torch.rand(2, 3, 3, 64, 64)
+    results = []
+    for change in (lambda network: network, channels_last):
+        unet, pose_encoder = change(tiny_unet), change(tiny_pose_encoder)
+        with torch.no_grad():
+            features = pose_encoder(skeleton)
+            results.append(unet(latents, timestep, text, features))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    assert all(x.is_contiguous(memory_format=torch.channels_last_3d) for x in features), "as the UNet reads them"
+
+
+def test_channels_last_stays_on_the_way(tiny_unet: VideoUNet, clip: Clip, channels_last: Callable[..., Any]) -> None:
+    kept = {}
+    for name, module in channels_last(tiny_unet).named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.GroupNorm):
+            module.register_forward_hook(
+                lambda _, inputs, out, name=name: kept.update(
+                    {name: [x.is_contiguous(memory_format=torch.channels_last) for x in (inputs[0], out)]}
+                )
+            )
+    latents, timestep, text = clip()
+    with torch.no_grad():
+        tiny_unet(latents, timestep, text.repeat(2, 1, 1))
+    assert not kept.pop("conv_in")[0], "latents come with the channels first"
+    assert all(all(each) for each in kept.values()), kept

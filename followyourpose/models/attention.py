@@ -14,6 +14,12 @@ from followyourpose.common.checks import check_at_least
 
 KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
 TextContext = tuple[Tensor, ...]  # the same of a text, each (n, t, c), or the text itself, (n, t, d), to be projected
+MOST_HEADS = 2**16 - 1  # of one call on a GPU, whose grid of blocks has no more
+
+
+def joined(parts: list[Tensor], dim: int) -> Tensor:
+    """Join tensors of shape (n, l, ...) along a dimension; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class Attention(nn.Module):
@@ -38,10 +44,12 @@ class Attention(nn.Module):
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of queries (n, l, c) over keys and values (n, tokens, c), in heads: (n, l, c)."""
         q, k, v = (rearrange(y, "n l (heads d) -> n l heads d", heads=self.heads) for y in (q, k, v))
-        parts = [
-            dispatch_attention_fn(part, k, v, backend=self.backend) for part in q.split(self.chunk or q.shape[1], 1)
-        ]
-        return rearrange(torch.cat(parts, dim=1), "n l heads d -> n l (heads d)")
+        return rearrange(self.softmax(q, k, v), "n l heads d -> n l (heads d)")
+
+    def softmax(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax(q k^T / sqrt(d)) v of queries (n, l, heads, d): the same shape."""
+        parts = q.split(self.chunk or q.shape[1], 1)
+        return joined([dispatch_attention_fn(part, k, v, backend=self.backend) for part in parts], dim=1)
 
     def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Return the attention of tokens x (n, l, c) over keys and values (n, tokens, c), projected: (n, l, c)."""
@@ -61,7 +69,7 @@ class CrossFrameAttention(Attention):
         if frames > 2:
             parts.append(self.gather(q[:, 2:].flatten(0, 1), *(self.first_and_previous(y) for y in (k, v))))
         parts = [rearrange(y, "(b n) (f l) c -> b (n f) l c", b=len(q), l=x.shape[1]) for y in parts]
-        return self.to_out[0](torch.cat(parts, dim=1).flatten(0, 1))
+        return self.to_out[0](joined(parts, dim=1).flatten(0, 1))
 
     @staticmethod
     def first_and_previous(y: Tensor) -> Tensor:
@@ -79,12 +87,19 @@ class TextAttention(Attention):
 
 
 class TemporalAttention(Attention):
-    """Each position attends to itself in all frames, earlier and later ones: (b f) l c -> the same."""
+    """Each position attends to itself in all frames, earlier and later ones: (b f) l c -> the same.
+
+    A position is as good as a head of its own, and positions times heads lie in memory as the tokens do: no copies.
+    """
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        tokens = x.shape[1]
-        x = rearrange(x, "(b f) l c -> (b l) f c", f=frames)
-        return rearrange(self.attend(x, self.keys_values(x)), "(b l) f c -> (b f) l c", l=tokens)
+        q, k, v = (
+            rearrange(y, "(b f) l (heads d) -> b f (l heads) d", f=frames, heads=self.heads)
+            for y in (self.to_q(x), *self.keys_values(x))
+        )
+        parts = zip(*(y.split(MOST_HEADS, 2) for y in (q, k, v)), strict=True)
+        y = joined([self.softmax(*part) for part in parts], dim=2)
+        return self.to_out[0](rearrange(y, "b f (l heads) d -> (b f) l (heads d)", heads=self.heads))
 
 
 class AttentionSettings:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from followyourpose.models.attention import (
@@ -23,23 +23,12 @@ from followyourpose.models.attention import (
     TextAttention,
     TextContext,
 )
+from followyourpose.models.group_norm import ClipGroupNorm, GroupNorm
 
 
 def for_each_text(x: Tensor, n: int) -> Tensor:
     """Repeat a tensor that all texts of a clip share, (b f, ...), to n rows: (g b f, ...)."""
-    return x if len(x) == n else repeat(x, "n ... -> (g n) ...", g=n // len(x))
-
-
-class ClipGroupNorm(nn.GroupNorm):
-    """Group normalisation with statistics over all frames of a clip: (b f) c h w -> the same."""
-
-    whole_clip = True  # False: statistics of each frame
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
-        frames = frames if self.whole_clip else 1
-        x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
-        x = super().forward(x.contiguous())  # on a strided view the norm takes three times as long
-        return rearrange(x, "b c f h w -> (b f) c h w")
+    return x if len(x) == n else torch.cat([x] * (n // len(x)))  # which keeps the memory layout
 
 
 class FrameConv(nn.Module):
@@ -123,7 +112,7 @@ class Transformer(nn.Module):
 
     def __init__(self, channels: int, text_channels: int, heads: int, groups: int, temporal_rank: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # 1e-6 whatever norm_eps is, as in Stable Diffusion
+        self.norm = GroupNorm(groups, channels, eps=1e-6)  # 1e-6 whatever norm_eps is, as in Stable Diffusion
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, text_channels, heads, temporal_rank)])
         self.proj_out = nn.Conv2d(channels, channels, 1)
@@ -134,14 +123,17 @@ class Transformer(nn.Module):
         return block.attn2.keys_values(text)
 
     def forward(self, x: Tensor, text: TextContext, frames: int) -> Tensor:
-        tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
+        tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c").contiguous()
         tokens = self.transformer_blocks[0](tokens, text, frames)
         y = self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
         return for_each_text(x, len(y)) + y
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions per frame, the time (b, c) added between them, residual: (b f) c h w -> (b f) c_out h w."""
+    """Two convolutions per frame, the time added between them, residual: (b f) c h w -> (b f) c_out h w.
+
+    The time (1 or b, c_time) comes activated, once for all blocks.
+    """
 
     def __init__(self, c_in: int, c_out: int, time_channels: int, groups: int, eps: float):
         super().__init__()
@@ -153,11 +145,11 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x, frames)))
-        time = repeat(self.time_emb_proj(F.silu(time)), "b c -> (b f) c 1 1", f=frames)
-        y = y + for_each_text(time, len(y))
-        y = self.conv2(F.silu(self.norm2(y, frames)))
-        return self.conv_shortcut(x) + y
+        time = self.time_emb_proj(time)[..., None, None]
+        if len(time) > 1:
+            time = for_each_text(time.repeat_interleave(frames, dim=0), len(x))
+        y = self.conv1(self.norm1(x, frames)) + time
+        return self.conv_shortcut(x) + self.conv2(self.norm2(y, frames))
 
 
 class Downsample(nn.Module):

@@ -21,6 +21,7 @@ PROBLEMS = {
     "error_msgs": "that cannot be read",
 }
 
+CHANNELS_LAST = ("cuda", "xpu")  # types of devices whose convolutions copy images that have the channels first
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")  # of files of weights
 LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"  # diffusers'
 # Modules that print a line for each format that they try, each cast that they make and each word that is added.
@@ -101,7 +102,19 @@ def _group_offload(module: Any) -> Any:
 
 
 class StrictLoading:
-    """A diffusers model in which a missing or an extra weight is an error, not a warning."""
+    """A diffusers model in which a missing or an extra weight is an error, not a warning.
+
+    On the devices of `CHANNELS_LAST` convolutions have their weights, and so give their images, in that memory format.
+    """
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # every move and cast comes here, that of a whole objective too
+        from torch import channels_last  # late, as above
+
+        super()._apply(*args, **kwargs)  # type: ignore[misc]
+        for weight in self.parameters():  # type: ignore[attr-defined]
+            if weight.device.type in CHANNELS_LAST and weight.ndim == 4:
+                weight.data = weight.data.to(memory_format=channels_last)
+        return self
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move and cast as `torch.nn.Module.to` does; diffusers would warn of each cast."""

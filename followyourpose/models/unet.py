@@ -20,14 +20,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from followyourpose.common.checks import check_choice
 from followyourpose.models.adapters import BlockScales
 from followyourpose.models.attention import AttentionSettings, TextContext
 from followyourpose.models.blocks import (
-    ClipGroupNorm,
     DownBlock,
     MidBlock,
     ResnetBlock,
@@ -35,6 +34,7 @@ from followyourpose.models.blocks import (
     TransformerBlock,
     UpBlock,
 )
+from followyourpose.models.group_norm import ClipGroupNorm
 from followyourpose.models.loading import StrictLoading, blocks_per_group
 
 TextCache = list[list[TextContext]]  # per block in the order of the forward pass, then per attention of that block
@@ -153,8 +153,7 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, Confi
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile as `torch.nn.Module.compile` does; einops' calls stay whole: to trace them takes most of the time."""
-        for call in (rearrange, repeat):
-            torch.compiler.allow_in_graph(call)
+        torch.compiler.allow_in_graph(rearrange)
         super().compile(*args, **kwargs)
 
     @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
@@ -202,7 +201,7 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, Confi
         # The sinusoid is made in fp32 whatever the weights are, as the released weights saw it.
         width, flip, shift = self.config.block_out_channels[0], self.config.flip_sin_to_cos, self.config.freq_shift
         time = get_timestep_embedding(timestep.reshape(-1), width, flip, shift)
-        time = self.time_embedding(time.to(latents.dtype))  # (1 or b, 4 c_0)
+        time = F.silu(self.time_embedding(time.to(latents.dtype)))  # (1 or b, 4 c_0)
 
         x = self.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
         skips = [x]
@@ -211,7 +210,7 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, Confi
         if deep is None:
             deep = self._below_first_level(x, time, text, frames, levelled, skips)
         x = self.up_blocks[-1](deep, time, text[-1], frames, skips[: self.config.layers_per_block + 1])
-        x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))
+        x = self.conv_out(self.conv_norm_out(x, frames))
         noise = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         return (noise, deep) if return_deep else noise
 

@@ -161,6 +161,8 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
         text, features = condition.at(step, steps, len(latents), guided=guidance_scale > 1)
         # One memory layout, whatever the scheduler left: a compiled UNet has a graph for it.
         x = self.scheduler.scale_model_input(latents, timestep).contiguous()
+        if timestep.device != x.device:
+            timestep = torch.full((), timestep.item(), device=x.device)  # a copy from the CPU would wait for the GPU
         with scaled_loras(self.unet, self.cross_attention_scale):
             if condition.cache_interval == 1:
                 prediction = self.unet(x, timestep, text, features)
@@ -312,8 +314,9 @@ def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
 
 
 def _for_videos(x: Tensor, count: int, per_prompt: int) -> Tensor:
-    """Repeat x (1 or count, ...) to (count * per_prompt, ...), the copies of one side by side."""
-    return x.expand(count, *x.shape[1:]).repeat_interleave(per_prompt, dim=0)
+    """Repeat x (1 or count, ...) to (count * per_prompt, ...), the copies of one side by side, in its memory format."""
+    rows = x.split(1) if len(x) == count else [x] * count
+    return torch.cat([row for row in rows for _ in range(per_prompt)])
 
 
 # `DiffusionPipeline.from_pretrained` looks the class that a folder's index names up here.
