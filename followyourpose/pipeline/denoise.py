@@ -120,7 +120,7 @@ def denoise_windows(
     # The state of a scheduler, such as the last predictions, is that of one denoising: it begins anew, as does what
     # callbacks have changed.
     scheduler = job.pipe.scheduler
-    set_timesteps(scheduler, job.call, job.noise.device)
+    set_timesteps(scheduler, job.call)
     job.pipe.begin(job.call, job.steps)
     latents = job.noise[:, :, frames].to(job.pipe.unet.dtype) * scheduler.init_noise_sigma
     predict = WindowPrediction(job, windows, [places(window) for window in windows], latents)

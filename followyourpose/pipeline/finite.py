@@ -30,7 +30,8 @@ class FiniteLatents:
 
     def check(self) -> None:
         """Raise a ValueError, with the first step and the settings to lower, unless all noted latents are finite."""
-        steps = [step for step, finite in self.flags if not finite]
+        finite = torch.stack([flag for _, flag in self.flags]).tolist() if self.flags else []  # one read
+        steps = [step for (step, _), good in zip(self.flags, finite, strict=True) if not good]
         self.flags = []
         if steps:
             reason = self._damage() or "; ".join(self._remedies())

@@ -156,20 +156,22 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, embeds)
 
 
-def set_timesteps(scheduler: Any, call: Call, device: torch.device | None = None) -> None:
+def set_timesteps(scheduler: Any, call: Call) -> None:
     """Set a scheduler's timesteps to a number of them, or to those that the call names.
+
+    They stay on the CPU: a scheduler reads them at every step, and would wait there for all that a GPU has to do.
 
     Raises:
         ValueError: the scheduler takes no timesteps, or not these.
     """
     if call.timesteps is None:
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
+        scheduler.set_timesteps(call.num_inference_steps)
         return
     name, timesteps = type(scheduler).__name__, [int(timestep) for timestep in call.timesteps]
     if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise ValueError(f"timesteps: got {len(timesteps)}, expected none: {name} has its own; others take them")
     try:
-        scheduler.set_timesteps(timesteps=timesteps, device=device)
+        scheduler.set_timesteps(timesteps=timesteps)
     except (ValueError, TypeError, IndexError, AssertionError) as error:
         raise ValueError(f"timesteps: got {timesteps}, which {name} cannot take ({error})") from error
 
