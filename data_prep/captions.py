@@ -1,14 +1,16 @@
-"""Captions of clips, from a file: HD-VILA's own transcripts of the speech, or a captioner's descriptions."""
+"""Captions of clips, from a file: HD-VILA's own transcripts of the speech, or descriptions of the picture."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from followyourpose.common.files import parse_json
 from followyourpose.data import hdvila
 from followyourpose.data.hdvila import Clip
 
-Captions = str | list[tuple[int, str]]  # of a whole clip; or (frame, its caption)
+# Of a whole clip; (frame of its span in the video, caption); or a manifest's: frames of the clip as it was cut.
+Captions = str | list[tuple[int, str]] | list[dict[str, Any]]
 
 
 def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
@@ -16,7 +18,7 @@ def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
 
     Args:
         file: .csv, as `followyourpose.data.hdvila.read_captions` reads it; or lines of {"clip_id", "text"}, as in
-            HD-VILA's hdvila_clip_text_100m.jsonl, or {"clip_id", "caption"}.
+            HD-VILA's hdvila_clip_text_100m.jsonl, {"clip_id", "caption"}, or {"video", "caption"}, a manifest's.
 
     Raises:
         ValueError: it is no such file.
@@ -27,6 +29,7 @@ def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
         return {clip: captions.get(clip, of_any_part[clip[1]]) for clip in clips if clip[1] in of_any_part}
     by_name = defaultdict(list)
     for clip in clips:
+        by_name[clip] = [clip]
         by_name[clip[1]].append(clip)
     try:
         return {clip: text for name, text in _lines(file) for clip in by_name.get(name, ())}
@@ -34,17 +37,21 @@ def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the clip's name and the text of each line."""
+def _lines(file: Path) -> Iterator[tuple[str | Clip, Captions]]:
+    """Yield the clip or, where the part is not named, its name, and the captions of each line."""
     with open(file, "rb") as lines:  # bytes: a line of JSON ends at \n alone
         for number, line in enumerate(lines, 1):
             try:
                 row = parse_json(line, f"line {number}")
                 text = row["caption"] if "caption" in row else row["text"]
-                yield row["clip_id"].removesuffix(".mp4"), "" if text is None else str(text)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                text = "" if text is None else text if isinstance(text, list) else str(text)
+                if "video" in row:
+                    yield (PurePosixPath(row["video"]).parts[0], PurePosixPath(row["video"]).stem), text
+                else:
+                    yield row["clip_id"].removesuffix(".mp4"), text
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
-                    f"{file}: line {number}: expected an object with clip_id and text or caption"
+                    f"{file}: line {number}: expected an object with clip_id and text or caption, or video and caption"
                 ) from error
 
 

@@ -239,9 +239,9 @@ def write_manifest(out: Path, videos: Sequence[Video], captions: Path | None) ->
         for part, clip in rows:
             place, (first, end) = f"{part}/video_clips/{clip['clip']}.mp4", clip["frames"]
             caption = given.get((part, clip["clip"]), clip["text"])
-            if not isinstance(caption, str):
+            if caption and isinstance(caption[0], tuple):
                 caption = shifted(caption, clip["skipped"], end - first)
-            elif not is_text(caption):
+            elif isinstance(caption, str) and not is_text(caption):
                 dropped.add("with half a character", place)
                 caption = ""
             file.write(json.dumps({"video": place, "caption": caption}) + "\n")
@@ -264,8 +264,8 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("out", type=Path, metavar="OUT", help="the folder to write; data.path of stage 2")
     flags.add_argument(
         "--captions", type=Path, metavar="FILE",
-        help="a .jsonl of clip_id and text (HD-VILA's speech) or caption, or a .csv of part_id, clip_id and caption, "
-        "with the k-th row of a clip for its frame 64 k",
+        help="a .jsonl of clip_id and text (HD-VILA's speech) or caption, or of video and caption (data_prep.caption), "
+        "or a .csv of part_id, clip_id and caption, with the k-th row of a clip for its frame 64 k",
     )  # fmt: skip
     usual = Rules()
     for flag, unit, about in (

@@ -7,7 +7,7 @@ _WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model|pytorch_lora_weights|learned_embeds)"
     r"(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
 )
-_TEXT = (".json", ".txt", ".model")
+_TEXT = (".json", ".txt", ".model", ".jinja")
 _SINGLE = (".safetensors", ".pt", ".bin", ".ckpt")  # of files of weights with a name of their own; the best first
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "onnx", "openvino")  # of Stable Diffusion's folders
 

