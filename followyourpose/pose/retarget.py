@@ -43,10 +43,10 @@ def retarget(
     """Give the people of a clip another body.
 
     Args:
-        reference: keypoints whose largest person has the target body: each limb gets that length, as a share of the
-            frame's height, and the clip's largest person starts where that one stands; the others keep their places
-            beside it. A limb that cannot be measured takes the median change of the others. None: the people keep
-            their bodies and places.
+        reference: keypoints whose largest person has the target body. Their frame is fitted into the middle of the
+            clip's, as a later crop to their shape shows it: each limb gets the length it has there, and the clip's
+            largest person starts where that one stands; the others keep their places beside it. A limb that cannot be
+            measured takes the median change of the others. None: the people keep their bodies and places.
         scale: enlarges everybody, about the feet.
         limbs: the same for single limbs, by name (`LIMBS`).
 
@@ -89,9 +89,11 @@ class _Body:
         if not people:
             raise ValueError("retarget.reference: shows nobody, expected a person with the target body")
         person = people[_largest(people)]
-        tall, wide = clip.height / reference.height, clip.width / reference.width
-        lengths = {limb: length * tall for limb, length in limb_lengths(person).items()}
-        return _Body(lengths, person[0] * np.array([wide, tall, 1.0]))
+        size, of_reference = (np.array([each.width, each.height]) for each in (clip, reference))
+        share = (size / of_reference).min()
+        place = np.append((size - share * of_reference) / 2, 0)
+        lengths = {limb: share * length for limb, length in limb_lengths(person).items()}
+        return _Body(lengths, person[0] * (share, share, 1) + place)
 
 
 def _with_body(poses: np.ndarray, factors: Mapping[str, float], scale: float, body: _Body | None) -> np.ndarray:
