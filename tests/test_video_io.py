@@ -11,8 +11,9 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, ImageSequence
+from PIL import GifImagePlugin, Image, ImageOps, ImageSequence
 
+from followyourpose.data import video_io
 from followyourpose.data.images import image_size, read_image
 from followyourpose.data.video_io import (
     VideoError,
@@ -24,6 +25,7 @@ from followyourpose.data.video_io import (
     write_gif,
     write_video,
 )
+from followyourpose.data.video_readers import reader_for
 
 FRAMES, HEIGHT, WIDTH = 12, 48, 64
 
@@ -311,6 +313,27 @@ def test_an_animation_gives_all_of_its_frames(frames: np.ndarray, name: str, for
     path.rename(tmp_path / "folder" / "0.png")
     with pytest.raises(VideoError, match=r"0\.png: cannot be read as a frame .*an animation of 12 frames"):
         read_frames(tmp_path / "folder")
+
+
+def test_a_gif_is_opened_without_decoding_its_frames(
+    frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gif(tmp_path / "a.gif", frames, fps=10)
+    loaded, load = [], GifImagePlugin.GifImageFile.load
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "load", lambda self: loaded.append(self) or load(self))
+    assert probe(tmp_path / "a.gif").num_frames == FRAMES
+    assert len(loaded) <= 3  # the first frame's, for its size
+
+
+def test_frames_in_any_order_come_from_one_reader(
+    frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", frames, fps=10)
+    opened = []
+    monkeypatch.setattr(video_io, "reader_for", lambda path: opened.append(path) or reader_for(path))
+    order = [3, 4, 5, 9, 2, 2, 0, 11]
+    assert_close(np.concatenate(list(stream_frames(tmp_path / "a.mp4", order, at_most=3))), frames[order])
+    assert len(opened) == 1
 
 
 def test_the_picture_of_an_animated_png_for_other_viewers_is_no_frame(frames: np.ndarray, tmp_path: Path) -> None:

@@ -54,12 +54,12 @@ def read_frames(path: str | Path, indices: Sequence[int] | slice = slice(None), 
 
 
 def stream_frames(
-    path: str | Path, frames: range | None = None, at_most: int = 32, ground: int = BLACK
+    path: str | Path, frames: Sequence[int] | None = None, at_most: int = 32, ground: int = BLACK
 ) -> Iterator[np.ndarray]:
-    """Yield frames in order, in chunks (f, H, W, 3) uint8 RGB of at most `at_most`, in constant memory.
+    """Yield frames in the order of `frames`, in chunks (f, H, W, 3) uint8 RGB of at most `at_most`, in constant memory.
 
     Args:
-        frames: their indices; None: all.
+        frames: indices of frames that there are; None: all.
         ground: as of `read_frames`.
 
     Raises:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from followyourpose.common.files import natural_order
-from followyourpose.data.images import ANIMATED, UNREADABLE, hidden_frames, read_image, shown
+from followyourpose.data.images import UNREADABLE, frames_of, hidden_frames, read_image, shown
 from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -82,10 +82,10 @@ class _Image:
     def __init__(self, path: Path, ground: int) -> None:
         self.image, self.ground, fps = Image.open(path), ground, None
         self.hidden = hidden_frames(self.image)
-        durations = self._durations()[self.hidden :] if self.image.format in ANIMATED else [0.0]
-        total, duration = len(durations), sum(durations)
+        total = frames_of(self.image)
         if total > 1 or self.image.format == "GIF":
-            fps = 1000 * total / duration if duration else _FPS
+            duration = self._duration(path)
+            fps = total / duration if duration else _FPS
         height, width = self.frames([0]).shape[1:3]
         self.info = VideoInfo(total, fps, height, width)
 
@@ -99,14 +99,19 @@ class _Image:
     def close(self) -> None:
         self.image.close()
 
-    def _durations(self) -> list[float]:
-        """Return the milliseconds of each frame."""
-        durations = []
-        for frame in ImageSequence.Iterator(self.image):
-            if frame.format in ("WEBP", "AVIF"):
-                frame.load()  # theirs are read with the pixels
-            durations.append(frame.info.get("duration", 0))
-        return durations
+    def _duration(self, path: Path) -> float:
+        """Return the seconds of all frames."""
+        if self.image.format == "GIF":  # Pillow would decode every frame
+            import av
+
+            with av.open(str(path)) as container:
+                return float(sum(packet.duration * packet.time_base for packet in container.demux() if packet.size))
+        milliseconds = 0.0
+        for frame in range(self.hidden, self.image.n_frames):
+            self.image.seek(frame)
+            self.image.load()  # WebP's and AVIF's durations are read with the pixels
+            milliseconds += self.image.info.get("duration", 0)
+        return milliseconds / 1000
 
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:

@@ -15,7 +15,7 @@ from followyourpose.common.checks import parse_size
 from followyourpose.common.pictures import evenly
 from followyourpose.config import ConfigError, GenerateConfig, RetargetConfig, locate
 from followyourpose.data.transforms import Geometry, cover, frame_indices
-from followyourpose.data.video_io import probe, read_frames
+from followyourpose.data.video_io import probe, read_frames, stream_frames
 from followyourpose.data.video_readers import ACCEPTED
 from followyourpose.pose.formats import is_keypoints, read_any
 from followyourpose.pose.keypoints_file import ClipKeypoints
@@ -24,7 +24,6 @@ from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.retarget import retarget
 
 SAMPLE = Path(__file__).resolve().parents[1] / "assets" / "dance.mp4"
-_CHUNK = 32  # frames of the source in memory at a time
 _TOLD, _DARK = 0.02, 64  # least share of a skeleton cut off that is worth a line; brightest black of a drawn video
 _LOOKED_AT = 5  # frames by which a drawing is recognised
 _COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
@@ -89,9 +88,8 @@ class SkeletonInput:
             shown = self.people(height, width, numbers)
             return np.stack([render_skeleton(people, height, width, sure, style=style) for people in shown])
         geometry = self.geometry(height, width)
-        indices = [self.indices[number] for number in numbers]
-        chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
-        return np.concatenate([geometry.of_frames(read_frames(self.path, chunk)) for chunk in chunks])
+        chunks = stream_frames(self.path, [self.indices[number] for number in numbers])
+        return np.concatenate([geometry.of_frames(chunk) for chunk in chunks])
 
     def people(self, height: int, width: int, numbers: Sequence[int]) -> list[list[np.ndarray]]:
         """Return the people of frames, those of `others` included, by the frames' numbers.
