@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from followyourpose.common.files import parse_json
+from followyourpose.common.files import json_lines
 from followyourpose.data import hdvila
 from followyourpose.data.hdvila import Clip
 
@@ -31,28 +31,23 @@ def read_captions(file: Path, clips: set[Clip]) -> dict[Clip, Captions]:
     for clip in clips:
         by_name[clip] = [clip]
         by_name[clip[1]].append(clip)
-    try:
-        return {clip: text for name, text in _lines(file) for clip in by_name.get(name, ())}
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+    return {clip: text for name, text in _lines(file) for clip in by_name.get(name, ())}
 
 
 def _lines(file: Path) -> Iterator[tuple[str | Clip, Captions]]:
     """Yield the clip or, where the part is not named, its name, and the captions of each line."""
-    with open(file, "rb") as lines:  # bytes: a line of JSON ends at \n alone
-        for number, line in enumerate(lines, 1):
-            try:
-                row = parse_json(line, f"line {number}")
-                text = row["caption"] if "caption" in row else row["text"]
-                text = "" if text is None else text if isinstance(text, list) else str(text)
-                if "video" in row:
-                    yield (PurePosixPath(row["video"]).parts[0], PurePosixPath(row["video"]).stem), text
-                else:
-                    yield row["clip_id"].removesuffix(".mp4"), text
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ValueError(
-                    f"{file}: line {number}: expected an object with clip_id and text or caption, or video and caption"
-                ) from error
+    for number, row in json_lines(file):
+        try:
+            text = row["caption"] if "caption" in row else row["text"]
+            text = "" if text is None else text if isinstance(text, list) else str(text)
+            if "video" in row:
+                yield (PurePosixPath(row["video"]).parts[0], PurePosixPath(row["video"]).stem), text
+            else:
+                yield row["clip_id"].removesuffix(".mp4"), text
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"{file}: line {number}: expected an object with clip_id and text or caption, or video and caption"
+            ) from error
 
 
 def shifted(captions: Sequence[tuple[int, str]], skipped: int, frames: int) -> list[dict[str, int | str]]:

@@ -362,7 +362,7 @@ def test_half_an_emoji_in_a_caption_is_one_bad_sample(tmp_path: Path, capsys: py
 @pytest.mark.parametrize("line", ["{", "[]", '{"clip_id": 3, "text": ""}', '{"text": ""}', "[" * 100_000, "9" * 5000])
 def test_a_bad_line_of_captions_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "captions.jsonl").write_text('{"clip_id": "a.0", "text": null}\n' + line)
-    with pytest.raises(ValueError, match="captions.jsonl: line 2: expected an object with clip_id and text"):
+    with pytest.raises(ValueError, match=r"captions.jsonl: line 2: (not JSON|expected an object with clip_id)"):
         read_captions(tmp_path / "captions.jsonl", set())
 
 
