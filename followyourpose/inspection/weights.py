@@ -27,7 +27,7 @@ def describe(path: str | Path) -> str:
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     if not files:
         raise ValueError(
-            f"{path}: no .safetensors file is there, expected one, a folder that holds some, or a data set: .tar shards, "
+            f"{path}: no .safetensors file is there, expected one, a folder of some, or a data set: .tar shards, "
             "HD-VILA's part_N/video_clips, or a manifest.jsonl, a line for each image or clip: " + LINES
         )
     lines = []
