@@ -430,10 +430,13 @@ def _add_demo(add: Add) -> None:
         "followyourpose demo",
         "followyourpose demo configs/sd14/generate.yaml dtype=float16 --port 8000 --max-frames 128",
         f"{verbs.PASSWORD}=... followyourpose demo --checkpoint checkpoints/mine --host 0.0.0.0",
+        "followyourpose demo --space my-space",
     )  # fmt: skip
     verb.usage = "followyourpose demo [-h] [--debug] [options] [CONFIG] [key=value ...]"
     verb.add_argument("arguments", nargs="*", metavar="CONFIG, key=value", help="as for generate")
     verb.add_argument("--checkpoint", metavar="DIR", help="the model, in place of CONFIG's")
+    what = "write the page as a hosted Gradio Space there, instead of opening it; upload the folder as it is"
+    verb.add_argument("--space", type=Path, metavar="FOLDER", help=what)
     verb.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine)")
     verb.add_argument("--port", type=int, default=7860, metavar="P", help="the port to listen on (default: 7860)")
     verb.add_argument("--max-frames", type=int, default=64, metavar="N", help="most frames of one video (default: 64)")

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import os
+import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,12 @@ def demo(options: argparse.Namespace) -> None:
     else:
         config = build_config(GenerateConfig, {"prompt": "an astronaut on the moon"})
     config = dataclasses.replace(config, model=options.checkpoint or config.model)
+    if options.space is not None:
+        from followyourpose.web.space import write_space
+
+        write_space(config, options.space)
+        print(options.space)
+        return
     from followyourpose.web.app import serve
     from followyourpose.web.requests import Limits
 
@@ -197,10 +205,17 @@ def configs(options: argparse.Namespace) -> None:
             atomic_write(target, shipped[name].read_bytes())
             print(target)
     elif options.name is None:
-        rows = [(name, file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name, file in shipped.items()]
+        rows = [(name, _use(file.read_text(encoding="utf-8"))) for name, file in shipped.items()]
         print(markdown_table(["name", "use"], rows, aligned=True))
     else:
         print(shipped[options.name].read_text(encoding="utf-8"), end="")
+
+
+def _use(text: str) -> str:
+    """Return the first sentence of the comment at the top of a config."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.lstrip("# ") for line in lines)
+    return re.match(r".*?\.(?= |$)|.*", comment)[0]
 
 
 def download(options: argparse.Namespace) -> None:
