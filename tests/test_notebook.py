@@ -24,3 +24,5 @@ def test_the_quickstart_runs_and_shows_a_video(tmp_path: Path, monkeypatch: pyte
     assert any("<video" in data.get("text/html", "") for data in shown)
     assert any("(1, 8, 64, 64, 3)" in data.get("text/plain", "") for data in shown)
     assert list(tmp_path.glob("outputs/quickstart/*.mp4"))
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "in all: 81,161,600 of " in printed, "the plan of stage 1"

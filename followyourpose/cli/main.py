@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is printed as \\xe9
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = _options(arguments)
+        options = parsed(arguments)
         options.call(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `| head`, has seen enough
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command; key=value settings may stand anywhere, also behind a flag, where argparse leaves them over."""
     parser = _parser()
     options, left = parser.parse_known_args(arguments)
