@@ -22,7 +22,7 @@ SHIPPED = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_loads(path: Path) -> None:
-    schemas = dict.fromkeys(("generate", "fast", "demo"), GenerateConfig) | dict.fromkeys(
+    schemas = dict.fromkeys(("generate", "released", "fast", "demo"), GenerateConfig) | dict.fromkeys(
         ("evaluate", "benchmark", "long_video"), EvaluateConfig
     )
     load_config(schemas.get(path.stem, TrainConfig), path)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from followyourpose.config import GenerateConfig, build_config
-from followyourpose.data.transforms import cover, fit, frame_indices
+from followyourpose.data.transforms import Geometry, cover, fit, frame_indices
 
 
 def test_indices_start_at_the_offset_and_keep_the_stride() -> None:
@@ -50,6 +52,16 @@ def test_a_clip_of_one_frame_is_counted_in_the_singular() -> None:
 def test_the_same_size_changes_no_pixel() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
     np.testing.assert_array_equal(cover((6, 8), (6, 8)).of_frames(frames), frames)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (20, 30)])
+def test_a_bilinear_resize_is_torch_s_without_antialiasing(size: tuple[int, int]) -> None:
+    frames = np.random.default_rng(0).random((2, 12, 18, 3), np.float32)
+    pixels = torch.from_numpy(frames).movedim(-1, 1)
+    expected = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=False).movedim(1, -1).numpy()
+    geometry = Geometry(0, 0, 12, 18, *size, 0, 0, *size)
+    np.testing.assert_allclose(geometry.of_frames(frames, "bilinear"), expected, atol=1e-6)
+    assert size[0] > 12 or np.abs(geometry.of_frames(frames) - expected).max() > 0.1  # means of areas are others
 
 
 def test_crops_cut_the_side_that_they_name() -> None:

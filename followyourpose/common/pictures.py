@@ -18,8 +18,8 @@ LINE, _LETTER = 14, 6  # pixels: height of a line of text, width of a letter on 
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Return values in [0, 1], such as frames (..., H, W, 3), as bytes."""
-    return (values * 255).round().astype(np.uint8)
+    """Return values in [0, 1], such as frames (..., H, W, 3), as bytes; bytes stay as they are."""
+    return values if values.dtype == np.uint8 else (values * 255).round().astype(np.uint8)
 
 
 def evenly(total: int, at_most: int = SHEET_FRAMES) -> np.ndarray:

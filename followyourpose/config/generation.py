@@ -128,6 +128,9 @@ class GenerateConfig(SamplingConfig):
         )
     )
     skeleton_size: str | None = None  # WxH in pixels, such as 1280x720, of other tools' keypoints that have no size
+    skeleton_resize: Literal["area", "bilinear"] = (
+        "area"  # of drawn frames: area keeps thin limbs; bilinear, as released
+    )
     pose: PoseConfig = field(default_factory=PoseConfig)
     retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton to skip at its beginning

@@ -5,6 +5,7 @@ centre is at its integer coordinates), confidence. Sampling is in frames, croppi
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from followyourpose.common.checks import counted
 from followyourpose.data.labels import SEEN
 
 ENDS = ("stop", "loop", "pingpong", "hold")
+Resize = Literal["area", "bilinear"]  # of larger frames: means of areas, or between the four nearest pixels of each
 
 
 def frame_indices(total: int, offset: int, stride: int, count: int, end: str = "stop") -> list[int]:
@@ -70,10 +72,11 @@ class Geometry:
     height: int
     width: int
 
-    def of_frames(self, frames: np.ndarray) -> np.ndarray:
-        """Return frames (f, H, W, 3) uint8 of the source as (f, height, width, 3); shrinking takes means of areas."""
+    def of_frames(self, frames: np.ndarray, resize: Resize = "area") -> np.ndarray:
+        """Return frames (f, H, W, 3) of the source, bytes or numbers, as (f, height, width, 3) of the same type."""
         boxes = frames[:, self.top : self.top + self.box_height, self.left : self.left + self.box_width]
-        mode = cv2.INTER_AREA if self.resized_height < self.box_height else cv2.INTER_LINEAR
+        shrinks = self.resized_height < self.box_height
+        mode = cv2.INTER_AREA if shrinks and resize == "area" else cv2.INTER_LINEAR
         size = (self.resized_width, self.resized_height)
         resized = [cv2.resize(np.ascontiguousarray(box), size, interpolation=mode) for box in boxes]
         top, left = max(self.y, 0), max(self.x, 0)
@@ -100,6 +103,8 @@ def cover(
 ) -> Geometry:  # fmt: skip
     """Return the geometry that cuts off the sides, resizes the rest to cover the target, and takes its middle.
 
+    Its halves of pixels are rounded as by torchvision's Resize and CenterCrop, which the released code uses.
+
     Args:
         source, target: height and width in pixels. The aspect ratio of the source is kept.
         left, right, top, bottom: pixels of the source cut off first.
@@ -115,10 +120,10 @@ def cover(
             f"the clip is {source_width} x {source_height} pixels: crop left {left}, right {right}, top {top}, "
             f"bottom {bottom} leaves nothing of it"
         )
-    scales = height / box_height, width / box_width
-    scale = min(scales) if pad else max(scales)
-    resized_height, resized_width = max(1, round(box_height * scale)), max(1, round(box_width * scale))
-    x, y = (resized_width - width) // 2, (resized_height - height) // 2
+    choose = min if pad else max
+    resized_height = max(1, choose(height, box_height * width // box_width))
+    resized_width = max(1, choose(width, box_width * height // box_height))
+    x, y = round((resized_width - width) / 2), round((resized_height - height) / 2)
     return Geometry(left, top, box_height, box_width, resized_height, resized_width, x, y, height, width)
 
 

@@ -93,6 +93,7 @@ def generate(
             "videos": [shot.record() for shot in shots],
             "versions": versions(),
             "device": str(pipe.device),
+            "dtype": str(pipe.unet.dtype).removeprefix("torch."),
             "seconds": round(time.time() - started, 1),
         }
         write_record(folder, record)

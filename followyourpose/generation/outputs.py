@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from followyourpose.common.files import atomic_write, printable
-from followyourpose.common.pictures import contact_sheet, enlarge, evenly, write_picture
+from followyourpose.common.pictures import contact_sheet, enlarge, evenly, to_uint8, write_picture
 from followyourpose.config import GenerateConfig, Output
 from followyourpose.data.video_io import gif_writer, video_writer
 from followyourpose.generation.skeletons import SkeletonInput
@@ -84,8 +84,11 @@ def write_forms(folder: Path, shot: Shot, read: Frames, config: GenerateConfig) 
         for numbers in chunks(config.num_frames):
             part = frames(numbers)
             for output, write in writers.items():
-                pair = output == "with-skeleton"
-                write(np.concatenate([shot.source.frames(height, width, numbers), part], axis=2) if pair else part)
+                if output == "with-skeleton":
+                    skeleton = to_uint8(shot.source.frames(height, width, numbers))
+                    write(np.concatenate([skeleton, part], axis=2))
+                else:
+                    write(part)
     if "sheet" in files:
         write_picture(files["sheet"], contact_sheet(frames(evenly(config.num_frames))))
 

@@ -74,7 +74,9 @@ class SkeletonInput:
         return cover(self.size, (height, width), **vars(self.config.crop), pad=self.config.fit == "pad")
 
     def frames(self, height: int, width: int, numbers: Sequence[int] | None = None) -> np.ndarray:
-        """Return skeleton frames (f, height, width, 3) uint8 RGB: keypoints drawn, or frames resized, at that size.
+        """Return skeleton frames (f, height, width, 3) RGB: keypoints drawn, or frames resized, at that size.
+
+        They are bytes or, where `skeleton_resize` is bilinear, numbers in [0, 1], which that leaves unrounded.
 
         Args:
             numbers: of the run's frames, from 0; None: all.
@@ -89,7 +91,11 @@ class SkeletonInput:
             return np.stack([render_skeleton(people, height, width, sure, style=style) for people in shown])
         geometry = self.geometry(height, width)
         chunks = stream_frames(self.path, [self.indices[number] for number in numbers])
-        return np.concatenate([geometry.of_frames(chunk) for chunk in chunks])
+        if self.config.skeleton_resize == "bilinear":
+            parts = [geometry.of_frames(chunk / np.float32(255), "bilinear").clip(0, 1) for chunk in chunks]
+        else:
+            parts = [geometry.of_frames(chunk) for chunk in chunks]
+        return np.concatenate(parts)
 
     def people(self, height: int, width: int, numbers: Sequence[int]) -> list[list[np.ndarray]]:
         """Return the people of frames, those of `others` included, by the frames' numbers.

@@ -87,7 +87,7 @@ class Studio:
         with without_folder(config.skeleton):
             source = open_skeleton(config)
             check_drawn(source)
-            frames = source.frames(self.height, self.width)
+            frames = to_uint8(source.frames(self.height, self.width))
         scale = min(1, PICTURE_SIDE / max(self.height, self.width))
         small = max(1, round(self.height * scale)), max(1, round(self.width * scale))
         return contact_sheet(cover(frames.shape[1:3], small).of_frames(frames), len(frames)), source.indices
