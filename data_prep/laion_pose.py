@@ -25,7 +25,6 @@ from data_prep.selection import Selection, largest_area
 from data_prep.units import is_done, new_files, remove_orphans
 from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.files import parse_json, read_json
-from followyourpose.config import locate
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
 from followyourpose.data.labels import SEEN, is_text, only_inside
 from followyourpose.data.prepared import STATS, add_up, summary
@@ -59,11 +58,11 @@ class Annotation:
         """Raise a ValueError where a setting is out of range, a package or a file is missing; nothing is loaded."""
         self.selection.check()
         check_choice("--backend", self.backend, tuple(WEIGHTS))
-        check_estimator(self.backend, self.weights, boxes=self.boxes, locate=locate)
+        check_estimator(self.backend, self.weights, boxes=self.boxes)
         check_installed("the index", "data", "pyarrow")
 
     def open(self) -> Callable[[Path], None]:
-        estimator = open_estimator(self.backend, self.weights, boxes=self.boxes, locate=locate)
+        estimator = open_estimator(self.backend, self.weights, boxes=self.boxes)
         return partial(annotate, job=self, estimator=estimator)
 
 

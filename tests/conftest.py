@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
+from followyourpose.hub import places
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.hub.resolve import fetched
 from followyourpose.models.pose_encoder import PoseEncoder, identity_start
@@ -80,9 +81,10 @@ def light() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "followyourpose"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_HUB_OFFLINE")
+        patch.setattr(places, "CHECKPOINTS", cache / "checkpoints")
         patch.setitem(DOWNLOADS, "light", replace(DOWNLOADS["light"], sources=DOWNLOADS["light"].sources[1:]))
         try:
-            return fetched("light", cache.joinpath)
+            return fetched("light")
         except ValueError as error:
             pytest.skip(f"BlazePose's weights cannot be had here: {error}")
 

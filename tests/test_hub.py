@@ -17,6 +17,7 @@ import pytest
 
 from followyourpose.cli.main import main
 from followyourpose.hub import download as downloads
+from followyourpose.hub import places
 from followyourpose.hub.download import DownloadError, fetch, snapshot
 from followyourpose.hub.files import needed_files
 from followyourpose.hub.registry import DOWNLOADS, Download, File, HubSource, WebSource, WheelSource
@@ -330,16 +331,20 @@ def test_the_released_checkpoint_comes_whole_and_generates(
     write_released(tmp_path / "FollowYourPose_v1")
     hub.add("YueMafighting/FollowYourPose_v1", tmp_path / "FollowYourPose_v1")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("followyourpose.cli.verbs.REPOSITORY", tmp_path / "no-clone")
-    assert main(["download", "released"]) == 0
+    monkeypatch.setattr(places, "CHECKPOINTS", Path("checkpoints"))
+    small = ("num_frames=2", "height=128", "width=128", "num_inference_steps=1", "prompt=a cat", "output=run")
+    assert main(["generate", "model=released", *small]) == 2 and not hub.requests
+    error = capsys.readouterr().err
+    assert (
+        "`followyourpose download released` brings it to checkpoints/follow-your-pose, as does download=true" in error
+    )
+    assert main(["generate", "model=released", "download=true", *small]) == 0
+    assert len(list(Path("run").glob("*.mp4"))) == 2
     assert not hub.asked_for("optimizer.bin") and not hub.asked_for("random_states_0.pkl")
     assert not hub.asked_for("diffusion_pytorch_model.bin")[1:]  # the VAE's alone
     assert [folder.name for folder in Path("checkpoints").iterdir()] == ["follow-your-pose"]
     hub.requests.clear()
     assert main(["download", "released"]) == 0 and not hub.requests
-    small = ("num_frames=2", "height=128", "width=128", "num_inference_steps=1", "prompt=a cat", "output=run")
-    assert main(["generate", "model=released", *small]) == 0
-    assert len(list(Path("run").glob("*.mp4"))) == 2
 
 
 def test_an_unknown_name_lists_all(capsys: pytest.CaptureFixture) -> None:
@@ -373,6 +378,7 @@ def test_a_small_download_comes_at_its_first_use_and_once(
     hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(places, "CHECKPOINTS", Path("checkpoints"))
     monkeypatch.setitem(DOWNLOADS, "mine", of_hub())
     weights = Path("checkpoints/mine/unet/diffusion_pytorch_model.safetensors")
     with ThreadPoolExecutor() as together:

@@ -23,6 +23,7 @@ from followyourpose.config import (
     load_config,
     locate,
 )
+from followyourpose.hub import places
 
 SAMPLE_CONFIG = "configs/puppet/generate.yaml"
 DEMO_CONFIG = "configs/puppet/demo.yaml"
@@ -182,7 +183,7 @@ def convert_weights(options: argparse.Namespace) -> None:
     from followyourpose.hub.resolve import resolve
     from followyourpose.pipeline.convert import convert_weights
 
-    base = None if options.base is None else resolve(options.base, "base", locate)
+    base = None if options.base is None else resolve(options.base, "base")
     convert_weights(options.source, options.target, options.pose_encoder, options.to, base)
     print(options.target)
 
@@ -224,8 +225,7 @@ def download(options: argparse.Namespace) -> None:
     from followyourpose.hub.download import by_name, fetch
     from followyourpose.hub.registry import DOWNLOADS
 
-    root = Path("checkpoints") if not REPOSITORY.joinpath("checkpoints").is_dir() else REPOSITORY / "checkpoints"
-    root = options.to or root
+    root = options.to or places.CHECKPOINTS
     if not options.names:
         rows = [
             [each.name, each.purpose, _bytes(each.size), each.licence, "there" if (root / each.path).exists() else ""]
@@ -234,28 +234,12 @@ def download(options: argparse.Namespace) -> None:
         print(markdown_table(["name", "purpose", "size", "licence", f"in {root}"], rows, aligned=True))
         return
     for each in [by_name(name) for name in options.names]:
-        if each.released and not options.dry_run:
-            print(_released(each, root))
-            continue
-        files = fetch(each, root, options.dry_run)
         if options.dry_run:
-            print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in files))
-        else:
-            print(root / each.path)
+            print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in fetch(each, root, dry_run=True)))
+            continue
+        from followyourpose.pipeline.convert import bring
 
-
-def _released(download: Any, root: Path) -> Path:
-    """Download the authors' checkpoint, convert it, and remove what it was converted from."""
-    from followyourpose.hub.download import fetch
-    from followyourpose.pipeline.convert import convert_weights
-
-    target = root / download.path
-    if not target.exists():
-        source = dataclasses.replace(download, path=f"{download.path}-as-released")
-        fetch(source, root)
-        convert_weights(root / source.path, target)
-        shutil.rmtree(root / source.path)
-    return target
+        print(bring(each, root))
 
 
 def _bytes(size: int | None) -> str:

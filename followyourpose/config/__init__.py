@@ -10,16 +10,7 @@ from followyourpose.config.generation import (
     PoseConfig,
     RetargetConfig,
 )
-from followyourpose.config.loader import (
-    REPOSITORY,
-    ConfigError,
-    build_config,
-    find_model,
-    load_config,
-    locate,
-    save_config,
-    written,
-)
+from followyourpose.config.loader import ConfigError, build_config, find_model, load_config, save_config, written
 from followyourpose.config.sampling import Backend, Noise, PoseGuidance, SamplingConfig
 from followyourpose.config.training import (
     DataConfig,
@@ -29,6 +20,7 @@ from followyourpose.config.training import (
     TrainConfig,
     ValidationConfig,
 )
+from followyourpose.hub.places import REPOSITORY, locate
 
 __all__ = [
     "Backend", "build_config", "ConfigError", "CropConfig", "DataConfig", "EmbeddingEntry", "EvaluateConfig",

@@ -116,6 +116,7 @@ class GenerateConfig(SamplingConfig):
     prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, a list, or prompts.txt, a prompt a line
     negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
     style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
+    download: bool = False  # bring the model where it is a name of `followyourpose download` and not there yet
     config: str | None = None  # of a model in one file: Stable Diffusion's folder with configs and tokenizer
     vae: str | None = None  # another VAE, a folder or a file; None: the model's own
     lora: Any = field(default=None, metadata=LORAS)  # LoRA files: a path, {path: ..., weight: 0.8}, or a list

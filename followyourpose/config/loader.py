@@ -23,8 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from followyourpose.common.files import atomic_write, read_text
 from followyourpose.hub.resolve import resolve
 
-_SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # in an installed wheel
-REPOSITORY = _SHIPPED if _SHIPPED.is_dir() else _SHIPPED.parents[1]  # where configs/ and checkpoints/ lie
 PROSE = {"prose": True}  # metadata of a field whose text may say anything: `${` has no meaning there
 LARGEST = 100_000  # bytes of a config file
 DEEPEST, MOST_VALUES = 30, 20_000  # levels and values of a config, aliases counted as often as they are used
@@ -47,15 +45,6 @@ class Plain(Written):
     """The same without quotes: a number, a boolean or null where the field's type asks for one."""
 
 
-def locate(path: str | Path) -> Path:
-    """Return a relative path of a config as seen from the working directory, or else from the repository's root.
-
-    A path that exists in neither place is returned as it is.
-    """
-    path = Path(path).expanduser()
-    return path if path.exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
-
-
 def find_model(name: str | Path, key: str) -> Path:
     """Return the folder or file that a setting names by a name of the registry, a path or a hub id.
 
@@ -63,7 +52,7 @@ def find_model(name: str | Path, key: str) -> Path:
         ConfigError: none of the three leads anywhere; the message names the setting `key`.
     """
     try:
-        return resolve(name, key, locate)
+        return resolve(name, key)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -61,7 +61,7 @@ def check(config: EvaluateConfig) -> Collection | None:
     if not (find_model(config.clip, "clip") / "config.json").is_file():
         raise ConfigError(f"clip: {config.clip}: no config.json, expected the folder of a CLIPModel")
     try:
-        check_estimator(config.backend, config.detector, config.detector_config, config.boxes, locate)
+        check_estimator(config.backend, config.detector, config.detector_config, config.boxes)
     except ValueError as error:
         name, _, reason = str(error).partition(": ")
         raise ConfigError(f"{KEYS.get(name, name)}: {reason}") from error

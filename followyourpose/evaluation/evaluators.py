@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from followyourpose.common.device import torch_device
-from followyourpose.config import EvaluateConfig, find_model, locate
+from followyourpose.config import EvaluateConfig, find_model
 from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import top1
 from followyourpose.evaluation.samples import Sample
@@ -60,7 +60,7 @@ class Evaluators:
 def open_evaluators(config: EvaluateConfig) -> Evaluators:
     """Load the models that a configuration names onto its device; a ValueError where one cannot be read."""
     networks = (config.detector, config.detector_config, config.boxes)
-    find = open_estimator(config.backend, *networks, config.device, locate)
+    find = open_estimator(config.backend, *networks, config.device)
     return Evaluators(ClipFeatures(find_model(config.clip, "clip"), torch_device(config.device)), find)
 
 

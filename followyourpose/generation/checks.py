@@ -15,6 +15,8 @@ from followyourpose.common.files import read_json, read_text
 from followyourpose.config import ConfigError, GenerateConfig, find_model, locate
 from followyourpose.generation.loras import open_embeddings, open_loras
 from followyourpose.generation.unfinished import FOLDER
+from followyourpose.hub import places
+from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import model_kind
 
 LARGEST_WRITTEN = 16384  # pixels: the widest picture that H.264 takes
@@ -99,6 +101,24 @@ def check_space(config: GenerateConfig, folder: Path, size: tuple[int, int], vid
         )
 
 
+def model_path(config: GenerateConfig) -> Path:
+    """Return the model's folder or file, which `download` brings where it is a download that is not there yet.
+
+    Raises:
+        ValueError: it leads nowhere, or the download did not come about.
+    """
+    try:
+        return find_model(config.model, "model")
+    except ConfigError as error:
+        if (download := DOWNLOADS.get(config.model)) is None:
+            raise
+        if not config.download:
+            raise ConfigError(f"{error}, as does download=true") from error
+    from followyourpose.pipeline.convert import bring  # late: it imports the networks
+
+    return bring(download, places.CHECKPOINTS)
+
+
 def model_size(model: Path) -> tuple[int, int] | None:
     """Return a model's default height and width, and the number of pixels that divides both; None: unreadable.
 
@@ -115,7 +135,7 @@ def model_size(model: Path) -> tuple[int, int] | None:
 
 
 def _check_model(config: GenerateConfig) -> None:
-    model = find_model(config.model, "model")
+    model = model_path(config)
     try:
         model_kind(model)
     except ValueError as error:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from followyourpose.common.checks import counted
 from followyourpose.common.files import new_folder
-from followyourpose.config import PoseConfig, locate
+from followyourpose.config import PoseConfig
 from followyourpose.data.images import WHITE
 from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.pose.estimate import Networks, check_estimator, open_estimator
@@ -92,7 +92,7 @@ def check_pose(config: PoseConfig) -> None:
 
 
 def _networks(config: PoseConfig) -> Networks:
-    return check_estimator(config.backend, config.weights, config.config, config.boxes, locate)
+    return check_estimator(config.backend, config.weights, config.config, config.boxes)
 
 
 def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[list[np.ndarray]], list[list[int]]]:

@@ -17,9 +17,9 @@ import numpy as np
 from followyourpose.common.device import torch_device, torch_dtype
 from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
-from followyourpose.config import GenerateConfig, find_model, locate
+from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
-from followyourpose.generation.checks import check_settings, check_space, model_size, with_prompts
+from followyourpose.generation.checks import check_settings, check_space, model_path, model_size, with_prompts
 from followyourpose.generation.extract_pose import check_pose, extract_pose
 from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
@@ -117,7 +117,7 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
     else:
         print(f"{path} is an image model, trained on neither poses nor motion: the skeleton has no effect")
-        configs = base_configs(locate) if config.config is None else find_model(config.config, "config")
+        configs = None if config.config is None else find_model(config.config, "config")
         pipe = FollowYourPosePipeline.from_image_model(path, dtype=dtype, config=configs)
     if config.vae is not None:
         pipe.load_vae(find_model(config.vae, "vae"))
@@ -191,7 +191,7 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
 def _size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tuple[int, int]:
     """Return height and width of the frames in pixels, by default those that the model was trained at."""
     if pipe is None:
-        size = (model_size(find_model(config.model, "model")) or (512, 64))[0]
+        size = (model_size(model_path(config)) or (512, 64))[0]
     else:
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
     return config.height or size, config.width or size

@@ -206,7 +206,7 @@ def cut_off(source: SkeletonInput, height: int, width: int) -> float:
     """Return the share of a drawn skeleton, in [0, 1], that lies beside frames of that size; 0: nothing is drawn."""
     if source.others:
         return max(cut_off(each, height, width) for each in (replace(source, others=()), *source.others))
-    whole = replace(source, config=replace(source.config, fit="pad"))
+    whole = replace(source, config=replace(source.config, fit="pad", skeleton_resize="area"))
     kept, all_of_it = source.geometry(height, width), whole.geometry(height, width)
     scale = all_of_it.resized_height / kept.resized_height
     top, left = round(kept.y * scale) - all_of_it.y, round(kept.x * scale) - all_of_it.x

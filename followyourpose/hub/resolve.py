@@ -1,26 +1,25 @@
 """Names of models -> local folders and files: a registry name, a path, or a hub id, in this order."""
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
 
+from followyourpose.hub import places
 from followyourpose.hub.download import DownloadError, fetch, hub_file, snapshot
+from followyourpose.hub.places import locate, place_of
 from followyourpose.hub.registry import DOWNLOADS
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
-Locate = Callable[[str | Path], Path]
 
 
-def resolve(name: str | Path, key: str, locate: Locate = Path, variant: str | None = None) -> Path:
+def resolve(name: str | Path, key: str, variant: str | None = None) -> Path:
     """Return the folder or file that a setting names; a hub id is downloaded to the hub's cache, once.
 
     Args:
         name: a name of the registry ("sd15"), a path, "owner/name", "owner/name/file", either with "@revision".
         key: the setting, for messages.
-        locate: path as it is written -> path as it is looked for.
         variant: of the weights, such as "fp16".
 
     Raises:
@@ -29,8 +28,7 @@ def resolve(name: str | Path, key: str, locate: Locate = Path, variant: str | No
     text = str(name)
     path = locate(text)
     if (download := DOWNLOADS.get(text)) is not None:
-        there = locate(Path("checkpoints") / download.path)
-        if there.exists():
+        if (there := place_of(download)).exists():
             return there
         if not path.exists():
             raise ValueError(f"{key}: {text} is not there yet; `followyourpose download {text}` brings it to {there}")
@@ -45,13 +43,13 @@ def resolve(name: str | Path, key: str, locate: Locate = Path, variant: str | No
         raise ValueError(f"{key}: {text}: no such file or folder, and as a hub id {error}") from error
 
 
-def is_hub_id(name: str | Path, locate: Locate = Path) -> bool:
+def is_hub_id(name: str | Path) -> bool:
     """Whether a name can only be a hub id: no path leads there, and no download has the name."""
     text = str(name)
     return text not in DOWNLOADS and not locate(text).exists() and _HUB_ID.fullmatch(text) is not None
 
 
-def fetched(name: str | Path, locate: Locate = Path) -> Path:
+def fetched(name: str | Path) -> Path:
     """Return the file or folder of a name of the registry, downloaded where it is missing; another path as it is.
 
     For downloads of some megabytes: larger ones take a command of their own. Of several processes one downloads.
@@ -61,13 +59,11 @@ def fetched(name: str | Path, locate: Locate = Path) -> Path:
     """
     if (download := DOWNLOADS.get(str(name))) is None:
         return locate(name)
-    root = locate("checkpoints")
-    if not (there := locate(root / download.path)).exists():
-        root.mkdir(parents=True, exist_ok=True)
-        there = root / download.path
-        with FileLock(root / f".{download.name}.lock"):
+    if not (there := place_of(download)).exists():
+        places.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+        with FileLock(places.CHECKPOINTS / f".{download.name}.lock"):
             if not there.exists():
-                fetch(download, root)
+                fetch(download, places.CHECKPOINTS)
     return there
 
 

@@ -13,8 +13,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from followyourpose.common.files import read_json
 from followyourpose.hub.files import weights_in
+from followyourpose.hub.places import place_of
 from followyourpose.hub.registry import DOWNLOADS
-from followyourpose.hub.resolve import Locate
 from followyourpose.models.loading import check_loaded, quiet, weights_file
 from followyourpose.models.unet import VideoUNet
 
@@ -52,13 +52,9 @@ def load_image_model(path: str | Path, dtype: torch.dtype, config: str | Path | 
     raise ValueError(f"{path}: no such folder or file, {EXPECTED}")
 
 
-def base_configs(locate: Locate = Path) -> Path | None:
-    """Return a folder of Stable Diffusion 1.x that has been downloaded, for its configs and tokenizer; None: none.
-
-    Args:
-        locate: path as it is written -> path as it is looked for.
-    """
-    folders = [locate(Path("checkpoints") / DOWNLOADS[name].path) for name in BASES]
+def base_configs() -> Path | None:
+    """Return a folder of Stable Diffusion 1.x that has been downloaded, for its configs and tokenizer; None: none."""
+    folders = [place_of(DOWNLOADS[name]) for name in BASES]
     return next((folder for folder in folders if (folder / "unet" / "config.json").is_file()), None)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.device import torch_device
+from followyourpose.hub.places import locate
 from followyourpose.hub.registry import DOWNLOADS
-from followyourpose.hub.resolve import Locate, fetched
+from followyourpose.hub.resolve import fetched
 from followyourpose.pose.estimate_rtmlib import Boxes
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
@@ -61,7 +62,6 @@ def check_estimator(
     weights: str | Path | None = None,
     config: str | Path | None = None,
     boxes: str | Path | Boxes | None = None,
-    locate: Locate = Path,
 ) -> Networks:
     """Check the arguments of `open_estimator` without importing or loading a network, and return their files.
 
@@ -94,9 +94,9 @@ def check_estimator(
     if backend == "rtmlib" or boxes is not None and not callable(boxes):
         check_installed(f"backend {backend}", "pose", "rtmlib", "onnxruntime")
     return Networks(
-        fetched(weights, locate),
+        fetched(weights),
         config if config is None else locate(config),
-        boxes if boxes is None or callable(boxes) else fetched(boxes, locate),
+        boxes if boxes is None or callable(boxes) else fetched(boxes),
     )
 
 
@@ -106,7 +106,6 @@ def open_estimator(
     config: str | Path | None = None,
     boxes: str | Path | Boxes | None = None,
     device: str | None = None,
-    locate: Locate = Path,
 ) -> PoseEstimator:
     """Load the networks of a backend.
 
@@ -124,7 +123,7 @@ def open_estimator(
     Raises:
         ValueError: as `check_estimator`, or a file is unreadable or of another kind.
     """
-    weights, config, boxes = check_estimator(backend, weights, config, boxes, locate)
+    weights, config, boxes = check_estimator(backend, weights, config, boxes)
     if backend == "light":
         from followyourpose.pose.estimate_light import LightPose
 
