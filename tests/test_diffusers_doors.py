@@ -21,8 +21,9 @@ from torch import Tensor
 
 import followyourpose
 from followyourpose import FollowYourPosePipeline, PoseEncoder, VideoUNet
+from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import write_video
-from followyourpose.models.attention import Attention
+from followyourpose.generation.generate import load_pipeline
 from followyourpose.pipeline import loading
 from followyourpose.pipeline.pipeline import rescaled
 from followyourpose.pipeline.windows import LongVideo
@@ -297,15 +298,17 @@ def test_the_context_chooses_the_backend_where_none_is_set(tiny_unet: VideoUNet,
         tiny_unet.enable_xformers_memory_efficient_attention()
 
 
-def test_the_environment_chooses_the_backend(
-    tiny_unet: VideoUNet, clip: Any, used: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("attention", "backend"), [(None, "_native_math"), ("native", "native")])
+def test_the_environment_chooses_the_backend_where_a_config_names_none(
+    folder: Path, used: list[str], monkeypatch: pytest.MonkeyPatch, attention: str | None, backend: str
 ) -> None:
     """Set what DIFFUSERS_ATTN_BACKEND sets when diffusers is imported."""
     chosen = attention_dispatch.AttentionBackendName("_native_math")
     monkeypatch.setattr(attention_dispatch._AttentionBackendRegistry, "_active_backend", chosen)
-    tiny_unet(*clip())
-    assert set(used) == {"_native_math"}
-    assert {module.backend for module in tiny_unet.modules() if isinstance(module, Attention)} == {None}
+    pipe = load_pipeline(GenerateConfig(model=str(folder), device="cpu", attention=attention))
+    used.clear()
+    pipe("a cat", latents=noise(), **FAST)
+    assert set(used) == {backend}
 
 
 # ---- offload ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from transformers import CLIPModel, CLIPTokenizer
 
 from followyourpose.common.files import read_json
-from followyourpose.models.loading import check_loaded
+from followyourpose.models.loading import load_network
 
 # Statistics that bring pixels from [0, 1] to [-1, 1], the range of a CLIP trained here.
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -34,13 +33,11 @@ class ClipFeatures:
         for names in (("config.json",), ("tokenizer.json", "vocab.json")):
             if not any((folder / name).is_file() for name in names):
                 raise ValueError(f"{folder}: no {' or '.join(names)}, expected the folder of a CLIPModel")
+        self.model = load_network(folder, CLIPModel, ignore_mismatched_sizes=True).float().eval().to(device)
         try:
-            model, info = CLIPModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{folder}: cannot be read as a CLIPModel ({' '.join(str(error).split())})") from error
-        check_loaded(folder, "CLIPModel", info, extra=True)
-        self.model = model.float().eval().to(device)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder}: cannot be read as a CLIPTokenizer ({' '.join(str(error).split())})") from error
         self.batch_size = batch_size
         self.mean, self.std = (each.to(device) for each in _statistics(folder / "preprocessor_config.json"))
 

@@ -61,7 +61,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
         if (name := getattr(config, key)) is not None:
             find_model(name, key)
     _check_model(config)
-    _check_attention(config.attention)
+    if config.attention is not None:
+        _check_attention(config.attention)
     if config.device not in (None, "cpu"):
         torch_device(config.device)
     if "\0" in (config.output or ""):

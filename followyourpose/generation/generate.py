@@ -124,7 +124,8 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     add_embeddings(pipe, open_embeddings(config.embeddings))
     apply_loras(pipe, open_loras(config.lora))
     prepare(pipe, config, device)
-    pipe.unet.set_attention_backend(config.attention)
+    if config.attention is not None:
+        pipe.unet.set_attention_backend(config.attention)
     return pipe
 
 

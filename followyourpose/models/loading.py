@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from followyourpose.common.files import read_json
+from followyourpose.hub.files import weights_in
 
 if TYPE_CHECKING:  # the kind of a model is found without the seconds that torch takes
     from torch import Tensor, nn
@@ -27,7 +28,7 @@ LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.
 # Modules that print a line for each format that they try, each cast that they make and each word that is added.
 _LOUD = (
     "diffusers.models.modeling_utils", "diffusers.loaders.single_file", "diffusers.loaders.single_file_utils",
-    "diffusers.loaders.lora_pipeline", "transformers.modeling_utils",
+    "diffusers.loaders.lora_pipeline", "transformers.modeling_utils", "transformers.distributed.tensor_parallel",
 )  # fmt: skip
 
 ModelKind = Literal["pipeline", "image", "file"]
@@ -99,6 +100,27 @@ def is_offloaded(model: "nn.Module", to_disk: bool = False) -> bool:
 def _group_offload(module: Any) -> Any:
     hooks = getattr(module, "_diffusers_hook", None)
     return None if hooks is None else hooks.get_hook("group_offloading")
+
+
+def load_network(folder: Path, kind: Any, **kwargs: Any) -> Any:
+    """Load a network of diffusers' or transformers' class `kind`; of several formats and variants, the best one.
+
+    A weight that the folder lacks is an error, not a warning; one that has no place in the network is left out.
+
+    Raises:
+        ValueError: the folder cannot be read, or a weight is missing or of another shape.
+    """
+    form, variant = weights_in(file.name for file in folder.iterdir() if folder.is_dir())
+    if form:  # or the libraries would try them with a line each
+        kwargs |= {"use_safetensors": form == "safetensors", "variant": variant}
+    try:
+        with quiet():
+            network, info = kind.from_pretrained(str(folder), output_loading_info=True, **kwargs)
+    except Exception as error:  # of many kinds, some of them the libraries' own
+        reason = " ".join(str(error).split()).removeprefix(f"{folder}: ")[:300] or type(error).__name__
+        raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({reason})") from error
+    check_loaded(folder, kind.__name__, info, extra=True)
+    return network
 
 
 class StrictLoading:

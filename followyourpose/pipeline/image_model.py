@@ -12,10 +12,9 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from followyourpose.common.files import read_json
-from followyourpose.hub.files import weights_in
 from followyourpose.hub.places import place_of
 from followyourpose.hub.registry import DOWNLOADS
-from followyourpose.models.loading import check_loaded, quiet, weights_file
+from followyourpose.models.loading import load_network, quiet, weights_file
 from followyourpose.models.unet import VideoUNet
 
 EXPECTED = "expected Stable Diffusion 1.x"
@@ -61,12 +60,12 @@ def base_configs() -> Path | None:
 def _check_folder(folder: Path) -> None:
     """Raise a ValueError that names the folder and the component unless all are there, of Stable Diffusion 1.x."""
     check_components(folder, MARKERS)
-    _check_unet_config(folder / "unet" / "config.json", _read(folder / "unet", UNet2DConditionModel.load_config))
+    check_unet(folder)
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     _check_folder(folder)
-    unet = _model(folder / "unet", UNet2DConditionModel, torch_dtype=dtype)
+    unet = load_network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype)
     return load_frame(folder, dtype) | {"unet": unet}
 
 
@@ -78,10 +77,10 @@ def load_frame(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """
     check_components(folder, [name for name in MARKERS if name != "unet"])
     return {
-        "vae": _model(folder / "vae", AutoencoderKL, torch_dtype=dtype),
-        "text_encoder": _model(folder / "text_encoder", CLIPTextModel, dtype=dtype),
+        "vae": load_network(folder / "vae", AutoencoderKL, torch_dtype=dtype),
+        "text_encoder": load_network(folder / "text_encoder", CLIPTextModel, dtype=dtype),
         "tokenizer": load_tokenizer(folder),
-        "scheduler": _ddim(_read(folder / "scheduler", DDIMScheduler.load_config)),
+        "scheduler": load_scheduler(folder),
     }
 
 
@@ -95,6 +94,15 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     positions = read_json(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)  # endless without a tokenizer_config.json
     return tokenizer
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """Load the noise schedule of a diffusers folder, whichever scheduler it is written for, as a DDIM.
+
+    Raises:
+        ValueError: it is missing or broken.
+    """
+    return _ddim(_read(folder / "scheduler", DDIMScheduler.load_config))
 
 
 def vae_scale_factor(vae: AutoencoderKL) -> int:
@@ -113,7 +121,7 @@ def load_vae(path: Path, like: AutoencoderKL) -> AutoencoderKL:
     """
     folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
     if (folder / "config.json").is_file():
-        vae = _model(folder, AutoencoderKL, torch_dtype=like.dtype)
+        vae = load_network(folder, AutoencoderKL, torch_dtype=like.dtype)
     else:
         file = weights_file(path, VAE_NAME)
         with TemporaryDirectory() as configs:
@@ -163,7 +171,9 @@ def _load_file(file: Path, dtype: torch.dtype, config: Path | None) -> dict[str,
     return parts | {"scheduler": _ddim(dict(pipe.scheduler.config))}
 
 
-def _check_unet_config(file: Path, config: Mapping[str, Any]) -> None:
+def check_unet(folder: Path) -> None:
+    """Raise a ValueError that names the config file unless the UNet of a diffusers folder is Stable Diffusion 1.x's."""
+    file, config = folder / "unet" / "config.json", _read(folder / "unet", UNet2DConditionModel.load_config)
     kind = config.get("_class_name", UNet2DConditionModel.__name__)
     if kind != UNet2DConditionModel.__name__:
         raise ValueError(f"{file}: got a {kind}, expected Stable Diffusion 1.x's {UNet2DConditionModel.__name__}")
@@ -179,19 +189,6 @@ def _check_unet_config(file: Path, config: Mapping[str, Any]) -> None:
 
 def _ddim(config: Mapping[str, Any]) -> DDIMScheduler:
     return DDIMScheduler.from_config({**LATENT_DDIM, **config})
-
-
-def _model(folder: Path, model: Any, **kwargs: Any) -> Any:
-    """Load a network; a weight that it needs and the folder lacks is an error, not a warning.
-
-    Of several formats and variants of its weights the best is named, or the libraries would try them with a line each.
-    """
-    form, variant = weights_in(file.name for file in folder.iterdir())
-    if form:
-        kwargs |= {"use_safetensors": form == "safetensors", "variant": variant}
-    loaded, info = _read(folder, model.from_pretrained, output_loading_info=True, **kwargs)
-    check_loaded(folder, model.__name__, info, extra=True)
-    return loaded
 
 
 def _read(path: Path, load: Callable[..., Any], hint: str = "", **kwargs: Any) -> Any:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
-from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from followyourpose.common.files import atomic_write, new_folder, read_json
 from followyourpose.config import TrainConfig, find_model, load_config
 from followyourpose.models.inflate import NEW_LAYERS, inflate
-from followyourpose.models.loading import check_loaded, model_kind
+from followyourpose.models.loading import load_network, model_kind
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
+from followyourpose.pipeline import image_model
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.training.checks import CONFIG, WEIGHTS, chain, is_run, root_folder
@@ -98,14 +98,9 @@ def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
            "pose_encoder": PoseEncoder, "unet": UNet2DConditionModel}[name]  # fmt: skip
     if name == "unet" and model_kind(folder) == "pipeline":
         cls = VideoUNet
-    if scratch:
-        return _from_config(cls, config)
-    try:
-        module, info = cls.from_pretrained(folder / name, output_loading_info=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder / name}: cannot be loaded ({str(error).splitlines()[0]})") from error
-    check_loaded(folder / name, cls.__name__, info, extra=True)
-    return module.float()
+    elif name == "unet":
+        image_model.check_unet(folder)
+    return _from_config(cls, config) if scratch else load_network(folder / name, cls).float()
 
 
 def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
@@ -140,7 +135,7 @@ def _text_tower(clip: CLIPModel) -> CLIPTextModel:
 
 def load_tokenizer(folder: str | Path) -> CLIPTokenizer:
     """Load the tokenizer of the pipeline folder at the start of a chain of runs."""
-    return CLIPTokenizer.from_pretrained(root_folder(folder) / "tokenizer")
+    return image_model.load_tokenizer(root_folder(folder))
 
 
 def load_scheduler(folder: str | Path) -> DDIMScheduler:
@@ -149,10 +144,10 @@ def load_scheduler(folder: str | Path) -> DDIMScheduler:
     Raises:
         ValueError: the model predicts neither noise nor velocity.
     """
-    folder = root_folder(folder) / "scheduler"
-    scheduler = DDIMScheduler.from_pretrained(folder)
+    folder = root_folder(folder)
+    scheduler = image_model.load_scheduler(folder)
     if (kind := scheduler.config.prediction_type) not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{folder}: got prediction_type {kind!r}, expected epsilon or v_prediction")
+        raise ValueError(f"{folder / 'scheduler'}: got prediction_type {kind!r}, expected epsilon or v_prediction")
     return scheduler
 
 
