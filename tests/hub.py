@@ -1,5 +1,6 @@
 """A small hub on localhost for tests: the routes of models, with redirects, ranges, and faults to order."""
 
+import base64
 import hashlib
 import json
 import re
@@ -29,6 +30,7 @@ class Hub:
         cuts: name of a file -> bytes after which each connection for it is cut, once per entry.
         stalls: name of a file -> bytes after which a connection for it stands still, once per entry.
         wrong: names of files whose bytes come altered; slow: seconds before each answer.
+        uploads: folder of the repositories that are pushed, by user "me".
         requests: method, path and Range header of every request.
     """
 
@@ -39,6 +41,7 @@ class Hub:
     stalls: dict[str, list[int]] = field(default_factory=dict)
     wrong: set[str] = field(default_factory=set)
     slow: float = 0.0
+    uploads: Path = Path("uploads")
     ended: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
@@ -83,14 +86,16 @@ def running_hub() -> Iterator[Hub]:
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path) -> None:
     """Let huggingface_hub in this process, and in those that it starts, ask this hub alone and keep its cache there."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     resolve._from_hub.cache_clear()
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_XET_CACHE", str(cache / "xet"), raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
@@ -112,6 +117,50 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = unquote(urlsplit(self.path).path)
+        if path == "/api/repos/create":
+            name = f"me/{json.loads(body)['name']}"
+            self.hub.add(name, self.hub.uploads / name)
+            self._json({"url": f"{self.hub.address}/{name}", "name": name})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            files = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            self._json({"files": files})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                each | {"actions": {"upload": {"href": f"{self.hub.storage}/{each['oid']}"}}}
+                for each in json.loads(body)["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            self._commit(self.hub.repositories[match[1], "main"], map(json.loads, body.splitlines()))
+            self._json({"commitUrl": f"{self.hub.address}/{match[1]}/commit/1", "commitOid": "1"})
+        else:
+            self._json({})
+
+    def do_PUT(self) -> None:
+        """Store a large file under its checksum, to which a commit refers."""
+        self.hub.uploads.mkdir(exist_ok=True)
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        (self.hub.uploads / urlsplit(self.path).path[1:]).write_bytes(content)
+        self._json({})
+
+    def _commit(self, folder: Path, entries: Iterator[dict]) -> None:
+        for entry in entries:
+            if entry["key"] in ("file", "lfsFile"):
+                file, value = folder / entry["value"]["path"], entry["value"]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                large = self.hub.uploads / value.get("oid", "")
+                file.write_bytes(large.read_bytes() if "oid" in value else base64.b64decode(value["content"]))
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)

@@ -15,7 +15,6 @@ from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 from diffusers.models import attention_dispatch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.training_utils import EMAModel
-from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +23,6 @@ from followyourpose import FollowYourPosePipeline, PoseEncoder, VideoUNet
 from followyourpose.config import GenerateConfig
 from followyourpose.data.video_io import write_video
 from followyourpose.generation.generate import load_pipeline
-from followyourpose.pipeline import loading
 from followyourpose.pipeline.pipeline import rescaled
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
@@ -478,33 +476,6 @@ def test_repeated_blocks_can_be_compiled(tiny_unet: VideoUNet, clip: Any) -> Non
     expected = tiny_unet(*clip())
     tiny_unet.compile_repeated_blocks(backend="eager", fullgraph=True)
     torch.testing.assert_close(tiny_unet(*clip()), expected)
-
-
-def test_a_pushed_pipeline_has_a_card(
-    pipe: FollowYourPosePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    sent, there = [], []
-
-    def upload(repo_id: str, folder_path: Path, **_: Any) -> str:
-        files = {file.relative_to(folder_path).as_posix() for file in Path(folder_path).rglob("*") if file.is_file()}
-        sent.append((repo_id, (Path(folder_path) / "README.md").read_text(), files))
-        return "commit"
-
-    def card(*_: Any, **__: Any) -> str:
-        if not there:
-            raise RepositoryNotFoundError("none", response=type("Response", (), {"headers": {}, "request": None})())
-        return there[0]
-
-    monkeypatch.setattr(loading, "create_repo", lambda name, **_: type("Url", (), {"repo_id": f"me/{name}"}))
-    monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)
-    monkeypatch.setattr(loading.ModelCard, "load", card)
-    assert pipe.push_to_hub("dancer") == "commit"
-    name, text, files = sent.pop()
-    assert name == "me/dancer" and 'from_pretrained("me/dancer")' in text and "pipeline_tag: text-to-video" in text
-    assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors", "pose_encoder/config.json"} <= files
-    there.append("My own card.")
-    pipe.save_pretrained(tmp_path / "walker", push_to_hub=True)
-    assert sent.pop()[:2] == ("me/walker", "My own card.")
 
 
 def test_the_package_lists_its_public_names() -> None:

@@ -215,6 +215,20 @@ def test_hub_ids_and_registry_names_are_models(
         FollowYourPosePipeline.from_pretrained("lab/none")
 
 
+def test_a_pushed_pipeline_has_a_card_and_comes_back(hub: Hub, video_model: Path, tmp_path: Path) -> None:
+    hub.uploads = tmp_path / "uploads"
+    pipe = FollowYourPosePipeline.from_pretrained(video_model)
+    pipe.push_to_hub("dancer", token="secret")
+    card = (hub.uploads / "me" / "dancer" / "README.md").read_text()
+    assert 'from_pretrained("me/dancer")' in card and "pipeline_tag: text-to-video" in card
+    assert torch.equal(video(FollowYourPosePipeline.from_pretrained("me/dancer")), video(pipe))
+    card = hub.uploads / "me" / "walker" / "README.md"
+    card.parent.mkdir()
+    card.write_text("My own card.")
+    pipe.save_pretrained(tmp_path / "walker", push_to_hub=True, token="secret")
+    assert card.read_text() == "My own card." and (card.parent / "model_index.json").is_file()
+
+
 def test_a_stage_starts_from_a_name_of_the_hub(
     hub: Hub, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: None
 ) -> None:
