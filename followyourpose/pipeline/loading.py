@@ -10,8 +10,7 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import apply_group_offloading
-from huggingface_hub import ModelCard, create_repo
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import create_repo, file_exists
 from torch import nn
 
 from followyourpose.common.files import atomic_write, read_json
@@ -159,12 +158,9 @@ class Loading(DiffusionPipeline):
         subfolder: str | None = None,
     ) -> Any:
         repository = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        if not subfolder and not (folder / "README.md").exists():
-            try:
-                card = str(ModelCard.load(repository, token=token))
-            except (EntryNotFoundError, RepositoryNotFoundError):
-                card = _CARD.format(name=repository.rpartition("/")[2], repository=repository)
-            atomic_write(folder / "README.md", card)
+        card = folder / "README.md"
+        if not subfolder and not card.exists() and not file_exists(repository, card.name, token=token):
+            atomic_write(card, _CARD.format(name=repository.rpartition("/")[2], repository=repository))
         return self._upload_folder(
             folder, repository, token=token, commit_message=commit_message, create_pr=create_pr, subfolder=subfolder
         )
