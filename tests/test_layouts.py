@@ -24,7 +24,7 @@ from followyourpose.hub.download import snapshot
 from followyourpose.hub.files import needed_files
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import load_network
-from followyourpose.pipeline.convert import bring
+from followyourpose.pipeline.bring import bring
 from followyourpose.training.components import export, load_component
 from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
@@ -230,7 +230,7 @@ def test_a_pushed_pipeline_has_a_card_and_comes_back(hub: Hub, video_model: Path
 
 
 def test_a_stage_starts_from_a_name_of_the_hub(
-    hub: Hub, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: None
+    hub: Hub, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a repository as it lies there: one variant, another scheduler, a tokenizer without a limit."""
     repository = shutil.copytree(world / "image-model", tmp_path / "repository")

@@ -4,9 +4,17 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from followyourpose.data.video_io import write_video
+from followyourpose.puppets.dataset import write_dataset
+from tests.hub import running_hub
+from tests.released import write_released
+from tests.tiny import write_image_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LARGEST = 60_000_000  # bytes
@@ -29,25 +37,58 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.slow
-def test_an_installed_wheel_generates_evaluates_and_trains_in_any_folder(installed: Path, tmp_path: Path) -> None:
-    def run(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+@pytest.fixture
+def run(installed: Path, tmp_path: Path) -> Callable[..., str]:
+    """The installed command in an empty folder; returns what it printed."""
+
+    def call(*arguments: str, **variables: str) -> str:
+        own = {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
         command = [sys.executable, "-m", "followyourpose", *arguments]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        folder = tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        environment = os.environ | own | variables
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
+    return call
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_generates_evaluates_and_trains_in_any_folder(
+    run: Callable[..., str], tmp_path: Path
+) -> None:
     assert "puppet/stage1" in run("configs")
     (tmp_path / "custom_nodes").mkdir()
     run("comfyui", "install", "custom_nodes")
     assert len(list(tmp_path.glob("custom_nodes/*/example_workflows/*.json"))) == 3
     run("generate", "num_frames=2", "num_inference_steps=1", "output=run")
-    assert (tmp_path / "run" / "index.html").exists() and len(list((tmp_path / "run").glob("*-sheet.png"))) == 3
+    folder = tmp_path / "empty"
+    assert (folder / "run" / "index.html").exists() and len(list((folder / "run").glob("*-sheet.png"))) == 3
     few = ("num_videos=1", "flicker_videos=1", "num_frames=2", "num_inference_steps=1", "without_skeleton=false")
     run("evaluate", "configs/puppet/evaluate.yaml", *few, "output=judged")
-    assert (tmp_path / "judged" / "metrics.json").exists()
+    assert (folder / "judged" / "metrics.json").exists()
     run("puppets", "data/puppet", "--images", "4")
     stage1 = ("configs/puppet/stage1.yaml", "init=checkpoints/puppet-base", "steps=1", "optim.batch_size=2")
     run("train", *stage1, "data.cache=null", "output=trained")
-    assert (tmp_path / "trained" / "weights.safetensors").exists()
+    assert (folder / "trained" / "weights.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_goes_from_names_to_a_video_and_a_stage(run: Callable[..., str], tmp_path: Path) -> None:
+    write_released(tmp_path / "released")
+    write_dataset(tmp_path / "data", images=4, clips=0, size=32)
+    write_video(tmp_path / "dance.mp4", np.zeros((2, 64, 64, 3), np.uint8), fps=8)
+    with running_hub() as hub:
+        hub.add("YueMafighting/FollowYourPose_v1", tmp_path / "released")
+        hub.add("stable-diffusion-v1-5/stable-diffusion-v1-5", write_image_model(tmp_path / "sd15"))
+        variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        run("download", "released", "sd15", **variables)
+        small = ("num_frames=2", "stride=1", "height=128", "width=128", "num_inference_steps=1")
+        run("generate", "sd14/released", *small, f"skeleton={tmp_path / 'dance.mp4'}", "output=run")
+        stage1 = ("data.height=32", "data.width=32", "data.min_size=1", "data.workers=0", "optim.batch_size=2")
+        data = (f"data.path={tmp_path / 'data' / 'images'}", "mixed_precision=fp32", "validation.every=0")
+        run("train", "sd14/stage1", "init=sd15", *data, *stage1, "steps=2", "output=stage1")
+    assert len(list((tmp_path / "empty" / "run").glob("*.mp4"))) == 2
+    assert (tmp_path / "empty" / "stage1" / "weights.safetensors").exists()
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["run", "stage1"]  # downloads lie elsewhere

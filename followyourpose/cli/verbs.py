@@ -237,7 +237,7 @@ def download(options: argparse.Namespace) -> None:
         if options.dry_run:
             print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in fetch(each, root, dry_run=True)))
             continue
-        from followyourpose.pipeline.convert import bring
+        from followyourpose.pipeline.bring import bring
 
         print(bring(each, root))
 

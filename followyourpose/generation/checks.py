@@ -18,6 +18,7 @@ from followyourpose.generation.unfinished import FOLDER
 from followyourpose.hub import places
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import model_kind
+from followyourpose.pipeline.bring import bring
 
 LARGEST_WRITTEN = 16384  # pixels: the widest picture that H.264 takes
 # Attention backends of diffusers that are packages of their own.
@@ -115,8 +116,6 @@ def model_path(config: GenerateConfig) -> Path:
             raise
         if not config.download:
             raise ConfigError(f"{error}, as does download=true") from error
-    from followyourpose.pipeline.convert import bring  # late: it imports the networks
-
     return bring(download, places.CHECKPOINTS)
 
 

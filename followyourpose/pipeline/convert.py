@@ -10,10 +10,8 @@ Weights are read by memory map and written one after the other, so that no copy 
 
 import hashlib
 import json
-import shutil
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,8 +20,6 @@ from torch import Tensor
 
 from followyourpose.common.checks import check_choice
 from followyourpose.common.files import atomic_write, new_folder, read_json
-from followyourpose.hub.download import fetch
-from followyourpose.hub.registry import Download
 from followyourpose.models.loading import check_weights
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
@@ -67,23 +63,6 @@ class Source(NamedTuple):
     weights: Path
     base: Path
     pose_encoder: Path | None
-
-
-def bring(download: Download, root: Path) -> Path:
-    """Bring a download under `root`, and return its place; the authors' checkpoint is converted, and not kept besides.
-
-    Raises:
-        DownloadError: as `fetch`.
-    """
-    target = root / download.path
-    if not download.released:
-        fetch(download, root)
-    elif not target.exists():
-        source = root / f"{download.path}-as-released"
-        fetch(replace(download, path=source.name), root)
-        convert_weights(source, target)
-        shutil.rmtree(source)
-    return target
 
 
 def convert_weights(
