@@ -25,6 +25,7 @@ from followyourpose.hub.files import needed_files
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import load_network
 from followyourpose.pipeline.bring import bring
+from followyourpose.pose.estimate import check_estimator
 from followyourpose.training.components import export, load_component
 from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
@@ -252,6 +253,23 @@ def test_a_stage_starts_from_a_name_of_the_hub(
         weights = unet.state_dict()
         assert all(torch.equal(weights[name], weight.half().float()) for name, weight in image.state_dict().items())
     assert not pipe.scheduler.config.clip_sample and pipe.scheduler.config.steps_offset == 1
+
+
+def test_a_pose_network_of_the_hub_is_a_repository_or_its_file(hub: Hub) -> None:
+    detector = places.REPOSITORY / "checkpoints" / "puppet-eval" / "detector"
+    hub.add("lab/detector", detector)
+    found = check_estimator("puppet", "lab/detector").weights
+    assert (found / "config.json").read_bytes() == (detector / "config.json").read_bytes()
+    with pytest.raises(
+        ValueError, match="boxes: .*: no such file or folder, and as a hub id lab/detector: has no file"
+    ):
+        check_estimator("rtmlib", boxes="lab/detector/yolox.onnx")
+
+
+def test_a_single_file_takes_the_configs_of_the_hub(hub: Hub, single_file: Path, image_model: Path) -> None:
+    hub.add("stable-diffusion-v1-5/stable-diffusion-v1-5", image_model)
+    pipe = FollowYourPosePipeline.from_image_model(single_file)
+    assert torch.equal(video(pipe), video(FollowYourPosePipeline.from_image_model(image_model)))
 
 
 def test_diffusers_downloads_where_its_own_arguments_are_given(

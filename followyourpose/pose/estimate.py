@@ -13,7 +13,7 @@ from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.device import torch_device
 from followyourpose.hub.places import locate
 from followyourpose.hub.registry import DOWNLOADS
-from followyourpose.hub.resolve import fetched
+from followyourpose.hub.resolve import fetched, resolve
 from followyourpose.pose.estimate_rtmlib import Boxes
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
@@ -72,14 +72,9 @@ def check_estimator(
         ValueError: the backend is unknown or not installed, or a file is missing, of no use to it or not to be had.
     """
     check_choice("backend", backend, tuple(WEIGHTS))
-    weights = WEIGHTS[backend] if weights is None else weights
-    for key, path in (("weights", weights), ("boxes", boxes)):
-        named = path is None or callable(path) or str(path) in DOWNLOADS
-        if not named and not locate(path).exists():
-            raise ValueError(
-                f"{key}: {path}: no such file or folder, and no name of `followyourpose download`, which lists weights"
-            )
-    if backend == "puppet" and not (locate(weights) / "config.json").is_file():
+    weights = _found("weights", WEIGHTS[backend] if weights is None else weights)
+    boxes = boxes if boxes is None or callable(boxes) else _found("boxes", boxes)
+    if backend == "puppet" and not (Path(weights) / "config.json").is_file():
         raise ValueError(f"weights: {weights}: has no config.json, expected a puppet detector's folder")
     if config is not None and backend != "mmpose":
         raise ValueError(f"config: got {config}, expected none: only the backend mmpose has configs")
@@ -100,6 +95,11 @@ def check_estimator(
     )
 
 
+def _found(key: str, name: str | Path) -> str | Path:
+    """Return the file or folder of a path or a hub id; a name of `followyourpose download` stays as it is."""
+    return name if str(name) in DOWNLOADS else resolve(name, key)
+
+
 def open_estimator(
     backend: str,
     weights: str | Path | None = None,
@@ -112,8 +112,8 @@ def open_estimator(
     Args:
         backend: "light" (BlazePose; one or a few people, on the CPU), "puppet" (the embedded detector; one puppet),
             "rtmlib" (RTMPose or RTMO, an .onnx file) or "mmpose" (HRNet and its other networks, a .pth file).
-        weights: the backend's file, the puppet detector's folder, or a name of `followyourpose download`, which is
-            downloaded where it is missing; None: the default, `WEIGHTS`.
+        weights: the backend's file, the puppet detector's folder, a hub id, "owner/name" or "owner/name/file", or a
+            name of `followyourpose download`, which is downloaded where it is missing; None: the default, `WEIGHTS`.
         config: of mmpose only: a file, or the name of one that it ships; None: the one the weights are named after.
         boxes: a YOLOX or RTMDet .onnx that finds people, its name in `followyourpose download`, or a function; None:
             each frame is one person's box for the top-down networks of rtmlib and mmpose, light has a detector.
