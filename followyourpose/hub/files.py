@@ -26,9 +26,7 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
             continue
         if match := _WEIGHTS.fullmatch(file):
             weights.setdefault(folder, {}).setdefault((match["format"], match["variant"]), []).append(name)
-        elif file.endswith(_TEXT) and not file.endswith(".index.json"):
-            chosen.add(name)
-        elif file.endswith(".index.json"):  # of weights in several files; small
+        elif file.endswith(_TEXT):
             chosen.add(name)
         elif not folder and file.endswith(_SINGLE):
             single.setdefault(file[file.rindex(".") :], []).append(name)

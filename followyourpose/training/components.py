@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from followyourpose.common.files import atomic_write, new_folder, read_json
 from followyourpose.config import TrainConfig, find_model, load_config
@@ -104,10 +104,8 @@ def _read(folder: Path, name: str, scratch: bool) -> nn.Module:
 
 
 def _from_config(cls: type[nn.Module], config: Path) -> nn.Module:
-    if cls is CLIPModel:
-        return CLIPModel(CLIPConfig.from_json_file(config))
-    if cls is CLIPTextModel:
-        return CLIPTextModel(CLIPTextConfig.from_json_file(config))
+    if issubclass(cls, PreTrainedModel):
+        return cls(cls.config_class.from_json_file(config))
     module = cls.from_config(read_json(config))
     return _start_sharp(module) if cls is AutoencoderKL else module
 
