@@ -18,7 +18,6 @@ import psutil
 from tqdm import tqdm
 
 from followyourpose.common.checks import counted
-from followyourpose.config import locate
 from followyourpose.data.images import WHITE
 from followyourpose.data.video_io import probe, read_frames, stream_frames
 from followyourpose.pose.estimate import Networks, PoseEstimator, check_estimator, open_estimator
@@ -57,7 +56,7 @@ def find_people(entry: str, device: str | None, images: dict[int, Path], video: 
     """
     backend, weights, boxes = (*entry.split(":", 2), None, None)[:3]
     try:
-        networks = check_estimator(backend, weights, None, boxes, locate)
+        networks = check_estimator(backend, weights, None, boxes)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
