@@ -8,7 +8,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from followyourpose.common import device
 from followyourpose.config import GenerateConfig, load_config
 from followyourpose.generation.skeletons import open_skeleton
 from followyourpose.pipeline.inputs import initial_noise
@@ -47,14 +46,3 @@ def test_a_skeleton_is_the_released_codes(
     frames = torch.from_numpy(open_skeleton(config).frames(config.height, config.width))
     skeleton: Tensor = frames.movedim(-1, 1)[None, ..., 3::16, 5::16]
     torch.testing.assert_close(skeleton, reference[f"skeleton{case}_sub"], rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_networks_have_16_bits_where_a_gpu_computes_in_them(
-    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: torch.no_grad())
-    assert device.torch_dtype("auto", torch.device("cuda")) == expected
-    assert device.torch_dtype("auto", torch.device("cpu")) == torch.float32
-    assert device.torch_dtype("float32", torch.device("cuda")) == torch.float32

@@ -108,11 +108,10 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
         ValueError: the model or an addition to it cannot be used, or the device or a package is missing.
     """
     # late: settings are checked without the seconds that this takes
-    from followyourpose.pipeline.image_model import base_configs
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
     device = torch_device(config.device)
-    path, dtype = find_model(config.model, "model"), torch_dtype(config.dtype, device)
+    path, dtype = model_path(config), torch_dtype(config.dtype, device)
     if model_kind(path) == "pipeline":
         pipe = FollowYourPosePipeline.from_pretrained(path, dtype=dtype)
     else:

@@ -118,7 +118,6 @@ def open_estimator(
         boxes: a YOLOX or RTMDet .onnx that finds people, its name in `followyourpose download`, or a function; None:
             each frame is one person's box for the top-down networks of rtmlib and mmpose, light has a detector.
         device: cpu, cuda, ...; None: a GPU where the backend can use one, else cpu.
-        locate: path as it is written -> path as it is looked for.
 
     Raises:
         ValueError: as `check_estimator`, or a file is unreadable or of another kind.
