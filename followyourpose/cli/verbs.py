@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import re
-import shutil
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
