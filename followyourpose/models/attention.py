@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from followyourpose.common.checks import check_at_least
 
 KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
-TextContext = tuple[Tensor, ...]  # the same of a text, each (n, t, c), or the text itself, (n, t, d), to be projected
+# The same of a text, each (n, t, c), or the text itself, (n, t, d), to be projected; of a text that changes along the
+# clip, (n, f, t, c or d). With p people's own texts: these, the people's, (n, p, t, c) or (n, p, f, t, c), and people's
+# shares of the places, (n, p, f, l, 1).
+TextContext = tuple[Tensor, ...]
 MOST_HEADS = 2**16 - 1  # of one call on a GPU, whose grid of blocks has no more
 
 
@@ -78,12 +81,38 @@ class CrossFrameAttention(Attention):
 
 
 class TextAttention(Attention):
-    """Every token of every frame attends to its clip's text, (b, t, c) or (b, t, d): (b f) l c -> the same."""
+    """Every token of every frame attends to its clip's text: (b f) l c -> the same.
+
+    In a person's places that person's text takes the scene's place: y + sum over people of share (y_person - y).
+    """
 
     def forward(self, x: Tensor, text: TextContext, frames: int) -> Tensor:
+        scene, people, shares = divided(text)
+        q = self.to_q(x)
+        y = total = self.over_text(q, scene, frames)
+        for person in range(shares.shape[1] if people else 0):
+            own = self.over_text(q, tuple(each[:, person] for each in people), frames)
+            total = total + shares[:, person].flatten(0, 1) * (own - y)
+        return self.to_out[0](total)
+
+    def over_text(self, q: Tensor, text: TextContext, frames: int) -> Tensor:
+        """Return the attention of queries (b f) l c over a text, in heads: the same shape."""
         keys, values = text if len(text) == 2 else self.keys_values(*text)
-        x = rearrange(x, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: no copies
-        return rearrange(self.attend(x, (keys, values)), "b (f l) c -> (b f) l c", f=frames)
+        if keys.ndim == 4:  # a text for each frame
+            return self.gather(q, keys.flatten(0, 1), values.flatten(0, 1))
+        q = rearrange(q, "(b f) l c -> b (f l) c", f=frames)  # one text for all frames: no copies
+        return rearrange(self.gather(q, keys, values), "b (f l) c -> (b f) l c", f=frames)
+
+
+def divided(text: TextContext) -> tuple[TextContext, TextContext, Tensor]:
+    """Return a context's scene, (n, t, c) each, its people, (n, p, t, c) each, and their shares (n, p, f, l, 1).
+
+    Without people the second is empty, and the third has no meaning.
+    """
+    if len(text) < 3:
+        return text, (), text[0]
+    half = len(text) // 2
+    return text[:half], text[half:-1], text[-1]
 
 
 class TemporalAttention(Attention):

@@ -22,18 +22,22 @@ from followyourpose.common.checks import (
     check_share,
 )
 from followyourpose.pipeline.inputs import Generators, Noise, PoseGuidance, check_finite_tensor, check_texts
+from followyourpose.pipeline.people import Person, check_people
+from followyourpose.pipeline.schedule import check_numbers, check_schedule, highest
 from followyourpose.pipeline.skeletons import Skeleton
+from followyourpose.pipeline.texts import Prompt
 from followyourpose.pipeline.windows import LongVideo
+from followyourpose.pose.regions import Overlap
 
 COUNTS = ("num_inference_steps", "num_videos_per_prompt", "cache_interval", "decode_chunk_size")
 SIZES = ("num_frames", "height", "width")
 NUMBERS = (
-    "guidance_scale", "guidance_start", "guidance_end", "guidance_rescale", "pose_scale", "pose_start", "pose_end",
-    "eta",
+    "guidance_start", "guidance_end", "guidance_rescale", "pose_start", "pose_end", "scene_share", "eta",
 )  # fmt: skip
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 KINDS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("a whole number", Integral, COUNTS),
+    ("a whole number", Integral, ("transition",)),
     ("a whole number or None", Integral | None, (*SIZES, "clip_skip")),
     ("a number", Real, NUMBERS),
     ("a tensor or None", Tensor | None, TENSORS),
@@ -52,19 +56,26 @@ class Call:
     """Arguments of one call of `FollowYourPosePipeline`, checked as far as they can be without its networks.
 
     Args:
-        prompt: one or several; None where `prompt_embeds` is given.
+        prompt: one or several, each a text, or texts by frame such as {0: "a panda", 16: "a robot"}, which hold from
+            their frames on; None where `prompt_embeds` is given.
         skeleton: rendered frames on black, RGB, in any form that `skeleton_tensor` takes: bytes (f, H, W, 3) or
             (n, f, H, W, 3) as a numpy array, a tensor (3, f, H, W) in [0, 1], PIL images, the path of a video, ... One
             skeleton serves all prompts; n of them go with n prompts, or all with one. None generates without a pose. A
             function from frame numbers to frames, in one of these forms, keeps only a window's frames in memory; a path
             does so too.
+        people: several people, each with words of their own: a list of `Person`s, or of mappings with the same keys.
+            `prompt` has the scene's words; without a skeleton the people's are drawn together.
+        scene_share: share of the scene's words in the people's places; 0: there act their own words alone.
+        overlap: of bodies whose people have no depth: "distance", they share a place, or "size", the larger hides.
+        transition: frames between two prompts or numbers by frame: those from the second's frame on; 0: a cut.
         num_frames: None takes the skeleton's, or one frame without a skeleton; a function needs it, and of a path it
             takes the first ones.
         height: pixels; None is the size the model was trained at.
         width: likewise.
         num_inference_steps: denoising steps.
         timesteps: of the denoising steps, from the highest on, for a scheduler that takes them; None: the scheduler's.
-        guidance_scale: w of classifier-free guidance; at 1 and below only the conditional half is computed.
+        guidance_scale: w of classifier-free guidance, or numbers by frame, {0: 2.0, 16: 6.0}; at 1 and below only the
+            conditional half is computed.
         negative_prompt: in the unconditional half; one for all prompts or one each; None is "".
         guidance_start: fraction of the denoising steps after which guidance begins; before, only the conditional half
             is computed (Kynkaanniemi et al. 2024, arXiv 2404.07724).
@@ -74,7 +85,7 @@ class Call:
             al. 2023, arXiv 2305.08891); 0: none.
         pose_guidance: halves of guidance that see the skeleton: "both", as released, or the "conditional" one only, so
             that guidance strengthens the pose as it does the text.
-        pose_scale: factor of the pose features; 0 is no pose.
+        pose_scale: factor of the pose features; 0 is no pose. A number, or numbers by frame.
         pose_start: fraction of the denoising steps after which the pose begins to act.
         pose_end: fraction of the denoising steps after which the pose stops acting.
         cache_interval: DeepCache interval: a full UNet step every N steps; the others compute the first level and reuse
@@ -105,21 +116,25 @@ class Call:
         ValueError: an argument of the wrong type, size or number; the message names it and the expected one.
     """
 
-    prompt: str | list[str] | None = None
+    prompt: Prompt | list[Prompt] | None = None
     skeleton: Skeleton | None = None
     _: KW_ONLY
+    people: Sequence[Person | Mapping[str, Any]] | None = None
+    scene_share: float = 0.0
+    overlap: Overlap = "distance"
+    transition: int = 0
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 50
     timesteps: Sequence[int] | Tensor | None = None
-    guidance_scale: float = 12.5
+    guidance_scale: float | Mapping[int, float] = 12.5
     negative_prompt: str | list[str] | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
     pose_guidance: PoseGuidance = "both"
-    pose_scale: float = 1.0
+    pose_scale: float | Mapping[int, float] = 1.0
     pose_start: float = 0.0
     pose_end: float = 1.0
     cache_interval: int = 1
@@ -140,7 +155,12 @@ class Call:
     return_dict: bool = True
 
     def __post_init__(self) -> None:
-        for key, choices in (("pose_guidance", PoseGuidance), ("noise", Noise), ("output_type", OutputType)):
+        for key, choices in (
+            ("pose_guidance", PoseGuidance),
+            ("noise", Noise),
+            ("overlap", Overlap),
+            ("output_type", OutputType),
+        ):
             check_choice(key, getattr(self, key), get_args(choices))
         for name in self.callback_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
@@ -154,13 +174,17 @@ class Call:
                 check_at_least(key, value)
         if not all(isinstance(each, torch.Generator) for each in self.generators):
             raise ValueError("generator: expected a torch.Generator or a list of them")
-        check_finite("guidance_scale", self.guidance_scale)
+        check_at_least("transition", self.transition, 0)
+        check_share("scene_share", self.scene_share)
+        check_numbers("guidance_scale", self.guidance_scale, check_finite)
+        check_numbers("pose_scale", self.pose_scale, check_scale)
+        if self.people is not None:
+            check_people(self.people)
         check_share("guidance_rescale", self.guidance_rescale)
         if self.clip_skip is not None:
             check_at_least("clip_skip", self.clip_skip, 0)
         check_lora_scale(self.cross_attention_kwargs)
-        for key in ("pose_scale", "eta"):
-            check_scale(key, getattr(self, key))
+        check_scale("eta", self.eta)
         check_interval("guidance", self.guidance_start, self.guidance_end)
         check_interval("pose", self.pose_start, self.pose_end)
         if self.latents is not None:
@@ -168,9 +192,20 @@ class Call:
         if (self.prompt is None) == (self.prompt_embeds is None):
             given = "neither" if self.prompt is None else "both"
             raise ValueError(f"got {given} of prompt and prompt_embeds, expected one of them")
-        for name, texts in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or None)):
-            if texts is not None:
-                check_texts(name, texts)
+        if self.negative_prompt:
+            check_texts("negative_prompt", self.negative_prompt)
+        if self.prompt is not None:
+            check_prompts(self.prompt)
+        self.check_frames(None)
+
+    def check_frames(self, num_frames: int | None) -> None:
+        """Raise a ValueError unless the frames of all schedules fit each other and a video; None: of unknown length."""
+        for name in ("guidance_scale", "pose_scale"):
+            check_schedule(name, getattr(self, name), num_frames, self.transition)
+        for prompt in self.texts:
+            check_schedule("prompt", prompt, num_frames, self.transition)
+        if self.people is not None:
+            check_people(self.people, num_frames, self.transition)
 
     @property
     def callback_inputs(self) -> Sequence[str]:
@@ -180,7 +215,12 @@ class Call:
     @property
     def guided(self) -> bool:
         """Whether there is an unconditional half."""
-        return self.guidance_scale > 1
+        return highest(self.guidance_scale) > 1
+
+    @property
+    def texts(self) -> list[Prompt]:
+        """The prompts as a list; empty where their embeddings are given."""
+        return self.prompt if isinstance(self.prompt, list) else [] if self.prompt is None else [self.prompt]
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -192,8 +232,16 @@ class Call:
     @property
     def prompts(self) -> int:
         """Number of prompts."""
-        given = self.prompt if self.prompt_embeds is None else self.prompt_embeds
-        return 1 if given is None or isinstance(given, str) else len(given)
+        return len(self.texts) if self.prompt_embeds is None else len(self.prompt_embeds)
+
+
+def check_prompts(prompts: Any) -> None:
+    """Raise a ValueError unless these are a prompt or several, each a text or a text for each of some frames."""
+    if not any(isinstance(prompt, Mapping) for prompt in (prompts if isinstance(prompts, list) else [prompts])):
+        check_texts("prompt", prompts)
+        return
+    for prompt in prompts if isinstance(prompts, list) else [prompts]:
+        check_texts("prompt", list(prompt.values()) if isinstance(prompt, Mapping) else [prompt])
 
 
 def check_lora_scale(cross_attention_kwargs: Mapping[str, Any] | None) -> float:

@@ -15,6 +15,7 @@ from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import CALLBACK_TENSORS
 from followyourpose.pipeline.finite import FiniteLatents
 from followyourpose.pipeline.job import Job, set_timesteps
+from followyourpose.pipeline.schedule import highest
 from followyourpose.pipeline.windows import Window, blend_weights
 
 
@@ -125,8 +126,8 @@ def denoise_windows(
     latents = job.noise[:, :, frames].to(job.pipe.unet.dtype) * scheduler.init_noise_sigma
     predict = WindowPrediction(job, windows, [places(window) for window in windows], latents)
     finite = FiniteLatents(job)
-    step_arguments, embeds, trajectory = job.step_arguments(), job.embeds, []
-    keys_values, scale = job.keys_values, job.pipe.cross_attention_scale
+    step_arguments, embeds, trajectory = job.step_arguments(), job.text.embeds, []
+    keys_values, scale = job.text.keys_values, job.pipe.cross_attention_scale
     for i, timestep in enumerate(scheduler.timesteps):
         prediction = predict(latents, timestep, keys_values, i)
         latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
@@ -138,7 +139,7 @@ def denoise_windows(
         rescaled = job.pipe.cross_attention_scale != scale
         if rescaled or any(new is not old for new, old in zip(changed, embeds, strict=True)):
             embeds, scale = (changed[0], changed[1]), job.pipe.cross_attention_scale
-            keys_values = job.text(*embeds)
+            keys_values = job.text.project(*embeds)
         trajectory.append(latents[:, :, kept])
         if job.pipe._interrupt:
             break
@@ -164,7 +165,8 @@ class WindowPrediction:
             condition = self.job.condition(tuple(self.windows[k] for k in group), keys_values)
             condition.deep = self.deep.get(group)
             x = torch.cat([latents[:, :, self.places[k]] for k in group])
-            noise = self.job.pipe.predict(x, timestep, condition, self.job.pipe.guidance_scale, step, self.job.steps)
+            scale = self.job.guidance(tuple(self.windows[k] for k in group))
+            noise = self.job.pipe.predict(x, timestep, condition, scale, step, self.job.steps)
             self.deep[group] = condition.deep
             for k, y in zip(group, noise.split(len(latents)), strict=True):
                 prediction[:, :, self.places[k]] += self.weights[k] * y
@@ -181,7 +183,7 @@ def _call_back(job: Job, step: int, timestep: Tensor, latents: Tensor, embeds: t
     if job.call.callback_on_step_end is not None:
         chosen = {name: tensors[name] for name in job.call.callback_inputs}
         given = job.call.callback_on_step_end(job.pipe, step, timestep, chosen) or {}
-        scale = job.pipe.guidance_scale
+        scale = highest(job.pipe.guidance_scale)
         if scale > 1 and not job.call.guided:
             raise ValueError(f"guidance_scale: a callback set {scale:g} in a call without guidance, expected at most 1")
         for name in given.keys() & tensors.keys():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from followyourpose.models.loading import is_offloaded
 from followyourpose.pipeline.job import Job
+from followyourpose.pipeline.schedule import highest
 
 
 class FiniteLatents:
@@ -49,7 +50,7 @@ class FiniteLatents:
 
     def _remedies(self) -> list[str]:
         call = self.job.call
-        found = [f"lower guidance_scale ({call.guidance_scale:g})"] if call.guided else []
+        found = [f"lower guidance_scale ({highest(call.guidance_scale):g})"] if call.guided else []
         found += [f"lower pose_scale ({call.pose_scale:g})"] if self.job.skeleton is not None else []
         found.append("lower the weights of LoRAs, if any")
         if self.job.pipe.unet.dtype == torch.float16:

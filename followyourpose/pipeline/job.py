@@ -4,46 +4,28 @@ b videos   f frames of the video   c channels   h w latent height and width   t 
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from followyourpose.common.checks import check_multiple
-from followyourpose.models.pose_encoder import PoseEncoder
-from followyourpose.models.unet import TextCache, VideoUNet
+from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.condition import Condition
 from followyourpose.pipeline.inputs import freenoise, initial_noise
+from followyourpose.pipeline.people import check_people, drawn
+from followyourpose.pipeline.running import DenoisingPipeline
+from followyourpose.pipeline.schedule import numbers
 from followyourpose.pipeline.skeletons import check_skeleton
+from followyourpose.pipeline.video_text import VideoText, encode_video_text
 from followyourpose.pipeline.windows import LongVideo, Window
 
 # The pose features of up to so many batches of windows that are denoised together are kept for the next step; those of
 # a longer video are computed at each step, so that memory does not grow with the length.
 KEPT_BATCHES = 4
-
-
-class DenoisingPipeline(Protocol):
-    """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` documents it."""
-
-    unet: VideoUNet
-    pose_encoder: PoseEncoder
-    scheduler: Any
-    vae_scale_factor: int
-    guidance_scale: float
-    cross_attention_scale: float
-    _interrupt: bool
-    begin: Callable[[Call, int], None]
-    encode_prompt: Callable[..., tuple[Tensor, Tensor]]
-    encode_text: Callable[..., TextCache]
-    encode_pose: Callable[..., list[Tensor]]
-    predict: Callable[..., Tensor]
-    progress_bar: Callable[..., Any]
-
-    @property
-    def _execution_device(self) -> torch.device: ...
 
 
 @dataclass(eq=False)
@@ -57,7 +39,7 @@ class Job:
             denoised together.
         skeleton: the reader of a window's skeletons, (n, 3, T, H, W) in [0, 1]; None: no pose.
         count: prompts, or skeletons where there are more; b = count * num_videos_per_prompt.
-        embeds: of the prompts and of the negative prompts, (n, t, d) both.
+        text: of prompts and people, and what of it acts in a window.
     """
 
     pipe: DenoisingPipeline
@@ -68,24 +50,32 @@ class Job:
     windows: list[Window]
     skeleton: Callable[[Window], Tensor] | None
     count: int
-    embeds: tuple[Tensor, Tensor]
+    text: VideoText
 
     def __post_init__(self) -> None:
         batches = -(-len(self.windows) // self.long_video.batch)
         self.kept = batches if self.long_video.together and batches <= KEPT_BATCHES else 1
         self._features: dict[tuple[Window, ...], list[Tensor]] = {}
-        self.keys_values = self.text(*self.embeds)
-
-    def text(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> TextCache:
-        """Project embeddings (n, t, d) to every layer's keys and values, for b videos."""
-        return self.pipe.encode_text(prompt_embeds, negative_prompt_embeds, *self._videos)
+        self.text.kept = self.kept * self.long_video.batch
 
     def condition(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
         """Return the condition of windows that go through the network in one batch."""
-        call, n = self.call, len(group)
-        text = [[tuple(self._join([x] * n) for x in context) for context in block] for block in keys_values]
+        call = self.call
+        windows = [self.text.of_window(window, keys_values) for window in group]
+        text = [
+            [tuple(map(self._join, zip(*contexts, strict=True))) for contexts in zip(*blocks, strict=True)]
+            for blocks in zip(*windows, strict=True)
+        ]
         intervals = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
         return Condition(text, self._pose(group), *intervals, call.cache_interval)
+
+    def guidance(self, group: tuple[Window, ...]) -> float | Tensor:
+        """Return the guidance scale of windows: a number or, where it changes, of each frame, (rows, 1, f, 1, 1)."""
+        scale = self.pipe.guidance_scale
+        if not isinstance(scale, Mapping):
+            return scale
+        rows = [numbers(scale, window, self.call.transition) for window in group for _ in range(len(self.noise))]
+        return torch.tensor(rows, dtype=self.pipe.unet.dtype, device=self.noise.device)[:, None, :, None, None]
 
     def step_arguments(self) -> dict[str, Any]:
         """Return the arguments of the call that the scheduler's step takes."""
@@ -103,10 +93,16 @@ class Job:
         if group not in self._features:
             if len(self._features) == self.kept:
                 self._features.clear()
-            how = (*self._videos, self.call.pose_guidance, self.call.pose_scale)
-            each = [self.pipe.encode_pose(self.skeleton(window), *how) for window in group]
+            each = [self._encode_pose(self.skeleton(window), window) for window in group]
             self._features[group] = [self._join(level) for level in zip(*each, strict=True)]
         return self._features[group]
+
+    def _encode_pose(self, skeleton: Tensor, window: Window) -> list[Tensor]:
+        call, scale = self.call, numbers(self.call.pose_scale, window, self.call.transition)
+        scales: float | Tensor = scale[0]  # of all frames, or each frame's
+        if len(set(scale)) > 1:
+            scales = torch.tensor(scale, device=self.noise.device)[:, None, None]
+        return self.pipe.encode_pose(skeleton, *self._videos, call.pose_guidance, scales)
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the conditions of several windows, each with both halves of guidance, by half and then by window."""
@@ -126,7 +122,8 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     height, width = _size(pipe, call)
     set_timesteps(pipe.scheduler, call)
     pipe.begin(call, len(pipe.scheduler.timesteps))
-    skeleton, skeletons, num_frames = check_skeleton(call.skeleton, call.num_frames, height, width)
+    skeleton, skeletons, num_frames = _skeleton(call, height, width)
+    call.check_frames(num_frames)
     if len({call.prompts, skeletons} - {1}) > 1:
         raise ValueError(f"skeleton: got {skeletons} for {call.prompts} prompts, expected 1 or as many")
     long_video = LongVideo("full") if call.long_video is None else call.long_video
@@ -138,14 +135,7 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
         raise ValueError(f"generator: got a list of {len(call.generator)}, expected one per video, {b}")
     if call.latents is not None and call.latents.shape != shape:
         raise ValueError(f"latents: got {tuple(call.latents.shape)}, expected {shape}")
-    embeds = pipe.encode_prompt(
-        call.prompt,
-        call.negative_prompt if call.guided else None,
-        call.prompt_embeds,
-        call.negative_prompt_embeds,
-        call.clip_skip,
-        pipe.cross_attention_scale,
-    )
+    text = encode_video_text(pipe, call, count, (num_frames, height, width))
     noise = call.latents
     if noise is None:
         noise = initial_noise(shape, call.noise, call.generator, pipe._execution_device)
@@ -153,7 +143,15 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
         noise = freenoise(noise, windows, call.generator)
     pipe._interrupt = False
     noise, steps = noise.to(pipe._execution_device), len(pipe.scheduler.timesteps)
-    return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, embeds)
+    return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, text)
+
+
+def _skeleton(call: Call, height: int, width: int) -> tuple[Callable[[Window], Tensor] | None, int, int]:
+    """Return the reader of a call's skeletons, as `check_skeleton`; where it has none, of its people drawn together."""
+    if call.skeleton is not None or call.people is None:
+        return check_skeleton(call.skeleton, call.num_frames, height, width)
+    read, frames = drawn(check_people(call.people), call.num_frames, height, width)
+    return check_skeleton(read, frames, height, width)
 
 
 def set_timesteps(scheduler: Any, call: Call) -> None:

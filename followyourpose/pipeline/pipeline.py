@@ -149,16 +149,18 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
         latents: Tensor,
         timestep: Tensor,
         condition: Condition,
-        guidance_scale: float,
+        guidance_scale: float | Tensor,
         step: int = 0,
         steps: int = 1,
     ) -> Tensor:
         """Predict the noise (b, c, f, h, w) of latents (b, c, f, h, w) at one timestep (), at step 0 ... steps - 1.
 
         Under guidance u + w (c - u) of the unconditional and the conditional prediction (Ho and Salimans 2022,
-        arXiv 2207.12598, in the convention where w = 1 is no guidance); else the conditional one.
+        arXiv 2207.12598, in the convention where w = 1 is no guidance); else the conditional one. The scale is w, or
+        (b, 1, f, 1, 1), which is guidance.
         """
-        text, features = condition.at(step, steps, len(latents), guided=guidance_scale > 1)
+        guided = isinstance(guidance_scale, Tensor) or guidance_scale > 1
+        text, features = condition.at(step, steps, len(latents), guided)
         # One memory layout, whatever the scheduler left: a compiled UNet has a graph for it.
         x = self.scheduler.scale_model_input(latents, timestep).contiguous()
         if timestep.device != x.device:
@@ -172,8 +174,8 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
         if len(prediction) == len(latents):
             return prediction
         unconditional, conditional = prediction.chunk(2)
-        guided = unconditional + guidance_scale * (conditional - unconditional)
-        return rescaled(guided, conditional, self.guidance_rescale) if self.guidance_rescale else guided
+        prediction = unconditional + guidance_scale * (conditional - unconditional)
+        return rescaled(prediction, conditional, self.guidance_rescale) if self.guidance_rescale else prediction
 
     # ---- conditions -------------------------------------------------------------------------------------------------
 
@@ -234,12 +236,14 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
     def encode_text(
         self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor, count: int, per_prompt: int, guided: bool
     ) -> TextCache:
-        """Project prompts (n, t, d) to every layer's keys and values, once each, and repeat them for b videos."""
+        """Project prompts (n, [s,] t, d) to every layer's keys and values, once each, and repeat them for b videos."""
         halves = [negative_prompt_embeds, prompt_embeds] if guided else [prompt_embeds]
+        texts = torch.cat(halves)
         with scaled_loras(self.unet, self.cross_attention_scale):
-            cache = self.unet.encode_text(torch.cat(halves))
+            cache = self.unet.encode_text(texts.flatten(0, -3))
 
         def spread(x: Tensor) -> Tensor:
+            x = x.unflatten(0, texts.shape[:-2])
             return torch.cat([_for_videos(half, count, per_prompt) for half in x.chunk(len(halves))])
 
         return [[tuple(spread(x) for x in context) for context in block] for block in cache]
@@ -251,11 +255,12 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
         per_prompt: int,
         guided: bool,
         pose_guidance: PoseGuidance = "both",
-        pose_scale: float = 1.0,
+        pose_scale: float | Tensor = 1.0,
     ) -> list[Tensor]:
         """Encode skeletons (n, 3, f, H, W) in [0, 1], once each, scale the features and repeat them for b videos.
 
-        The unconditional half gets the same or, under "conditional", zeros, which to the UNet is no pose.
+        The unconditional half gets the same or, under "conditional", zeros, which to the UNet is no pose. The scale is
+        a number, or one for each frame, (f, 1, 1).
         """
         features = self.pose_encoder(skeleton.to(self._execution_device, self.pose_encoder.dtype))
         features = [_for_videos(x * pose_scale, count, per_prompt).to(self.unet.dtype) for x in features]

@@ -1,8 +1,39 @@
-"""State of a running call, as diffusers' pipelines have it: callbacks read it, and what they set acts next."""
+"""State of a running call, as diffusers' pipelines have it, and the part of a pipeline that its denoising needs.
 
-from collections.abc import Mapping
+Callbacks read the state, and what they set acts next.
+"""
 
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from followyourpose.models.pose_encoder import PoseEncoder
+from followyourpose.models.unet import TextCache, VideoUNet
 from followyourpose.pipeline.call import Call, check_lora_scale
+from followyourpose.pipeline.schedule import highest
+
+
+class DenoisingPipeline(Protocol):
+    """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` documents it."""
+
+    unet: VideoUNet
+    pose_encoder: PoseEncoder
+    scheduler: Any
+    vae_scale_factor: int
+    guidance_scale: float | Mapping[int, float]
+    cross_attention_scale: float
+    _interrupt: bool
+    begin: Callable[[Call, int], None]
+    encode_prompt: Callable[..., tuple[Tensor, Tensor]]
+    encode_text: Callable[..., TextCache]
+    encode_pose: Callable[..., list[Tensor]]
+    predict: Callable[..., Tensor]
+    progress_bar: Callable[..., Any]
+
+    @property
+    def _execution_device(self) -> torch.device: ...
 
 
 class RunningCall:
@@ -11,7 +42,7 @@ class RunningCall:
     Callbacks set `_guidance_scale`, `_guidance_rescale`, `_cross_attention_kwargs` and `_interrupt`.
     """
 
-    _guidance_scale = Call.guidance_scale
+    _guidance_scale: float | Mapping[int, float] = Call.guidance_scale
     _guidance_rescale = Call.guidance_rescale
     _clip_skip: int | None = None
     _cross_attention_kwargs: Mapping[str, float] | None = None
@@ -27,8 +58,8 @@ class RunningCall:
         self._num_timesteps = num_timesteps
 
     @property
-    def guidance_scale(self) -> float:
-        """The factor w of classifier-free guidance; at 1 and below there is none."""
+    def guidance_scale(self) -> float | Mapping[int, float]:
+        """The factor w of classifier-free guidance, or factors by frame; at 1 and below there is none."""
         return self._guidance_scale
 
     @property
@@ -39,7 +70,7 @@ class RunningCall:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether there is an unconditional half."""
-        return self._guidance_scale > 1
+        return highest(self._guidance_scale) > 1
 
     @property
     def clip_skip(self) -> int | None:

@@ -103,7 +103,7 @@ def skeleton_file(
     """
     from followyourpose.data.transforms import cover  # late: callers that pass arrays need no codecs
     from followyourpose.data.video_io import probe, read_frames
-    from followyourpose.pose.formats import is_keypoints, read_any
+    from followyourpose.pose.formats import is_keypoints
     from followyourpose.pose.render import render_skeleton
 
     path = Path(source).expanduser()
@@ -113,14 +113,35 @@ def skeleton_file(
         info = probe(path)
         drawn = cover((info.height, info.width), (height or info.height, width or info.width))
         return lambda numbers: drawn.of_frames(read_frames(path, numbers)), info.num_frames
-    clip = read_any(path).clip()
-    geometry = cover((clip.height, clip.width), (height or clip.height, width or clip.width))
+    people, size = _people(path, height, width)
 
     def render(numbers: Sequence[int]) -> np.ndarray:
-        scenes = ([geometry.of_keypoints(person) for person in clip.frames[number]] for number in numbers)
-        return np.stack([render_skeleton(people, geometry.height, geometry.width) for people in scenes])
+        return np.stack([render_skeleton(people[number], *size) for number in numbers])
 
-    return render, len(clip.frames)
+    return render, len(people)
+
+
+def keypoints_file(path: SkeletonFile, height: int, width: int) -> list[list[np.ndarray]]:
+    """Read a keypoints file of any tool: per frame one (17, 3) per person, x and y in pixels of height x width.
+
+    Raises:
+        ValueError: it is missing or cannot be read; the message names it.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(f"skeleton: {path}: no such file or folder")
+    return _people(path, height, width)[0]
+
+
+def _people(path: Path, height: int | None, width: int | None) -> tuple[list[list[np.ndarray]], tuple[int, int]]:
+    """Return the people in each frame of a keypoints file, resized to cover height x width, and that size."""
+    from followyourpose.data.transforms import cover
+    from followyourpose.pose.formats import read_any
+
+    clip = read_any(path).clip()
+    size = (height or clip.height, width or clip.width)
+    geometry = cover((clip.height, clip.width), size)
+    return [[geometry.of_keypoints(person) for person in people] for people in clip.frames], size
 
 
 def skeleton_clips(skeleton: Any) -> Frames:

@@ -93,10 +93,24 @@ def sample_scene(rng: np.random.Generator, split: str = "training", two: float =
     return Scene(character, background, actors, int(rng.integers(2**31)))
 
 
+def sample_mixed_scene(rng: np.random.Generator, people: int = 2) -> tuple[Scene, tuple[str, ...]]:
+    """Sample a scene of held-out motions whose actors are different characters, which training never shows together.
+
+    Returns:
+        the scene, of the first character, and the characters of its actors, from left to right.
+    """
+    characters = tuple(str(name) for name in rng.choice(tuple(CHARACTERS), people, replace=False))
+    background = str(rng.choice(tuple(BACKGROUNDS)))
+    centers = (np.arange(people) + rng.uniform(0.35, 0.65, people)) / people
+    tallest = 0.62 if people == 2 else 0.5
+    actors = tuple(_sample_actor(rng, HELD_OUT_MOTIONS, x, tallest) for x in centers)
+    return Scene(characters[0], background, actors, int(rng.integers(2**31))), characters
+
+
 def _sample_actor(rng: np.random.Generator, motions: Sequence[str], x: float, tallest: float) -> Actor:
     weights = np.array([4.0 if name == "improvise" else 1.0 for name in motions])
     motion = str(rng.choice(motions, p=weights / weights.sum()))
-    height = rng.uniform(0.55, min(tallest, 0.7) if motion in ("jump", "star_jump") else tallest)
+    height = rng.uniform(min(0.55, 0.9 * tallest), min(tallest, 0.7) if motion in ("jump", "star_jump") else tallest)
     sideways = motion in ("walk", "run", "march", "kick", "punch", "bow")
     yaw = rng.choice((-1, 1)) * rng.uniform(35, 85) if sideways and rng.random() < 0.8 else rng.uniform(-40, 40)
     drift = np.sign(yaw) * rng.uniform(0.0, 0.12) if motion in ("walk", "run", "march") else 0.0
@@ -129,8 +143,13 @@ def _keypoints(joints: np.ndarray, yaw: float, height: int, width: int) -> np.nd
     return np.stack([x, y, seen], -1).astype(np.float32)
 
 
-def render_scene(scene: Scene, frames: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def render_scene(
+    scene: Scene, frames: int, height: int, width: int, characters: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Render a scene.
+
+    Args:
+        characters: of the actors; None: all are the scene's.
 
     Returns:
         frames (f, H, W, 3) uint8 RGB, and keypoints (f, people, 17, 3): x, y in pixels, confidence 0 or 1.
@@ -138,13 +157,13 @@ def render_scene(scene: Scene, frames: int, height: int, width: int) -> tuple[np
     scale = 4 if max(height, width) <= 128 else 2
     backdrop = Brush.blank(height, width, scale)
     BACKGROUNDS[scene.background](backdrop, height, width, np.random.default_rng(scene.seed))
+    names = characters or (scene.character,) * len(scene.actors)
     bodies = [_place(actor, frames, height, width) for actor in scene.actors]
     video = np.empty((frames, height, width, 3), np.uint8)
     for index in range(frames):
         brush = Brush(backdrop.canvas.copy(), scale)
-        for actor, (joints, head) in zip(scene.actors, bodies, strict=True):
-            character = CHARACTERS[scene.character]
-            draw_character(brush, character, joints[index], head[index], actor.height * height)
+        for name, actor, (joints, head) in zip(names, scene.actors, bodies, strict=True):
+            draw_character(brush, CHARACTERS[name], joints[index], head[index], actor.height * height)
         video[index] = brush.frame()
     keypoints = [_keypoints(j, a.yaw, height, width) for a, (j, _) in zip(scene.actors, bodies, strict=True)]
     return video, np.stack(keypoints, 1)

@@ -1,0 +1,191 @@
+"""People with words of their own, and values along a video: exact where they change nothing, each in its place."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from followyourpose.pipeline.call import Call
+from followyourpose.pipeline.people import Person
+from followyourpose.pipeline.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.schedule import blends, check_schedule, numbers
+from followyourpose.pipeline.texts import slerp
+from followyourpose.pipeline.windows import LongVideo
+from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
+from followyourpose.pose.regions import shares
+from followyourpose.puppets.world import render_scene, sample_mixed_scene
+from tests.poses import walking
+
+F, SIDE = 4, 32
+FAST: dict[str, Any] = {
+    "num_frames": F, "height": SIDE, "width": SIDE, "num_inference_steps": 2, "guidance_scale": 3.0,
+    "output_type": "latent",
+}  # fmt: skip
+LEFT, RIGHT = (walking(F, x, 0.2, 20.0) * (1, 1, 1) - (0, 67, 0) for x in (8.0, 24.0))  # feet at 28
+
+
+def latents(pipe: FollowYourPosePipeline, prompt: Any, **arguments: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe(prompt, generator=generator, **(FAST | arguments)).videos
+
+
+def person(prompt: Any, keypoints: np.ndarray = LEFT, **more: Any) -> Person:
+    return Person(prompt, keypoints.astype(np.float32), **more)
+
+
+# ---- people ----------------------------------------------------------------------------------------------------------
+
+
+def test_people_with_the_words_of_the_scene_change_nothing(pipe: FollowYourPosePipeline) -> None:
+    from followyourpose.pose.render import render_skeleton
+
+    skeleton = np.stack([render_skeleton([a, b], SIDE, SIDE) for a, b in zip(LEFT, RIGHT, strict=True)])
+    plain = latents(pipe, "a cat", skeleton=skeleton)
+    both = [person("a cat"), person("a cat", RIGHT)]
+    assert torch.equal(latents(pipe, "a cat", skeleton=skeleton, people=both), plain)
+    assert torch.equal(latents(pipe, "a cat", people=both), plain)  # their skeletons are drawn together
+    assert torch.equal(latents(pipe, "a cat", people=[person("a dog"), person("a dog", RIGHT)], scene_share=1.0), plain)
+
+
+def test_a_persons_words_act_where_that_person_is(pipe: FollowYourPosePipeline) -> None:
+    def change(left: str, right: str) -> torch.Tensor:
+        """Return the change of the latents' columns by people's words; beyond their places it is the network's."""
+        same = latents(pipe, "a cat", people=[person("a cat"), person("a cat", RIGHT)])
+        return (latents(pipe, "a cat", people=[person(left), person(right, RIGHT)]) - same).abs().mean((0, 1, 2, 3))
+
+    left, right = change("a dog", "a cat"), change("a cat", "a dog")
+    assert left[:8].sum() > left[8:].sum() and right[8:].sum() > right[:8].sum()
+
+
+def test_people_are_drawn_in_windows_and_batches_as_in_one(pipe: FollowYourPosePipeline) -> None:
+    people = [person("a dog"), person({0: "a cat", 2: "a dog"}, RIGHT)]
+    how = {"people": people, "num_videos_per_prompt": 2, "noise": "shared"}
+    one = latents(pipe, {0: "a cat", 2: "a dog"}, **how, long_video=LongVideo("blend", 2, 1))
+    batched = latents(pipe, {0: "a cat", 2: "a dog"}, **how, long_video=LongVideo("blend", 2, 1, batch=2))
+    assert one.shape == (2, 4, F, 16, 16)
+    assert torch.allclose(one, batched, atol=1e-4)
+
+
+def test_a_schedule_changes_the_frames_behind_its_key(pipe: FollowYourPosePipeline) -> None:
+    # Windows of a frame each: none sees another.
+    alone = {"long_video": LongVideo("blend", 1, 0), "skeleton": np.zeros((F, SIDE, SIDE, 3), np.uint8)}
+    cat, dog = latents(pipe, "a cat", **alone), latents(pipe, "a dog", **alone)
+    both = latents(pipe, {0: "a cat", 2: "a dog"}, **alone)
+    assert torch.allclose(both[:, :, :2], cat[:, :, :2], atol=1e-5)
+    assert torch.allclose(both[:, :, 2:], dog[:, :, 2:], atol=1e-5)
+    low, high = latents(pipe, "a cat", **alone, guidance_scale=2.0), latents(pipe, "a cat", **alone, guidance_scale=6.0)
+    guided = latents(pipe, "a cat", **alone, guidance_scale={0: 2.0, 3: 6.0})
+    assert torch.allclose(guided[:, :, :3], low[:, :, :3], atol=1e-5)
+    assert torch.allclose(guided[:, :, 3:], high[:, :, 3:], atol=1e-5)
+
+
+def test_one_value_for_all_frames_is_the_plain_value(pipe: FollowYourPosePipeline) -> None:
+    plain = latents(pipe, "a cat", people=[person("a dog")], pose_scale=0.5)
+    scheduled = latents(pipe, {0: "a cat"}, people=[person({0: "a dog"})], pose_scale={0: 0.5}, guidance_scale={0: 3.0})
+    assert torch.allclose(scheduled, plain, atol=1e-5)
+
+
+def test_people_come_from_keypoints_files(pipe: FollowYourPosePipeline, tmp_path: Path) -> None:
+    write_keypoints(tmp_path / "left.json", ClipKeypoints(SIDE, SIDE, 8.0, [[pose] for pose in LEFT]))
+    from_file = latents(pipe, "a cat", people=[{"prompt": "a dog", "skeleton": str(tmp_path / "left.json")}])
+    assert torch.allclose(from_file, latents(pipe, "a cat", people=[person("a dog")]), atol=1e-2)
+
+
+def test_people_that_cannot_be_drawn_are_refused_in_one_line(pipe: FollowYourPosePipeline, tmp_path: Path) -> None:
+    crowd = tmp_path / "crowd.json"
+    write_keypoints(crowd, ClipKeypoints(SIDE, SIDE, 8.0, [list(pair) for pair in zip(LEFT, RIGHT, strict=True)]))
+    for people, expected in (
+        ("a dog", "people: got 'a dog', expected a list of people"),
+        ([{"prompt": "a dog"}], r"people\[0\]: got prompt, expected prompt, skeleton"),
+        (
+            [person("a dog"), person("a cat", depth=1)],
+            "people: got a depth for 1 of 2, expected one for all or for none",
+        ),
+        ([person("a dog", LEFT[:2])], r"people\[0\].skeleton: got 2 frames, expected 4"),
+        ([person("a dog", LEFT + 100)], r"people\[0\].skeleton: nobody is in the picture, 32 x 32 pixels"),
+        ([{"prompt": "a dog", "skeleton": str(crowd)}], r"people\[0\].skeleton: .*2 people in frame 0, expected one"),
+        ([person({2: "a dog"})], r"people\[0\].prompt: begins at frame 2, expected a value for frame 0"),
+        ([person({0: "a cat", 9: "a dog"})], r"people\[0\].prompt: got frame 9, expected at most 3"),
+    ):
+        with pytest.raises(ValueError, match=expected) as error:
+            latents(pipe, "a cat", people=people)
+        assert "\n" not in str(error.value)
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+
+def test_shares_cover_the_body_and_nothing_else() -> None:
+    left, right = shares([[LEFT[0], RIGHT[0]]], SIDE, SIDE)[:, 0]
+    assert all(left[round(y), round(x)] > 0.9 for x, y, _ in LEFT[0])
+    assert max(left[:, 24:].max(), right[:, :8].max(), left[1].max()) < 1e-3
+    assert set(np.unique(shares([[LEFT[0], RIGHT[0]]], SIDE, SIDE, soft=0))) <= {0, 0.5, 1}
+    coarse = shares([[LEFT[0], RIGHT[0]]], SIDE // 4, SIDE // 4, cell=4)[0, 0]
+    assert abs(coarse - left.reshape(8, 4, 8, 4).mean((1, 3))).mean() < 0.1  # of middles, in place of means
+
+
+def test_bodies_that_overlap_share_or_hide() -> None:
+    small = (LEFT[0] - LEFT[0].mean(0) * (1, 1, 0)) * (0.5, 0.5, 1) + LEFT[0].mean(0) * (1, 1, 0)
+    frames = [[LEFT[0], small]]
+    for order, front in (("size", 0), ((2.0, 1.0), 1), ((1.0, 2.0), 0)):
+        given = shares(frames, SIDE, SIDE, order=order)[:, 0]
+        assert np.allclose(given[front], shares([[frames[0][front]]], SIDE, SIDE)[0, 0])
+        assert given.sum(0).max() <= 1 + 1e-9
+    assert 0.3 < shares([[LEFT[0], LEFT[0]]], SIDE, SIDE)[0, 0].max() <= 0.5 + 1e-9
+
+
+def test_nobody_has_no_share() -> None:
+    assert shares([[np.zeros((17, 3)), LEFT[0]]], SIDE, SIDE)[0].max() == 0
+    assert shares([[np.zeros((17, 3))]], SIDE, SIDE).max() == 0
+
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_holds_and_changes_in_even_steps() -> None:
+    assert numbers({0: 1.0, 3: 4.0}, range(7), transition=2) == [1, 1, 1, 2, 3, 4, 4]
+    assert numbers({3: 4.0, 0: 1.0}, [0, 2, 3]) == [1, 1, 4]
+    assert blends("a cat", range(2)) == [(0, 0, 0.0)] * 2
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ({}, "x: begins at nothing, expected a value for frame 0"),
+        ({4: 1.0}, "x: begins at frame 4, expected a value for frame 0"),
+        ({0: 1.0, 8: 2.0}, "x: got frame 8, expected at most 7, the video's last"),
+        ({0: 1.0, -1: 2.0}, "x: got frame -1, expected whole numbers from 0"),
+        ({0: 1.0, 2: 2.0, 4: 3.0}, "x: got frames 2 and 4, expected them 3 apart or more, as transition is"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(value: dict[int, float], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        check_schedule("x", value, num_frames=8, transition=3)
+
+
+def test_a_number_by_frame_is_checked_as_a_plain_one() -> None:
+    for arguments, expected in (
+        ({"guidance_scale": {0: "high"}}, "guidance_scale: got 'high', expected a number"),
+        ({"pose_scale": {0: 1.0, 2: -1.0}}, "pose_scale: got -1.0, expected a finite number, at least 0"),
+        ({"prompt": {0: "a cat", 4: 5}}, r"prompt: got \['a cat', 5\], expected a string"),
+        ({"transition": -1}, "transition: got -1, expected at least 0"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            Call(**({"prompt": "a cat"} | arguments))
+
+
+def test_states_are_interpolated_on_an_arc() -> None:
+    a, b = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]])
+    middle = slerp(a, b, 0.5)
+    assert torch.allclose(middle, torch.tensor([[3 * 0.5**0.5, 3 * 0.5**0.5], [1.0, 1.0]]), atol=1e-5)
+    assert slerp(a, b, 0) is a and slerp(a, b, 1) is b
+
+
+def test_mixed_scenes_show_each_of_their_characters() -> None:
+    scene, characters = sample_mixed_scene(np.random.default_rng(0), 3)
+    frames, keypoints = render_scene(scene, 2, 64, 64, characters)
+    same, _ = render_scene(scene, 2, 64, 64)
+    assert len(set(characters)) == 3 and keypoints.shape == (2, 3, 17, 3)
+    assert (frames != same).any() and scene.character == characters[0]
