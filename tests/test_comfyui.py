@@ -338,10 +338,14 @@ def test_keypoints_are_those_of_other_nodes_and_keep_their_places(tmp_path: Path
     [
         ("Model", {"checkpoint": "nowhere"}, "model: nowhere: no such file or folder"),
         ("Model", {"loras": [{"path": "nowhere", "weight": 1.0}]}, r"lora\[0\]: nowhere: no such file or folder"),
+        ("Lora", {"lora": " "}, "lora: got none, expected a file of models/loras"),
         ("LoadKeypoints", {"file": "nowhere.json"}, "nowhere.json: no such file or folder"),
         ("LoadKeypoints", {"file": "README.md"}, "README.md: not keypoints"),
         ("LoadKeypoints", {"size": "big"}, "size: got 'big', expected WIDTHxHEIGHT"),
         ("VideoKeypoints", {"images": torch.zeros(2, 64, 64, 3), "backend": "puppet"}, "images: nobody was found in 2"),
+        ("VideoKeypoints", {"images": torch.zeros(0, 64, 64, 3), "backend": "puppet"}, r"images: got \(0, 64, 64, 3\)"),
+        ("VideoKeypoints", {"images": torch.full((1, 64, 64, 3), torch.nan), "backend": "puppet"}, "images: got NaN"),
+        ("VideoKeypoints", {"images": {"samples": 1}, "backend": "puppet"}, "images: got dict, expected images"),
         ("VideoKeypoints", {"images": torch.zeros(2, 64, 64, 3), "smooth": 4}, "smooth: got 4, expected 0, or an odd"),
         ("Retarget", {"keypoints": []}, "keypoints: got .*, expected keypoints of at least one frame"),
         ("Retarget", {"keypoints": [{"people": []}]}, "keypoints without the size of their frames"),
@@ -366,9 +370,42 @@ def test_bad_skeletons_are_refused_in_one_line(execute: Execute, model: Any) -> 
     odd = "width: got 100 pixels, expected a multiple of 32; the nearest: 96 or 128"
     assert odd in refusal(execute, "Skeleton", model=model, source=one, num_frames=1, width=100)
     assert odd in refusal(execute, "Generate", model=model, skeleton=torch.zeros(1, 64, 100, 3))
+    empty = "source: shows nobody in the 1 frame chosen"
+    assert empty in refusal(execute, "Skeleton", model=model, source=torch.zeros(1, 64, 64, 3), num_frames=1)
+    nobody = [{"people": [], "canvas_width": 64, "canvas_height": 64}]
+    assert empty in refusal(execute, "Skeleton", model=model, source=nobody, num_frames=1)
     with_alpha = torch.cat([one, torch.ones_like(one[..., :1])], -1)
     (flat,) = execute("Skeleton", model=model, source=with_alpha, num_frames=1)
     assert flat.shape == (1, 64, 64, 3)
+
+
+def test_another_shape_is_cut_or_padded_with_black_and_its_loss_is_reported(
+    execute: Execute, model: Any, capsys: pytest.CaptureFixture
+) -> None:
+    (keypoints,) = execute("LoadKeypoints")
+    given = {"model": model, "source": keypoints, "num_frames": 4, "width": 128, "height": 32}
+    (cut,) = execute("Skeleton", **given)
+    assert "of the skeleton off; fit=pad keeps all" in capsys.readouterr().out
+    (padded,) = execute("Skeleton", **given, fit="pad")
+    assert cut.shape == padded.shape and not padded[:, :, :48].any() and cut[:, :, :48].any()
+    (drawn,) = execute(
+        "Skeleton", **given | {"source": torch.from_numpy(read_frames(SAMPLE, range(4))).float() / 255}, fit="pad"
+    )
+    assert not drawn[:, :, :48].any() and (drawn - padded).abs().mean() < 0.05
+
+
+def test_words_that_the_model_was_never_trained_on_are_named(
+    execute: Execute, model: Any, capsys: pytest.CaptureFixture
+) -> None:
+    (skeleton,) = execute("Skeleton", model=model, num_frames=1)
+    execute(
+        "Generate",
+        model=model,
+        skeleton=skeleton,
+        prompt="a unicorn on the moon",
+        **PUPPET | {"num_inference_steps": 1},
+    )
+    assert "never trained on unicorn" in capsys.readouterr().out
 
 
 # ---- the pack --------------------------------------------------------------------------------------------------------

@@ -25,15 +25,15 @@ from followyourpose.comfyui.nodes_pose import (
     to_bytes,
     to_images,
 )
-from followyourpose.common.checks import check_multiple
+from followyourpose.common.checks import check_multiple, counted
 from followyourpose.common.pictures import evenly
 from followyourpose.config import GenerateConfig, Noise, PoseGuidance, build_config, find_model
 from followyourpose.config.sampling import LARGEST_SEED, MOST_STEPS, Scheduler
-from followyourpose.data.transforms import ENDS, cover, frame_indices
+from followyourpose.data.transforms import ENDS, frame_indices
 from followyourpose.generation.checks import check_settings, model_size
-from followyourpose.generation.generate import load_pipeline, stream
+from followyourpose.generation.generate import load_pipeline, print_unknown_words, stream
 from followyourpose.generation.sampling import scheduler
-from followyourpose.generation.skeletons import SkeletonInput, open_skeleton
+from followyourpose.generation.skeletons import SkeletonInput, open_skeleton, print_cut_off
 from followyourpose.pipeline.denoise import StreamState
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline.windows import MODES, WINDOW, LongVideo
@@ -144,7 +144,9 @@ class AddLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora: str, weight: float, loras: Any = None) -> io.NodeOutput:
-        path = folder_paths.get_full_path("loras", lora.strip()) or lora.strip()
+        if not (name := lora.strip()):
+            raise ValueError("lora: got none, expected a file of models/loras, a path, or a Hugging Face id")
+        path = folder_paths.get_full_path("loras", name) or name
         return io.NodeOutput([*(loras or []), {"path": path, "weight": weight}])
 
 
@@ -175,6 +177,9 @@ class Skeleton(io.ComfyNode):
                 io.Combo.Input(
                     "skeleton_end", options=list(ENDS), tooltip="Continuation after the source's last frame."
                 ),
+                io.Combo.Input(
+                    "fit", options=["cover", "pad"], tooltip="Another shape: cover cuts its sides off, pad adds black."
+                ),
                 io.Int.Input(
                     "width", default=0, min=0, max=8192, step=8, tooltip="Pixels; 0: as the model was trained."
                 ),
@@ -193,17 +198,22 @@ class Skeleton(io.ComfyNode):
         config = _config(**model.config, **chosen)
         if source is None:
             return io.NodeOutput(to_images(open_skeleton(config).frames(*size)))
-        shape = source.shape[1:3] if isinstance(source, torch.Tensor) else None
-        clip = None if shape else clip_of("source", source)
+        clip = None if isinstance(source, torch.Tensor) else clip_of("source", source)
         window = (config.temporal_offset, config.stride, config.num_frames, config.skeleton_end)
-        indices = frame_indices(len(source) if clip is None else len(clip.frames), *window)
+        indices = frame_indices(len(source if clip is None else clip.frames), *window)
         if clip is not None:
             drawn = SkeletonInput(Path("source"), indices, (clip.height, clip.width), config, clip)
-            return io.NodeOutput(to_images(drawn.frames(*size)))
-        frames = to_bytes(source[indices])
-        if drawing_of(frames[evenly(len(frames), 5)]) == "raw":
+            print_cut_off(drawn, *size)
+            frames, kind = drawn.frames(*size), None
+        else:
+            given = to_bytes("source", source[indices])
+            drawn = SkeletonInput(Path("source"), indices, given.shape[1:3], config)
+            frames, kind = drawn.geometry(*size).of_frames(given), drawing_of(given[evenly(len(given), 5)])
+        if kind == "raw":
             raise ValueError("source: got a raw video, expected limbs on black; put Keypoints from Video between")
-        return io.NodeOutput(to_images(cover(frames.shape[1:3], size).of_frames(frames)))
+        if kind == "empty" or not frames.any():
+            raise ValueError(f"source: shows nobody in the {counted(len(frames), 'frame')} chosen, expected a skeleton")
+        return io.NodeOutput(to_images(frames))
 
 
 class Generate(io.ComfyNode):
@@ -247,10 +257,11 @@ class Generate(io.ComfyNode):
     def execute(
         cls, model: Model, skeleton: torch.Tensor, prompt: str, long_video: str, window: int, **settings: Any
     ) -> io.NodeOutput:
-        frames = to_bytes(skeleton)
+        frames = to_bytes("skeleton", skeleton)
         plan = {"mode": long_video, "window": min(window, len(frames))}
         config = _config(prompt, **model.config, **settings, num_frames=len(frames), long_video=plan)
         height, width = frames.shape[1:3]
+        print_unknown_words(prompt, model.pipe)
         pipe = model.on_device(config, height * width)
         rounds = 1 if config.long_video.together else len(config.long_video.windows(len(frames)))
         bar = ProgressBar(rounds * config.num_inference_steps)

@@ -20,6 +20,7 @@ from followyourpose.config import Backend, PoseConfig, build_config, locate
 from followyourpose.generation.extract_pose import FPS, check_pose, find_people, summary
 from followyourpose.generation.pose_files import open_clip
 from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pipeline.inputs import check_finite_tensor
 from followyourpose.pose.formats.openpose import openpose_frames, read_openpose
 from followyourpose.pose.formats.read import Reading
 from followyourpose.pose.keypoints_file import ClipKeypoints
@@ -61,7 +62,7 @@ class VideoKeypoints(io.ComfyNode):
             PoseConfig, {"backend": backend, "people": people or None, "smooth": smooth}, name="settings"
         )
         check_pose(config)
-        frames, bar = to_bytes(images), ProgressBar(len(images))
+        frames, bar = to_bytes("images", images), ProgressBar(len(images))
 
         def progress(count: int) -> None:
             model_management.throw_exception_if_processing_interrupted()
@@ -144,8 +145,16 @@ def clip_of(name: str, keypoints: Any) -> ClipKeypoints:
     return Reading(Path(name), read_openpose(keypoints, name)).clip()
 
 
-def to_bytes(images: torch.Tensor) -> np.ndarray:
-    """Return images (f, H, W, 3 or 4) in [0, 1] as bytes (f, H, W, 3)."""
+def to_bytes(name: str, images: Any) -> np.ndarray:
+    """Return images (f, H, W, 3 or 4) in [0, 1] as bytes (f, H, W, 3).
+
+    Raises:
+        ValueError: they are none, or not finite; the message names the input.
+    """
+    shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[0] < 1 or shape[3] not in (3, 4):
+        raise ValueError(f"{name}: got {shape}, expected images (frames, height, width, 3)")
+    check_finite_tensor(name, images)
     return to_uint8(images[..., :3].clamp(0, 1).float().cpu().numpy())
 
 

@@ -76,7 +76,7 @@ def generate(
         for source in sources:
             print_cut_off(source, *size)
         pipe = load_pipeline(config) if pipe is None else pipe
-        _print_unknown_words(config.prompt, pipe)
+        print_unknown_words(config.prompt, pipe)
         shots = _shots(config, prompts, sources, size)
         for number, shot in enumerate(shots, 1):
             print(printable(f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"))
@@ -259,7 +259,8 @@ def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateCon
     video.remove()
 
 
-def _print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline") -> None:
+def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline") -> None:
+    """Print a line for each prompt with words on which a model of a small vocabulary was never trained."""
     from followyourpose.pipeline.words import read_prompt
 
     for prompt in [prompts] if isinstance(prompts, str) else prompts:
