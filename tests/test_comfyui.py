@@ -17,6 +17,7 @@ from followyourpose.cli.main import main
 from followyourpose.comfyui.install import NAME, PACK, install
 from followyourpose.common.pictures import to_uint8
 from followyourpose.config import REPOSITORY, GenerateConfig, build_config
+from followyourpose.config.comments import help_texts
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.generation.generate import load_pipeline, sample
 from followyourpose.generation.skeletons import SAMPLE, open_skeleton
@@ -255,6 +256,15 @@ def test_the_long_workflow_joins_windows(model: Any) -> None:
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def test_widgets_are_the_settings_of_the_command_line(comfy: Path) -> None:
+    inputs, texts = inputs_of("FollowYourPoseGenerate"), help_texts(GenerateConfig)
+    shared = [key for key in inputs if key in texts and "tooltip" in inputs[key][1] and key != "skeleton"]
+    assert len(shared) > 6
+    for key in shared:
+        assert inputs[key][1]["default"] == getattr(GenerateConfig, key) and inputs[key][1]["tooltip"] == texts[key]
+    assert inputs_of("FollowYourPoseVideoKeypoints")["people"][1]["tooltip"].endswith("0: all")
 
 
 def test_a_node_generates_what_the_command_line_does(execute: Execute, model: Any) -> None:

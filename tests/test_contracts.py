@@ -142,7 +142,7 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
 
 def test_every_module_imports_without_optional_packages_and_does_nothing(tmp_path: Path) -> None:
     """Nothing happens at import: no file, no download, no change of torch's global state."""
-    hosted = ["followyourpose.comfyui.nodes", "followyourpose.comfyui.nodes_pose"]  # read by ComfyUI, which they import
+    hosted = [f"followyourpose.comfyui.{name}" for name in ("nodes", "nodes_pose", "schema")]  # read by ComfyUI
     hosted += [] if find_spec("triton") else ["followyourpose.models.fused_norm"]  # read only where Triton is
     names = [name for name in MODULES if not name.endswith("__main__") and name not in hosted]
     code = f"""

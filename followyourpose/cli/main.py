@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from followyourpose.cli import verbs
-from followyourpose.cli.manual import help_texts, manual, shown_default
+from followyourpose.cli.manual import manual, shown_default
 from followyourpose.common.device import prepare_threads, torchvision_mismatch
 from followyourpose.config import (
     EvaluateConfig,
@@ -24,6 +24,7 @@ from followyourpose.config import (
     StudyConfig,
     TrainConfig,
 )
+from followyourpose.config.comments import help_texts
 
 EXPECTED_ERRORS = (ValueError, OSError)  # raised by bad input; anything else is a bug and keeps its traceback
 

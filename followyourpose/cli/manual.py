@@ -1,15 +1,11 @@
 """Help made from the config schemas: key, default, and the comment that stands beside the key in the source."""
 
-import ast
 import dataclasses
-import inspect
-import io
 import json
-import tokenize
-from functools import cache
-from textwrap import dedent
 
 from omegaconf import MISSING
+
+from followyourpose.config.comments import help_texts
 
 
 def manual(schema: type, prefix: str = "") -> str:
@@ -31,22 +27,3 @@ def shown_default(field: dataclasses.Field) -> str:
     if value == MISSING:
         return "(required)"
     return value if value and isinstance(value, str) else json.dumps(value)
-
-
-@cache
-def help_texts(schema: type) -> dict[str, str]:
-    """Return the comment on the lines of each key of a config dataclass, inherited keys included."""
-    texts: dict[str, str] = {}
-    for cls in reversed(schema.__mro__):
-        if dataclasses.is_dataclass(cls):
-            source = dedent(inspect.getsource(cls))
-            comments = {
-                token.start[0]: token.string.lstrip("# ")
-                for token in tokenize.generate_tokens(io.StringIO(source).readline)
-                if token.type == tokenize.COMMENT
-            }
-            for node in ast.parse(source).body[0].body:
-                if isinstance(node, ast.AnnAssign):
-                    lines = range(node.lineno, node.end_lineno + 1)
-                    texts[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
-    return texts

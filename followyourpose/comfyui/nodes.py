@@ -5,7 +5,7 @@ Images are tensors (f, H, W, 3) in [0, 1]: f frames, H W pixels.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import folder_paths
 import numpy as np
@@ -16,7 +16,6 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import ComfyExtension, io
 
 from followyourpose.comfyui.nodes_pose import (
-    CATEGORY,
     KEYPOINTS,
     LoadKeypoints,
     Retarget,
@@ -25,18 +24,19 @@ from followyourpose.comfyui.nodes_pose import (
     to_bytes,
     to_images,
 )
+from followyourpose.comfyui.schema import node, widget
 from followyourpose.common.checks import check_multiple, counted
 from followyourpose.common.pictures import evenly
-from followyourpose.config import GenerateConfig, Noise, PoseGuidance, build_config, find_model
-from followyourpose.config.sampling import LARGEST_SEED, MOST_STEPS, Scheduler
-from followyourpose.data.transforms import ENDS, frame_indices
+from followyourpose.config import GenerateConfig, LoraEntry, build_config, find_model
+from followyourpose.config.sampling import LARGEST_SEED, LARGEST_SIDE, MOST_STEPS
+from followyourpose.data.transforms import frame_indices
 from followyourpose.generation.checks import check_settings, model_size
 from followyourpose.generation.generate import load_pipeline, print_unknown_words, stream
 from followyourpose.generation.sampling import scheduler
 from followyourpose.generation.skeletons import SkeletonInput, open_skeleton, print_cut_off
 from followyourpose.pipeline.denoise import StreamState
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline.windows import MODES, WINDOW, LongVideo
+from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.recognise import drawing_of
 
 MODEL, LORAS = io.Custom("FOLLOWYOURPOSE_MODEL"), io.Custom("FOLLOWYOURPOSE_LORAS")
@@ -77,28 +77,18 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FollowYourPoseModel",
-            display_name="Load Follow Your Pose",
-            category=CATEGORY,
-            description="Loads a model. checkpoints/puppet is in the package; `followyourpose download` lists others.",
-            inputs=[
-                io.String.Input(
-                    "checkpoint",
-                    default="checkpoints/puppet",
-                    tooltip="A folder, a downloaded name, or a Hugging Face id.",
-                ),
-                io.Combo.Input("dtype", options=["auto", "float32", "float16", "bfloat16"], default="auto"),
-                io.Combo.Input(
-                    "weights",
-                    options=["full", "int8", "float8"],
-                    default="full",
-                    tooltip="int8, float8: a smaller UNet in memory.",
-                ),
-                io.Boolean.Input("vae_tiling", default=False, tooltip="Decode large frames in overlapping tiles."),
+        return node(
+            "Model",
+            "Load Follow Your Pose",
+            "Loads a model. checkpoints/puppet is in the package; `followyourpose download` lists others.",
+            [
+                widget(GenerateConfig, "model", name="checkpoint", tooltip="A folder, a downloaded name, or a hub id."),
+                widget(GenerateConfig, "dtype", default="auto", options=["auto", "float32", "float16", "bfloat16"]),
+                widget(GenerateConfig, "weights"),
+                widget(GenerateConfig, "vae_tiling"),
                 LORAS.Input("loras", optional=True),
             ],
-            outputs=[MODEL.Output(display_name="model")],
+            [MODEL.Output(display_name="model")],
         )
 
     @classmethod
@@ -125,21 +115,17 @@ class AddLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FollowYourPoseLora",
-            display_name="LoRA for Follow Your Pose",
-            category=CATEGORY,
-            description="A LoRA, merged into the model when it is loaded; several are chained.",
-            inputs=[
-                io.String.Input(
-                    "lora",
-                    default="",
-                    tooltip="A file of models/loras, a path, or a Hugging Face id, of Stable Diffusion 1.x.",
-                ),
-                io.Float.Input("weight", default=1.0, min=-10.0, max=10.0, step=0.05),
+        place = "A file of models/loras, a path, or a hub id; of Stable Diffusion 1.x."
+        return node(
+            "Lora",
+            "LoRA for Follow Your Pose",
+            "A LoRA, merged into the model when it is loaded; several are chained.",
+            [
+                io.String.Input("lora", default="", tooltip=place),
+                widget(LoraEntry, "weight", -10, 10, step=0.05),
                 LORAS.Input("loras", optional=True),
             ],
-            outputs=[LORAS.Output(display_name="loras")],
+            [LORAS.Output(display_name="loras")],
         )
 
     @classmethod
@@ -155,39 +141,23 @@ class Skeleton(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        frames = {"min": 1, "max": 100_000}
-        return io.Schema(
-            node_id="FollowYourPoseSkeleton",
-            display_name="Skeleton for Follow Your Pose",
-            category=CATEGORY,
-            description="Takes frames of a drawn skeleton or of keypoints, and brings them to the size of the model.",
-            inputs=[
+        sources = "Images of limbs on black, or keypoints; nothing: the sample, a dance."
+        return node(
+            "Skeleton",
+            "Skeleton for Follow Your Pose",
+            "Takes frames of a drawn skeleton or of keypoints, and brings them to the size of the model.",
+            [
                 MODEL.Input("model"),
-                io.MultiType.Input(
-                    "source",
-                    [io.Image, KEYPOINTS],
-                    optional=True,
-                    tooltip="Images of limbs on black, or keypoints; nothing: the sample, a dance.",
-                ),
-                io.Int.Input("num_frames", default=GenerateConfig.num_frames, **frames),
-                io.Int.Input(
-                    "temporal_offset", default=0, min=0, max=100_000, tooltip="Frames to skip at the beginning."
-                ),
-                io.Int.Input("stride", default=1, **frames, tooltip="Frames of the source per frame of the video."),
-                io.Combo.Input(
-                    "skeleton_end", options=list(ENDS), tooltip="Continuation after the source's last frame."
-                ),
-                io.Combo.Input(
-                    "fit", options=["cover", "pad"], tooltip="Another shape: cover cuts its sides off, pad adds black."
-                ),
-                io.Int.Input(
-                    "width", default=0, min=0, max=8192, step=8, tooltip="Pixels; 0: as the model was trained."
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=8192, step=8, tooltip="Pixels; 0: as the model was trained."
-                ),
+                io.MultiType.Input("source", [io.Image, KEYPOINTS], optional=True, tooltip=sources),
+                widget(GenerateConfig, "num_frames", 1),
+                widget(GenerateConfig, "temporal_offset"),
+                widget(GenerateConfig, "stride", 1),
+                widget(GenerateConfig, "skeleton_end"),
+                widget(GenerateConfig, "fit"),
+                widget(GenerateConfig, "width", high=LARGEST_SIDE, step=8),
+                widget(GenerateConfig, "height", high=LARGEST_SIDE, step=8),
             ],
-            outputs=[io.Image.Output(display_name="skeleton")],
+            [io.Image.Output(display_name="skeleton")],
         )
 
     @classmethod
@@ -221,36 +191,27 @@ class Generate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = GenerateConfig
-        return io.Schema(
-            node_id="FollowYourPoseGenerate",
-            display_name="Generate with Follow Your Pose",
-            category=CATEGORY,
-            description="Draws a character that moves as the skeleton does; as many frames as the skeleton has.",
-            inputs=[
+        return node(
+            "Generate",
+            "Generate with Follow Your Pose",
+            "Draws a character that moves as the skeleton does; as many frames as the skeleton has.",
+            [
                 MODEL.Input("model"),
                 io.Image.Input("skeleton", tooltip="From Skeleton for Follow Your Pose."),
                 io.String.Input("prompt", multiline=True, default="an astronaut on the moon"),
                 io.String.Input("negative_prompt", multiline=True, default=""),
-                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True),
-                io.Int.Input("num_inference_steps", default=default.num_inference_steps, min=1, max=MOST_STEPS),
-                io.Float.Input("guidance_scale", default=default.guidance_scale, min=0.0, max=100.0, step=0.5),
-                io.Combo.Input("scheduler", options=list(get_args(Scheduler)), default=default.scheduler),
-                io.Float.Input("pose_scale", default=default.pose_scale, min=0.0, max=10.0, step=0.05),
-                io.Combo.Input("pose_guidance", options=list(get_args(PoseGuidance)), default=default.pose_guidance),
-                io.Combo.Input("noise", options=list(get_args(Noise)), default=default.noise),
-                io.Combo.Input(
-                    "long_video",
-                    options=list(MODES),
-                    default=LongVideo.mode,
-                    tooltip="Joints of the windows of a long video.",
-                ),
-                io.Int.Input(
-                    "window", default=WINDOW, min=1, max=1000, tooltip="Frames that the network sees at a time."
-                ),
-                io.Int.Input("decode_chunk_size", default=default.decode_chunk_size, min=1, max=64),
+                widget(GenerateConfig, "seed", high=LARGEST_SEED, control_after_generate=True),
+                widget(GenerateConfig, "num_inference_steps", 1, MOST_STEPS),
+                widget(GenerateConfig, "guidance_scale", high=100, step=0.5),
+                widget(GenerateConfig, "scheduler"),
+                widget(GenerateConfig, "pose_scale", high=10, step=0.05),
+                widget(GenerateConfig, "pose_guidance"),
+                widget(GenerateConfig, "noise"),
+                widget(LongVideo, "mode", name="long_video"),
+                widget(LongVideo, "window"),
+                widget(GenerateConfig, "decode_chunk_size", 1, 64),
             ],
-            outputs=[io.Image.Output(display_name="images")],
+            [io.Image.Output(display_name="images")],
         )
 
     @classmethod
@@ -258,7 +219,7 @@ class Generate(io.ComfyNode):
         cls, model: Model, skeleton: torch.Tensor, prompt: str, long_video: str, window: int, **settings: Any
     ) -> io.NodeOutput:
         frames = to_bytes("skeleton", skeleton)
-        plan = {"mode": long_video, "window": min(window, len(frames))}
+        plan = {"mode": long_video, "window": min(window, len(frames)) or None}
         config = _config(prompt, **model.config, **settings, num_frames=len(frames), long_video=plan)
         height, width = frames.shape[1:3]
         print_unknown_words(prompt, model.pipe)

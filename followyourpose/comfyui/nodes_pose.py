@@ -5,7 +5,7 @@ pose nodes and of ControlNet's: per frame OpenPose's people and the size of the 
 """
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import folder_paths
 import numpy as np
@@ -14,9 +14,10 @@ from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
+from followyourpose.comfyui.schema import node, widget
 from followyourpose.common.checks import parse_size
 from followyourpose.common.pictures import to_uint8
-from followyourpose.config import Backend, PoseConfig, build_config, locate
+from followyourpose.config import PoseConfig, RetargetConfig, build_config, locate
 from followyourpose.generation.extract_pose import FPS, check_pose, find_people, summary
 from followyourpose.generation.pose_files import open_clip
 from followyourpose.generation.skeletons import SAMPLE
@@ -27,7 +28,6 @@ from followyourpose.pose.keypoints_file import ClipKeypoints
 from followyourpose.pose.render import overlay, render_skeleton
 from followyourpose.pose.retarget import retarget
 
-CATEGORY = "Follow Your Pose"
 KEYPOINTS = io.Custom("POSE_KEYPOINT")
 _CHUNK = 16  # frames in which people are found at a time
 
@@ -37,23 +37,17 @@ class VideoKeypoints(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FollowYourPoseVideoKeypoints",
-            display_name="Keypoints from Video",
-            category=CATEGORY,
-            description="Finds people in the frames of a video and follows them; the overlay shows what was found.",
-            inputs=[
+        return node(
+            "VideoKeypoints",
+            "Keypoints from Video",
+            "Finds people in the frames of a video and follows them; the overlay shows the people found.",
+            [
                 io.Image.Input("images"),
-                io.Combo.Input(
-                    "backend",
-                    options=list(get_args(Backend)),
-                    default=PoseConfig.backend,
-                    tooltip="light: a few people; rtmlib, mmpose: crowds; puppet: the world of the embedded model.",
-                ),
-                io.Int.Input("people", default=0, min=0, max=99, tooltip="The largest ones in a frame; 0: all."),
-                io.Int.Input("smooth", default=0, min=0, max=99, tooltip="An odd number of frames from 3; 0: none."),
+                widget(PoseConfig, "backend"),
+                widget(PoseConfig, "people", high=99),
+                widget(PoseConfig, "smooth", high=99),
             ],
-            outputs=[KEYPOINTS.Output(display_name="keypoints"), io.Image.Output(display_name="overlay")],
+            [KEYPOINTS.Output(display_name="keypoints"), io.Image.Output(display_name="overlay")],
         )
 
     @classmethod
@@ -83,20 +77,16 @@ class LoadKeypoints(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FollowYourPoseLoadKeypoints",
-            display_name="Load Keypoints",
-            category=CATEGORY,
-            description="Reads keypoints of extract-pose, OpenPose, DWPose, COCO, MMPose or MediaPipe.",
-            inputs=[
-                io.String.Input(
-                    "file",
-                    default="",
-                    tooltip="A .json, or a folder of them, in the input folder or by its path; empty: a sample.",
-                ),
+        place = "A .json, or a folder of them, in the input folder or by its path; empty: a sample."
+        return node(
+            "LoadKeypoints",
+            "Load Keypoints",
+            "Reads keypoints of extract-pose, OpenPose, DWPose, COCO, MMPose or MediaPipe.",
+            [
+                io.String.Input("file", default="", tooltip=place),
                 io.String.Input("size", default="", tooltip="WIDTHxHEIGHT in pixels, where the file has none."),
             ],
-            outputs=[KEYPOINTS.Output(display_name="keypoints")],
+            [KEYPOINTS.Output(display_name="keypoints")],
         )
 
     @classmethod
@@ -115,17 +105,16 @@ class Retarget(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FollowYourPoseRetarget",
-            display_name="Retarget Keypoints",
-            category=CATEGORY,
-            description="Gives people the proportions and the place of a reference's largest person, or another size.",
-            inputs=[
+        return node(
+            "Retarget",
+            "Retarget Keypoints",
+            "Gives people the proportions and the place of a reference's largest person, or another size.",
+            [
                 KEYPOINTS.Input("keypoints"),
-                io.Float.Input("scale", default=1.0, min=0.05, max=20.0, step=0.05, tooltip="About the feet."),
+                widget(RetargetConfig, "scale", 0.05, 20, step=0.05),
                 KEYPOINTS.Input("reference", optional=True),
             ],
-            outputs=[KEYPOINTS.Output(display_name="keypoints")],
+            [KEYPOINTS.Output(display_name="keypoints")],
         )
 
     @classmethod
