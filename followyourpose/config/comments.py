@@ -21,8 +21,8 @@ def help_texts(schema: type) -> dict[str, str]:
                 for token in tokenize.generate_tokens(io.StringIO(source).readline)
                 if token.type == tokenize.COMMENT
             }
-            for node in ast.parse(source).body[0].body:
-                if isinstance(node, ast.AnnAssign):
-                    lines = range(node.lineno, node.end_lineno + 1)
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
                     texts[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
     return texts
