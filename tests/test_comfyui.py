@@ -260,7 +260,7 @@ def test_the_long_workflow_joins_windows(model: Any) -> None:
 
 def test_widgets_are_the_settings_of_the_command_line(comfy: Path) -> None:
     inputs, texts = inputs_of("FollowYourPoseGenerate"), help_texts(GenerateConfig)
-    shared = [key for key in inputs if key in texts and "tooltip" in inputs[key][1] and key != "skeleton"]
+    shared = [key for key in inputs if hasattr(GenerateConfig, key) and {"default", "tooltip"} <= inputs[key][1].keys()]
     assert len(shared) > 6
     for key in shared:
         assert inputs[key][1]["default"] == getattr(GenerateConfig, key) and inputs[key][1]["tooltip"] == texts[key]
