@@ -89,11 +89,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    # Suppressed, for a verb within a verb would set its own default: `parser` has the only one.
-    common.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-    )
     parser = _Parser(
         prog="followyourpose",
         description="Follow Your Pose: pose-guided text-to-video generation (arXiv 2304.01186).",
@@ -103,27 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"followyourpose {_version()}")
     parser.set_defaults(debug=False)
-    add = _adder(parser, common)
-    _add_generate(add)
-    _add_train(add)
-    _add_cache(add)
-    _add_evaluate(add)
-    _add_evaluate_pose(add)
-    _add_extract_pose(add)
-    _add_pose(add, common)
-    _add_puppets(add)
-    _add_convert_weights(add)
-    _add_configs(add)
-    _add_download(add)
-    _add_export(add)
-    _add_inspect(add)
-    _add_study(add, common)
-    _add_demo(add)
-    _add_comfyui(add, common)
+    add = _adder(parser)
+    for verb in (
+        _add_generate, _add_train, _add_cache, _add_evaluate, _add_evaluate_pose, _add_extract_pose, _add_pose,
+        _add_puppets, _add_convert_weights, _add_configs, _add_download, _add_export, _add_inspect, _add_study,
+        _add_demo, _add_comfyui,
+    ):  # fmt: skip
+        verb(add)
     return parser
 
 
-def _adder(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Add:
+def _adder(parser: argparse.ArgumentParser) -> Add:
     """Return a function that adds verbs to a parser."""
     group = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
 
@@ -132,9 +117,11 @@ def _adder(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     ) -> argparse.ArgumentParser:
         lines = "".join(f"\n  {example}" for example in examples)
         verb = group.add_parser(
-            name, help=help, description=about, parents=[common], epilog=f"examples:{lines}",
+            name, help=help, description=about, epilog=f"examples:{lines}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
+        # Suppressed, for a verb within a verb would set its own default: the first parser has the only one.
+        verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
         verb.set_defaults(call=call)
         return verb
 
@@ -249,7 +236,7 @@ def _add_extract_pose(add: Add) -> None:
             verb.add_argument(f"--{field.name.replace('_', '-')}", metavar="X", help=text)
 
 
-def _add_pose(add: Add, common: argparse.ArgumentParser) -> None:
+def _add_pose(add: Add) -> None:
     convert = (
         "followyourpose pose convert openpose-folder dance.json --size 1280x720",
         "followyourpose pose convert person_keypoints.json dance.json --images '*video1*'",
@@ -260,7 +247,7 @@ def _add_pose(add: Add, common: argparse.ArgumentParser) -> None:
         'followyourpose pose edit keypoints.json better.json "copy left_wrist 10:14 from=9 person=0" moves.txt',
     )
     pose = add("pose", None, "keypoints of other tools, and edits of keypoints", "Keypoints.", convert[0], edit[0])
-    add = _adder(pose, common)
+    add = _adder(pose)
     verb = add(
         "convert", verbs.pose_convert, "between the formats of tools",
         "Reads keypoints of OpenPose (18 or 25 joints; a file, or a folder of one per frame), ControlNet and DWPose,\n"
@@ -389,7 +376,7 @@ def _add_inspect(add: Add) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of samples (default: 0)")
 
 
-def _add_study(add: Add, common: argparse.ArgumentParser) -> None:
+def _add_study(add: Add) -> None:
     make = (
         "followyourpose study make systems.ours=outputs/ours systems.controlnet=outputs/controlnet output=studies/one",
         'followyourpose study make study.yaml manifest=prompts.jsonl questions="[quality, text, pose]"',
@@ -402,7 +389,7 @@ def _add_study(add: Add, common: argparse.ArgumentParser) -> None:
         "study", None, "ask raters which system's videos they prefer",
         "A user study: a page that raters open, and percentages of the files that they send back.", make[0], score[0],
     )  # fmt: skip
-    add = _adder(study, common)
+    add = _adder(study)
     _add_config(
         add, "make", verbs.study_make, StudyConfig, "write the page",
         "Writes index.html and videos/ for the raters, and key.json, which maps videos to systems, for you. Videos\n"
@@ -443,13 +430,13 @@ def _add_demo(add: Add) -> None:
     verb.add_argument("--max-frames", type=int, default=64, metavar="N", help="most frames of one video (default: 64)")
 
 
-def _add_comfyui(add: Add, common: argparse.ArgumentParser) -> None:
+def _add_comfyui(add: Add) -> None:
     examples = (
         "followyourpose comfyui install ComfyUI",
         "followyourpose comfyui install ComfyUI/custom_nodes",
     )
     comfyui = add("comfyui", None, "nodes for ComfyUI", "Nodes for ComfyUI.", *examples)
-    verb = _adder(comfyui, common)(
+    verb = _adder(comfyui)(
         "install", verbs.comfyui_install, "add the nodes",
         "Writes the nodes and three example workflows into ComfyUI's custom_nodes; then start ComfyUI anew. This\n"
         "package has to be in ComfyUI's Python. An earlier version is renewed; nothing else is overwritten.",

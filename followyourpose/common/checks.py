@@ -38,6 +38,15 @@ def check_at_least(name: str, value: float, least: float = 1, most: float | None
         raise ValueError(f"{name}: got {value}, expected at most {most}")
 
 
+def check_bounds(settings: Any, prefix: str = "", **bounds: int | tuple[int, int]) -> None:
+    """Raise a ValueError unless each named setting that has a number is at least its bound, or within its two."""
+    for key, bound in bounds.items():
+        least, most = bound if isinstance(bound, tuple) else (bound, None)
+        value = getattr(settings, key)
+        if value is not None and not isinstance(value, str):  # neither null nor a required one that is not given
+            check_at_least(f"{prefix}{key}", value, least, most)
+
+
 def check_multiple(name: str, value: int, divisor: int, unit: str) -> None:
     """Raise a ValueError that names the nearest multiples unless `value` is a multiple of `divisor`, above 0."""
     if value < 1 or value % divisor:

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from omegaconf import MISSING
 
-from followyourpose.common.checks import check_at_least, check_choice, check_finite, check_window
+from followyourpose.common.checks import check_bounds, check_choice, check_finite, check_window
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import (
     LARGEST_SEED,
@@ -50,15 +50,10 @@ class EvaluateConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, least, most in (
-            ("num_videos", 1, MOST_VIDEOS),
-            ("flicker_videos", 1, MOST_VIDEOS),
-            ("num_frames", 2, None),
-            ("batch_size", 1, MOST_VIDEOS),
-            ("num_inference_steps", 1, MOST_STEPS),
-            ("seed", 0, LARGEST_SEED),
-        ):
-            check_at_least(key, getattr(self, key), least, most)
+        check_bounds(
+            self, num_videos=(1, MOST_VIDEOS), flicker_videos=(1, MOST_VIDEOS), num_frames=2,
+            batch_size=(1, MOST_VIDEOS), num_inference_steps=(1, MOST_STEPS), seed=(0, LARGEST_SEED),
+        )  # fmt: skip
         check_finite("guidance_scale", self.guidance_scale)
         for mode in (self.long_video.mode, *self.modes):
             replace(self.long_video, mode=mode).windows(self.num_frames)

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from followyourpose.common.checks import (
     check_above_zero,
-    check_at_least,
+    check_bounds,
     check_finite,
     check_unicode,
     check_window,
@@ -36,8 +36,7 @@ class CropConfig:
     bottom: int = 0  # pixels cut from the bottom
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            check_at_least(f"crop.{key}", value, 0)
+        check_bounds(self, "crop.", left=0, right=0, top=0, bottom=0)
 
 
 @dataclass
@@ -57,9 +56,7 @@ class PoseConfig:
     style: Literal["coco", "openpose"] = "coco"  # coco: MMPose's colours, which the released checkpoint was trained on
 
     def __post_init__(self) -> None:
-        if self.people is not None:
-            check_at_least("pose.people", self.people)
-        check_at_least("pose.max_gap", self.max_gap, 0)
+        check_bounds(self, "pose.", people=1, max_gap=0)
         check_window("pose.smooth", self.smooth)
         if not 0 < self.min_confidence <= 1:
             raise ValueError(f"pose.min_confidence: got {self.min_confidence}, expected more than 0, and at most 1")
@@ -161,18 +158,10 @@ class GenerateConfig(SamplingConfig):
         super().__post_init__()
         if self.prompt != MISSING:
             _check_prompts(self.prompt)
-        for key, least, most in (
-            ("temporal_offset", 0, None),
-            ("stride", 1, None),
-            ("num_inference_steps", 1, MOST_STEPS),
-            ("num_videos_per_prompt", 1, 100_000),
-            ("seed", 0, LARGEST_SEED),
-            ("enlarge", 1, 16),
-            ("height", 1, LARGEST_SIDE),
-            ("width", 1, LARGEST_SIDE),
-        ):
-            if getattr(self, key) is not None:
-                check_at_least(key, getattr(self, key), least, most)
+        check_bounds(
+            self, temporal_offset=0, stride=1, num_inference_steps=(1, MOST_STEPS), num_videos_per_prompt=(1, 100_000),
+            seed=(0, LARGEST_SEED), enlarge=(1, 16), height=(1, LARGEST_SIDE), width=(1, LARGEST_SIDE),
+        )  # fmt: skip
         if not self.outputs:
             raise ValueError(f"outputs: got none, expected at least one of {', '.join(get_args(Output))}")
         if self.skeleton_size is not None:

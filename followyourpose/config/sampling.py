@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from followyourpose.common.checks import check_at_least, check_interval, check_scale
+from followyourpose.common.checks import check_bounds, check_interval, check_scale
 from followyourpose.config.threads import ThreadsConfig
 
 PoseGuidance = Literal["both", "conditional"]
@@ -37,10 +37,7 @@ class SamplingConfig(ThreadsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("cache_interval", "decode_chunk_size"):
-            check_at_least(key, getattr(self, key))
-        if self.attention_chunk is not None:
-            check_at_least("attention_chunk", self.attention_chunk)
+        check_bounds(self, cache_interval=1, decode_chunk_size=1, attention_chunk=1)
         check_interval("pose", self.pose_start, self.pose_end)
         check_interval("guidance", self.guidance_start, self.guidance_end)
         check_scale("pose_scale", self.pose_scale)

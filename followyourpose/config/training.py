@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from followyourpose.common.checks import check_above_zero, check_at_least, check_scale, check_share
+from followyourpose.common.checks import check_above_zero, check_bounds, check_scale, check_share
 from followyourpose.config.loader import PROSE
 from followyourpose.config.sampling import LARGEST_SEED, Noise, PoseGuidance
 from followyourpose.config.threads import ThreadsConfig
@@ -36,12 +36,7 @@ class DataConfig:
     download: str = "data/download"  # folder for copies of remote shards
 
     def __post_init__(self) -> None:
-        for key, least in (
-            ("height", 1), ("width", 1), ("num_frames", 1), ("workers", 0), ("min_caption", 0), ("min_size", 0),
-        ):  # fmt: skip
-            check_at_least(f"data.{key}", getattr(self, key), least)
-        if self.limit is not None:
-            check_at_least("data.limit", self.limit)
+        check_bounds(self, "data.", height=1, width=1, num_frames=1, workers=0, min_caption=0, min_size=0, limit=1)
         for key in ("flip", "min_keypoints", "max_bad"):
             check_share(f"data.{key}", getattr(self, key))
         check_above_zero("data.timeout", self.timeout, "seconds")
@@ -68,10 +63,7 @@ class OptimConfig:
     ema_decay: float | None = None  # decay of the moving average of the weights; None: no average
 
     def __post_init__(self) -> None:
-        for key, least in (
-            ("batch_size", 1), ("gradient_accumulation_steps", 1), ("max_skipped", 1), ("warmup_steps", 0),
-        ):  # fmt: skip
-            check_at_least(f"optim.{key}", getattr(self, key), least)
+        check_bounds(self, "optim.", batch_size=1, gradient_accumulation_steps=1, max_skipped=1, warmup_steps=0)
         for key in ("learning_rate", "weight_decay"):
             check_scale(f"optim.{key}", getattr(self, key))
         check_above_zero("optim.max_grad_norm", self.max_grad_norm)
@@ -95,8 +87,7 @@ class ValidationConfig:
     noise: Noise = "independent"  # initial noise of the frames: independent, mixed or shared
 
     def __post_init__(self) -> None:
-        for key, least in (("every", 0), ("num_frames", 1), ("num_inference_steps", 1)):
-            check_at_least(f"validation.{key}", getattr(self, key), least)
+        check_bounds(self, "validation.", every=0, num_frames=1, num_inference_steps=1)
         if self.every and not self.prompts:
             raise ValueError("validation.prompts: got none, expected at least one where validation.every is above 0")
 
@@ -166,10 +157,7 @@ class TrainConfig(ThreadsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("steps", "save_every", "keep_checkpoints", "log_every"):
-            if getattr(self, key) != MISSING:
-                check_at_least(key, getattr(self, key))
-        check_at_least("seed", self.seed, 0, LARGEST_SEED)
+        check_bounds(self, steps=1, save_every=1, keep_checkpoints=1, log_every=1, seed=(0, LARGEST_SEED))
         for key in ("prompt_dropout", "prefix_shuffle", "noise_bias", "shared_noise"):
             check_share(key, getattr(self, key))
         for key in ("kl", "noise_offset", "person_weight"):

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from followyourpose.common.checks import check_choice, check_installed, check_multiple
+from followyourpose.common.checks import check_choice, check_installed, check_multiple, flat
 from followyourpose.common.files import LOCK, read_json, read_text
 from followyourpose.config import REPOSITORY, TrainConfig, find_model, load_config, locate
 from followyourpose.hub.registry import DOWNLOADS
@@ -103,7 +102,7 @@ def changed_settings(config: TrainConfig) -> list[str]:
         if folder.exists() and any(p.suffix != ".partial" and p.name != LOCK for p in folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no run; choose another output")
         return []
-    before, now = _flat(asdict(load_config(TrainConfig, folder / CONFIG))), _flat(asdict(config))
+    before, now = flat(asdict(load_config(TrainConfig, folder / CONFIG))), flat(asdict(config))
     changed = [key for key in now if before[key] != now[key] and key != "output"]
     if differ := [key for key in changed if not key.startswith(_FREE)]:
         changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
@@ -164,11 +163,3 @@ def root_folder(folder: str | Path) -> Path:
     if model_kind(folder) == "file":
         raise ValueError(f"{folder}: is a file, expected a run's or a pipeline's folder")
     return folder
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key: {"optim": {"betas": x}} -> {"optim.betas": x}."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
