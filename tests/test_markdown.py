@@ -97,7 +97,7 @@ def check_command(words: list[str]) -> None:
             return check_verb(["train", *words[words.index("scripts.train") + 1 :]])
         assert (REPOSITORY / module[1] / f"{module[2]}.py").is_file(), words
         sources = "".join(file.read_text(encoding="utf-8") for file in (REPOSITORY / module[1]).glob("*.py"))
-        sources += Path(verbs.__file__).with_name("main.py").read_text(encoding="utf-8")  # data_prep.puppets is a verb
+        sources += Path(verbs.__file__).with_name("tools.py").read_text(encoding="utf-8")  # data_prep.puppets is a verb
         for flag in re.findall(r"(?<= )--[a-z-]+", module[3]):
             assert f'"{flag}"' in sources or f"--{flag}" in sources, f"{' '.join(words)}: no flag {flag}"
     elif program == "pip":
