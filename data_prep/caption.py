@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.command import add_runner, parser, runner_of, start
+from data_prep.command import add_runner, is_last, parser, runner_of, start
 from data_prep.scale import run
-from data_prep.units import is_done, new_files, remove_orphans
+from data_prep.units import is_done, new_files, remove_orphans, write_marker
 from followyourpose.common.checks import check_at_least
 from followyourpose.common.files import atomic_write, read_json
 from followyourpose.config import locate
@@ -110,8 +110,7 @@ def caption(unit: Unit, job: Captioning, captioner: Callable[[list[np.ndarray]],
             files[name]["faults" if reason else "captions"].append([frame, reason or text])
     marker = hashlib.sha256("\n".join(unit).encode("utf-8", "backslashreplace")).hexdigest()[:16] + ".json"
     with new_files(job.parts, marker) as folder:
-        content = {"settings": job.settings, "files": files}
-        (folder / marker).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_marker(folder / marker, {"settings": job.settings, "files": files})
 
 
 def _frames(unit: Unit, job: Captioning, unreadable: Callable[[str], None]) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -248,9 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     resolve(job.model, "--model", locate)
     remove_orphans(job.parts)
     run(job, _units(list(rows), job), **runner_of(options))
-    if options.runner == "slurm":  # other tasks are still at work
-        print(f"when all tasks are done, write {options.out}: run the same command without --runner slurm")
-    else:
+    if is_last(options, options.out):
         write_captions(options.out, rows, job.done())
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from data_prep.scale import RUNNERS
@@ -38,6 +39,13 @@ def add_runner(flags: argparse.ArgumentParser) -> None:
 def runner_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the values of these flags, as arguments of `scale.run`."""
     return {"runner": options.runner, "workers": options.workers, "gpus": options.gpus}
+
+
+def is_last(options: argparse.Namespace, result: Path) -> bool:
+    """Whether no other task is at work, so that the result of all units can be written; else print when it can."""
+    if options.runner == "slurm":
+        print(f"when all tasks are done, write {result}: run the same command without --runner slurm")
+    return options.runner != "slurm"
 
 
 def start(name: str, main: Callable[[], None]) -> None:

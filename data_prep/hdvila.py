@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.captions import read_captions, shifted
-from data_prep.command import add_runner, parser, runner_of, start
+from data_prep.command import add_runner, is_last, parser, runner_of, start
 from data_prep.ffmpeg import Look, cut, look
 from data_prep.scale import run
-from data_prep.units import is_done, new_files, remove_orphans
+from data_prep.units import is_done, new_files, remove_orphans, write_marker
 from followyourpose.common.checks import check_at_least
 from followyourpose.common.files import read_json
 from followyourpose.data.hdvila import clip_place
@@ -133,7 +133,7 @@ def cut_video(video: Video, job: Cutting) -> None:
             cut(video.file, [clip["frames"] for clip in clips], targets, job.rules.short_side)
         except ValueError as error:  # it was decoded a moment ago: the fault is the disk's, not the video's
             raise ValueError(f"{video.file}: its clips cannot be written to {job.out} ({error})") from error
-        (folder / video.stats).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        write_marker(folder / video.stats, stats)
 
 
 def _judge(seen: Look, first: int, end: int, rules: Rules) -> tuple[tuple[int, int], str | None]:
@@ -301,10 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     job = Cutting(options.out.absolute(), rules)
     remove_orphans(job.out)
     run(job, videos, **runner_of(options))
-    if options.runner == "slurm":  # other tasks are still at work
-        place = options.out / "manifest.jsonl"
-        print(f"when all tasks are done, write {place}: run the same command without --runner slurm")
-    else:
+    if is_last(options, options.out / "manifest.jsonl"):
         write_manifest(options.out, videos, options.captions)
     done = [options.out / video.stats for video in videos]
     print(f"{options.out}: clips: {summary(add_up(file for file in done if file.is_file()))}")

@@ -22,11 +22,11 @@ from PIL import Image
 from data_prep.command import add_runner, parser, runner_of, start
 from data_prep.scale import run
 from data_prep.selection import Selection, largest_area
-from data_prep.units import is_done, new_files, remove_orphans
+from data_prep.units import is_done, new_files, remove_orphans, write_marker
 from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.files import parse_json, read_json
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
-from followyourpose.data.labels import SEEN, is_text, only_inside
+from followyourpose.data.labels import SEEN, as_text, is_text, only_inside
 from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS
@@ -98,7 +98,7 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
                         seen = image.people[..., 2] >= SEEN
                         people_per_image[int(seen.any(-1).sum())] += 1
                         joints_seen += seen.sum(0)
-        index = [*rows.values(), *({"key": _text(name), "status": reason} for reason, name in left_out)]
+        index = [*rows.values(), *({"key": as_text(name), "status": reason} for reason, name in left_out)]
         dropped = Counter(row["status"] for row in index)
         stats = {
             "settings": job.settings(shard),
@@ -111,7 +111,7 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
             "download": _download_stats(shard),
         }
         _write_index(folder / f"{shard.stem}.parquet", index)
-        (folder / f"{shard.stem}{STATS}").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        write_marker(folder / f"{shard.stem}{STATS}", stats)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -120,17 +120,12 @@ def annotate(shard: Path, job: Annotation, estimator: PoseEstimator) -> None:
 def _readable(file: BinaryIO, samples: Samples, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, _Image]]:
     """Yield the readable images by key, and begin the row of every image; the others' rows have the reason."""
     for key, (places, texts) in samples.items():
-        rows[key] = {"key": _text(key)}
+        rows[key] = {"key": as_text(key)}
         image = _read(file, places, texts) if _is_safe(key) else "with an unsafe name"
         if isinstance(image, str):
             rows[key]["status"] = image
         else:
             yield key, image
-
-
-def _text(name: str) -> str:
-    """Name of a tar's member as text: a tar holds names of any bytes."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_safe(key: str) -> bool:

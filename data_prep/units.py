@@ -37,6 +37,11 @@ def is_done(marker: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
+def write_marker(marker: Path, content: dict[str, Any]) -> None:
+    """Write a unit's marker; `content` has the `settings`."""
+    marker.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 @contextmanager
 def new_files(out: Path, marker: str) -> Iterator[Path]:
     """Yield an empty folder for a unit's files; at the end they go to the same places under `out`.

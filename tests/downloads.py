@@ -34,11 +34,6 @@ def run_script(name: str, *arguments: str | Path, code: int = 0, **environment: 
     return done
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Content of every file under a folder, by its place in it."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from data_prep.hdvila import Cutting, Rules, cut_video, find_videos, write_manif
 from data_prep.scale import slurm_part
 from followyourpose.data.video_clips import VideoClips
 from tests.captioners import WORDS, write_blip, write_llava
-from tests.downloads import contents, ramp, run_script, write_metadata, write_source
+from tests.downloads import ramp, run_script, write_metadata, write_source
+from tests.runs import contents
 
 
 @pytest.fixture(scope="module")

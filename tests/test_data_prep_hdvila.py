@@ -15,8 +15,8 @@ from followyourpose.data.video_clips import VideoClips
 from followyourpose.data.video_io import probe, read_frames
 from followyourpose.puppets.world import Scene, render_scene, sample_scene
 from followyourpose.training.loop import train
-from tests.downloads import contents, ffmpeg, ramp, run_script, write_metadata, write_source
-from tests.runs import STAGE2, log_of, settings
+from tests.downloads import ffmpeg, ramp, run_script, write_metadata, write_source
+from tests.runs import STAGE2, contents, log_of, settings
 
 FPS, FRAMES = 25, 60
 SMALL = Rules(min_frames=8)

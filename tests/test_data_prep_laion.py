@@ -39,14 +39,13 @@ from tests.downloads import (
     REPOSITORY,
     FailingJob,
     FixedAnnotation,
-    contents,
     jpeg,
     run_script,
     sample,
     write_downloads,
     write_tar,
 )
-from tests.runs import STAGE1, log_of, settings
+from tests.runs import STAGE1, contents, log_of, settings
 
 IMAGES = int(os.environ.get("FOLLOWYOURPOSE_PREP_IMAGES", 200))  # for the whole proof 2000
 KILLS = 6

@@ -12,7 +12,7 @@ import numpy as np
 
 from followyourpose.common.files import LARGEST_JSON, parse_json
 from followyourpose.data.images import image_size, read_image
-from followyourpose.data.labels import NO_LABEL, PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
+from followyourpose.data.labels import NO_LABEL, PAPER, STRINGS, Dropped, Rules, as_text, parse_people, rescaled
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
@@ -111,8 +111,7 @@ def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[
             except ValueError:
                 reason = NO_LABEL
         if reason is None:
-            name = key.encode("utf-8", "backslashreplace").decode()  # a tar holds names of any bytes
-            yield name, [number for part in _PARTS for number in places[part]]
+            yield as_text(key), [number for part in _PARTS for number in places[part]]
         else:
             dropped.add(reason, f"{shard}: {key}")
 

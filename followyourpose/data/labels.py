@@ -26,7 +26,7 @@ class Dropped(dict[str, int]):
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        name = name.encode("utf-8", "backslashreplace").decode()  # can be printed, whatever the file's name
+        name = as_text(name)
         self[reason] = self.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < _REMEMBERED:
@@ -98,6 +98,11 @@ def parse_people(label: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int] 
     if len(seen) and min(size) > 8 and -1 <= seen.min() and seen.max() <= 2:
         raise ValueError(f"keypoints: got x and y from {seen.min():g} to {seen.max():g}, expected pixels, not shares")
     return only_inside(keypoints, size), size
+
+
+def as_text(name: str) -> str:
+    """Return the name of a file, or of a tar's member, as text that can be written: names may be of any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def is_text(caption: str) -> bool:

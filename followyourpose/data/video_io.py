@@ -196,11 +196,7 @@ def gif_writer(path: str | Path, height: int, width: int, fps: float) -> Iterato
     _check_place(path, ".gif", fps)
     with _whole(path) as partial, open(partial, "wb") as file:
         file.write(b"GIF89a" + struct.pack("<HH3x", width, height) + b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")
-        shown, box, times = (
-            None,
-            (0, 0, width, height),
-            0,
-        )  # the last frame, the box of its change, its number of repeats
+        shown, box, times = None, (0, 0, width, height), 0  # the last frame, the box of its change, its repeats
 
         def store() -> None:
             image = shown.crop(box).convert("P", palette=Image.Palette.ADAPTIVE)
