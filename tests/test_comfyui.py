@@ -89,7 +89,7 @@ class SaveVideo:
 
         path = Path(folder_paths.get_output_directory()) / f"{filename_prefix}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, to_uint8(video[0].numpy()), video[1])
+        write_video(path, to_uint8(video[0].clamp(0, 1).numpy()), video[1])
         return (path,)
 
 
