@@ -35,12 +35,11 @@ LOW_MEMORY: dict[str, dict[str, Any]] = {
 
 def networks(size: str) -> dict[str, torch.nn.Module]:
     """Return an image model's networks with random weights: the puppets', or those of Stable Diffusion 1.4."""
-    if size != "tiny":
-        return _sd14()
+    model = MODEL.parents[1] / SIZES[size] / "model"
     return {
-        "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(MODEL / "vae")),
-        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(MODEL / "text_encoder")),
-        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(MODEL / "unet")),
+        "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae")),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(model / "text_encoder")),
+        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(model / "unet")),
     }
 
 
@@ -54,20 +53,6 @@ def write_model(size: str, folder: Path) -> None:
     for name, network in networks(size).items():
         shutil.rmtree(folder / name)
         network.half().save_pretrained(folder / name)
-
-
-def _sd14() -> dict[str, torch.nn.Module]:
-    """Stable Diffusion 1.4's VAE, text encoder and image UNet with random weights, by folder."""
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=512,
-    )  # fmt: skip
-    text = CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        max_position_embeddings=77,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' own defaults are 1.x's
-    return {"vae": vae, "text_encoder": CLIPTextModel(text), "unet": unet}
 
 
 def device_name() -> str:
