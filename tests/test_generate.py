@@ -21,8 +21,9 @@ from followyourpose.config import ConfigError, CropConfig, GenerateConfig, PoseC
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import check_settings, with_prompts
-from followyourpose.generation.generate import generate
+from followyourpose.generation.generate import generate, print_unknown_words
 from followyourpose.generation.skeletons import SAMPLE, cut_off, open_skeleton, open_skeletons
+from followyourpose.pipeline.image_model import load_tokenizer
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
@@ -159,6 +160,8 @@ def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], 
     generate(GenerateConfig(**settings | {"prompt": ["a unicorn on Mars", "a"], "style": "inky"}))
     told = [line for line in capsys.readouterr().out.splitlines() if "never trained" in line]
     assert told == ["'a unicorn on Mars': this model was never trained on unicorn, on, Mars; expect nonsense there"]
+    print_unknown_words("a unicorn", SimpleNamespace(tokenizer=load_tokenizer(Path(settings["model"]))), ["unicorn"])
+    assert capsys.readouterr().out == "", "a LoRA taught it"
 
 
 def test_a_style_is_put_after_each_prompt(settings: dict[str, Any], tmp_path: Path) -> None:

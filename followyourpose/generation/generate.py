@@ -5,9 +5,10 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 
 import dataclasses
 import itertools
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def generate(
         for source in sources:
             print_cut_off(source, *size)
         pipe = load_pipeline(config) if pipe is None else pipe
-        print_unknown_words(config.prompt, pipe)
+        print_unknown_words(config.prompt, pipe, re.findall("[a-z]+", str(config.lora).lower()))
         shots = _shots(config, prompts, sources, size)
         for number, shot in enumerate(shots, 1):
             print(printable(f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"))
@@ -259,12 +260,16 @@ def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateCon
     video.remove()
 
 
-def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline") -> None:
-    """Print a line for each prompt with words on which a model of a small vocabulary was never trained."""
+def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:
+    """Print a line for each prompt with words on which a model of a small vocabulary was never trained.
+
+    Args:
+        taught: words that are known all the same: a LoRA's, by its name.
+    """
     from followyourpose.pipeline.words import read_prompt
 
     for prompt in [prompts] if isinstance(prompts, str) else prompts:
-        if words := read_prompt(pipe.tokenizer, prompt).unknown:
+        if words := read_prompt(pipe.tokenizer, prompt, taught).unknown:
             unknown = ", ".join(words)
             print(printable(f"{prompt!r:.80}: this model was never trained on {unknown}; expect nonsense there"))
 
