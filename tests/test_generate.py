@@ -266,7 +266,7 @@ def refusal(settings: dict[str, Any]) -> str:
         ({"pose": {"source": "video"}}, "pose.source: got 'video', expected one of skeleton, raw"),
         ({"pose": {"source": "raw"}}, "skeleton: got none, expected a video of people"),
         ({"pose": {"backend": "hrnet"}}, "pose.backend: got 'hrnet', expected one of light, puppet, rtmlib, mmpose"),
-        ({"pose": {"style": "dots"}}, "pose.style: got 'dots', expected one of coco, openpose"),
+        ({"pose": {"style": "dots"}}, "pose.style: got 'dots', expected one of coco, coco_bgr, openpose"),
         ({"pose": {"people": 0}}, "pose.people: got 0"),
         ({"pose": {"min_confidence": 0}}, "pose.min_confidence: got 0.0, expected more than 0"),
         ({"retarget": {"scale": 2.0}}, "dance.mp4 is drawn already, expected a keypoints .json, or"),

@@ -73,7 +73,7 @@ def test_people_and_joints_are_drawn_only_where_they_are(style: str) -> None:
 
 
 def test_another_style_is_refused() -> None:
-    with pytest.raises(ValueError, match="style: got 'dots', expected one of coco, openpose"):
+    with pytest.raises(ValueError, match="style: got 'dots', expected one of coco, coco_bgr, openpose"):
         render_skeleton([], 8, 8, style="dots")
 
 

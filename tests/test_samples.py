@@ -13,6 +13,7 @@ from followyourpose.config import GenerateConfig, PoseConfig
 from followyourpose.data.video_io import write_gif, write_video
 from followyourpose.evaluation.samples import Collection, check_lengths, fitted
 from followyourpose.evaluation.sources import read_collection
+from followyourpose.pose.formats import write_any
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
 from tests.poses import person
@@ -71,6 +72,17 @@ def test_a_line_gives_a_video_its_prompt_and_its_poses(folder: Path):
     assert len(read_collection(folder / "manifest.jsonl").samples) == 2
 
 
+def test_keypoints_of_any_tool_are_taken_and_several_are_in_one_frame(folder: Path):
+    write_any(folder / "openpose", clip_of(4), "openpose")
+    rows = [{"people": [{"pose_keypoints_2d": [16.0, 20.0, 1.0] * 18}]}] * 4  # without a size: that of the video
+    (folder / "bare.json").write_text(json.dumps(rows))
+    skeletons = ["openpose", "bare.json", ["pose.json", "openpose"]]
+    samples = read_collection(manifest(folder, *(ROW | {"skeleton": each} for each in skeletons))).samples
+    assert [len(sample.people[0]) for sample in samples] == [1, 1, 2]
+    np.testing.assert_allclose(np.stack(samples[0].people)[:, 0], np.stack(clip_of(4).frames)[:, 0], atol=0.5)
+    assert samples[1].people[0][0][0].tolist() == [16, 20, 1]
+
+
 def test_frames_choose_those_of_the_skeleton_that_a_video_follows(folder: Path):
     write_keypoints(folder / "long.json", clip_of(9))
     write_video(folder / "real.mp4", frames_of(9), 8)
@@ -98,6 +110,9 @@ def test_a_skeleton_of_another_size_is_brought_to_that_of_the_video(folder: Path
         ({"video": "b.mp4"}, r"video: .*b\.mp4: no such file"),
         ({"video": 3}, r"video: got 3, expected a path"),
         ({"skelton": "pose.json"}, r"got skelton, expected an object with keys of video, prompt, skeleton"),
+        ({"skeleton": ["pose.json", "long.json"]}, r"long\.json has 9 frames of 32 x 32 pixels, .*pose\.json 4 of"),
+        ({"skeleton": []}, r"skeleton: got \[\], expected a path, or a list"),
+        ({"skeleton": [3]}, "skeleton: got 3, expected a path"),
         ({"skeleton": "alone.mp4"}, r"alone\.mp4 is drawn, expected its keypoints as alone\.json beside it"),
         ({"skeleton": "short.json"}, r"a\.mp4 has 4 frames, its skeleton 3 of 3"),
         ({"skeleton": "long.json"}, r"a\.mp4 has 4 frames, its skeleton 9 of 9: expected the numbers .* as \"frames\""),

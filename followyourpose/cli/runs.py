@@ -59,7 +59,7 @@ def _add_evaluate(add: Add) -> None:
         "            its .mp4 files against its prompts and skeletons\n"
         "a manifest  a .jsonl file, or the folder of a manifest.jsonl, with a line for each video of any system:\n"
         '            {"video": "a.mp4", "prompt": "a robot in the desert", "skeleton": "dance.json"}\n'
-        "            The skeleton is keypoints as extract-pose writes them, or drawn with such a .json beside it.\n"
+        "            The skeleton is keypoints of any tool, or a list of them, or drawn with a .json beside it.\n"
         '            More keys: "frames", a list: the skeleton\'s frames that the video follows, if not all;\n'
         '            "real", a video of real people in the skeleton\'s poses, as an upper bound; "seed".\n'
         '            Where no line has a "video", `model` draws them. Paths are relative to the manifest.',

@@ -34,6 +34,7 @@ def _add_pose(add: Add) -> None:
         "followyourpose pose convert openpose-folder dance.json --size 1280x720",
         "followyourpose pose convert person_keypoints.json dance.json --images '*video1*'",
         "followyourpose pose convert keypoints.json dance.coco.json",
+        "followyourpose pose convert skeleton.mp4 keypoints.json",
     )
     edit = (
         'followyourpose pose edit keypoints.json better.json "set left_wrist 10:14 x=120 y=80" "hide nose 3"',
@@ -44,7 +45,7 @@ def _add_pose(add: Add) -> None:
     verb = add(
         "convert", verbs.pose_convert, "between the formats of tools",
         "Reads keypoints of OpenPose (18 or 25 joints; a file, or a folder of one per frame), ControlNet and DWPose,\n"
-        "COCO, MMPose and MediaPipe; the content shows which.\n"
+        "COCO, MMPose and MediaPipe, or a video of skeletons drawn in MMPose's colours; the content shows which.\n"
         "generate takes these keypoints too. OUT is keypoints.json as extract-pose writes it, NAME.openpose.json or a\n"
         "folder for OpenPose and ControlNet, NAME.coco.json for COCO, or NAME.mp4 for a drawn skeleton.",
         *convert,
@@ -66,7 +67,9 @@ def _add_pose(add: Add) -> None:
 
 
 def _add_pose_files(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("source", type=Path, metavar="IN", help="keypoints: a .json file, or a folder of them")
+    verb.add_argument(
+        "source", type=Path, metavar="IN", help="keypoints: .json, or a folder of them; or drawn, a video"
+    )
     verb.add_argument("target", type=Path, metavar="OUT", help="a new file or folder")
     verb.add_argument("--to", metavar="FORMAT", help="keypoints, openpose, coco or video (default: as OUT is named)")
     verb.add_argument("--size", metavar="WxH", help="of the frames in pixels, where IN has no size")

@@ -53,7 +53,7 @@ class PoseConfig:
     max_gap: int = 5  # longest gap of a joint or a person, in frames, that is filled in
     smooth: int = 0  # frames, an odd number: window of a Savitzky-Golay filter over time; 0: none
     min_confidence: float = 0.3  # joints below it are not drawn
-    style: Literal["coco", "openpose"] = "coco"  # coco: MMPose's colours, which the released checkpoint was trained on
+    style: Literal["coco", "coco_bgr", "openpose"] = "coco"  # MMPose's colours; those of its 0.x, red and blue swapped
 
     def __post_init__(self) -> None:
         check_bounds(self, "pose.", people=1, max_gap=0)

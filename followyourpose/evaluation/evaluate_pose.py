@@ -57,10 +57,10 @@ def evaluate_pose(config: EvaluatePoseConfig) -> Path:
                 continue
             if found.images is not None:
                 numbers = pose_judge.judge(truth, dict(zip(truth.images, found.images, strict=True)))
-                results["accuracy"][entry] = {**numbers, "ms": found.image_ms, "memory": found.memory}
+                results["accuracy"][entry] = numbers | found.image_costs
             if found.frames is not None:
                 numbers = steadiness(found.frames, info.height, config.smooth)
-                results["steadiness"][entry] = {**numbers, "ms": found.frame_ms, "memory": found.memory}
+                results["steadiness"][entry] = numbers | found.frame_costs
         if not results["accuracy"] and not results["steadiness"]:
             raise ConfigError(
                 "; ".join(f"estimators: {entry}: {why}" for entry, why in results["not_measured"].items())
@@ -114,8 +114,8 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
     for part, head in heads.items():
         rows = results[part]
         if rows:
-            keys = list(next(iter(rows.values())))
-            cells = [[entry, *(_cell(key, row[key]) for key in keys)] for entry, row in rows.items()]
+            keys = list(max(rows.values(), key=len))  # those of a file have no costs
+            cells = [[entry, *(_cell(key, row.get(key)) for key in keys)] for entry, row in rows.items()]
             yield markdown_table([head.replace("persons", "people"), *keys], cells, aligned=True)
     if results["not_measured"]:
         yield "\n".join(f"{entry} is not measured: {why}" for entry, why in results["not_measured"].items())

@@ -37,14 +37,13 @@ class NotMeasured(ValueError):
 
 
 class Found(NamedTuple):
-    """People per image and per frame of the video, with milliseconds for each, and memory in MB; None: not looked at,
-    or, of the numbers, people of a file."""
+    """People per image and per frame of the video, None: not looked at; and what finding them took, see `DEFINITIONS`,
+    nothing for those of a file."""
 
     images: list[People] | None
     frames: list[People] | None
-    image_ms: float | None = None
-    frame_ms: float | None = None
-    memory: float | None = None
+    image_costs: dict[str, float] = {}
+    frame_costs: dict[str, float] = {}
 
 
 def find_people(entry: str, device: str | None, images: dict[int, Path], video: Path | None) -> Found:
@@ -70,14 +69,15 @@ def _run(
         find = open_estimator(backend, *networks, device=device)
         first = read_frames(images[0], ground=WHITE) if images else read_frames(video, [0], ground=WHITE)
         find(first)  # what a network does once is no part of its speed
-        results: list[tuple[list[People] | None, float | None]] = []
+        results: list[tuple[list[People] | None, dict[str, float]]] = []
         for chunks, total in (
             ((read_frames(image, ground=WHITE) for image in images), len(images)),
             (stream_frames(video, ground=WHITE) if video else [], probe(video).num_frames if video else 0),
         ):
-            results.append(_timed(find, chunks, total, entry) if total else (None, None))
-    (of_images, image_ms), (of_frames, frame_ms) = results
-    return Found(of_images, of_frames, image_ms, frame_ms, grown[0] / 1e6)
+            people, milliseconds = _timed(find, chunks, total, entry) if total else (None, 0.0)
+            results.append((people, {"ms": milliseconds, "memory": grown[0] / 1e6}))
+    (of_images, image_costs), (of_frames, frame_costs) = results
+    return Found(of_images, of_frames, image_costs, frame_costs)
 
 
 def _timed(find: PoseEstimator, chunks: Iterable[np.ndarray], total: int, name: str) -> tuple[list[People], float]:

@@ -7,9 +7,9 @@ A manifest is a .jsonl file, or the folder of a manifest.jsonl, with a line for 
 video      a video or a folder of images, no gif, whose 256 colours would be measured too; where no line has one, the
            model draws them
 prompt     the video's text
-skeleton   keypoints as extract-pose writes them (.json), or a video or folder of drawn skeletons with such a file
-           beside it: x.json beside x.mp4, or keypoints.json beside skeleton.mp4. Without it metrics of poses are
-           undefined
+skeleton   keypoints in any format that generate takes, a list of them whose people are in one frame, or a video or
+           folder of drawn skeletons with such a file beside it: x.json beside x.mp4, or keypoints.json beside
+           skeleton.mp4. Without it metrics of poses are undefined
 frames     the numbers of the skeleton's frames that drive the video's frames, from 0; without it all
 real       frames of real people in that skeleton's poses, as many as it has: the ceiling of each metric
 seed       of the model's initial noise
@@ -37,6 +37,7 @@ from followyourpose.data.video_readers import VideoInfo
 from followyourpose.evaluation.samples import Collection, Sample, VideoFile, VideoFiles
 from followyourpose.generation.outputs import printable
 from followyourpose.generation.skeletons import SkeletonInput, open_skeletons
+from followyourpose.pose.formats import is_keypoints, read_any
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 from followyourpose.pose.skeleton import SEEN
 
@@ -147,11 +148,11 @@ def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | 
         raise ValueError(f"prompt: got {row['prompt']!r:.80}, expected the video's text")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed: got {seed!r:.80}, expected a whole number from 0 to {LARGEST_SEED}")
-    video, skeleton, real = (_path(row, key, folder) for key in ("video", "skeleton", "real"))
+    video, real = (_path(row.get(key), key, folder) for key in ("video", "real"))
     if video and video.suffix.lower() == ".gif":
         raise ValueError(f"video: {video}: a gif's 256 colours would be measured too, expected a video or images")
     infos = {key: probe(path) for key, path in (("video", video), ("real", real)) if path}
-    clip = skeleton and _clip(skeleton)
+    clip = _clips(row.get("skeleton"), folder, infos.get("video"))
     if clip is None and "video" not in infos:
         raise ValueError("got neither a video nor a skeleton to draw one from")
     total = len(clip.frames) if clip else (infos.get("real") or infos["video"]).num_frames
@@ -169,7 +170,7 @@ def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | 
         _check_shape(row[key], info, size)
     people = None if clip is None else _drawn([clip.frames[number] for number in numbers], SEEN)
     name = row.get("video") or row["skeleton"]
-    sample = Sample(printable(name), prompt, seed, people, size)
+    sample = Sample(printable(name if isinstance(name, str) else " + ".join(name)), prompt, seed, people, size)
     return sample, video and VideoFile(video), real and VideoFile(real, numbers)
 
 
@@ -180,8 +181,7 @@ def _text(prompt: Any) -> str:
     return prompt
 
 
-def _path(row: dict[str, Any], key: str, folder: Path) -> Path | None:
-    value = row.get(key)
+def _path(value: Any, key: str, folder: Path) -> Path | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{key}: got {value!r:.80}, expected a path")
     if value is not None and not (folder / value).exists():
@@ -205,12 +205,36 @@ def _check_shape(name: str, info: VideoInfo, size: tuple[int, int]) -> None:
         )
 
 
-def _clip(skeleton: Path) -> ClipKeypoints:
-    file = skeleton if skeleton.suffix.lower() == ".json" else _keypoints_of(skeleton)
+def _clips(value: Any, folder: Path, video: VideoInfo | None) -> ClipKeypoints | None:
+    """Return the keypoints of a path, or of all paths of a list together; None: there are none.
+
+    Keypoints without a size have that of the video.
+    """
+    paths = [_path(each, "skeleton", folder) for each in (value if isinstance(value, list) else [value])]
+    if None in paths or not paths:
+        if value is not None:
+            raise ValueError(f"skeleton: got {value!r:.80}, expected a path, or a list of paths")
+        return None
+    first, *others = (_clip(path, video) for path in paths)
+    for other, path in zip(others, paths[1:], strict=True):
+        sizes = [(len(clip.frames), clip.width, clip.height) for clip in (other, first)]
+        if sizes[0] != sizes[1]:
+            raise ValueError("skeleton: {} has {} frames of {} x {} pixels, {} {} of {} x {}".format(
+                path, *sizes[0], paths[0], *sizes[1]
+            ))  # fmt: skip
+    together = zip(*(clip.frames for clip in (first, *others)), strict=True)
+    return replace(first, frames=[[person for people in each for person in people] for each in together], ids=None)
+
+
+def _clip(skeleton: Path, video: VideoInfo | None) -> ClipKeypoints:
+    file = skeleton if is_keypoints(skeleton) else _keypoints_of(skeleton)
     if file is None:
         beside = skeleton.with_suffix(".json").name
-        raise ValueError(f"skeleton: {skeleton} is drawn, expected its keypoints as {beside} beside it")
-    return read_keypoints(file)
+        raise ValueError(
+            f"skeleton: {skeleton} is drawn, expected its keypoints as {beside} beside it; pose convert reads them"
+        )
+    reading = read_any(file)
+    return reading.clip(reading.size or video and (video.width, video.height))
 
 
 def _keypoints_of(skeleton: Path) -> Path | None:

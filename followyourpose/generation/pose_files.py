@@ -1,4 +1,4 @@
-"""`followyourpose pose`: keypoints between the formats of tools or as a drawn skeleton, and edits of single joints.
+"""`followyourpose pose`: keypoints between the formats of tools, from and to drawn skeletons; edits of single joints.
 
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
@@ -6,15 +6,30 @@ Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from followyourpose.common.checks import check_choice, counted
 from followyourpose.common.files import read_text
-from followyourpose.data.video_io import video_writer
+from followyourpose.common.pictures import evenly
+from followyourpose.data.video_io import probe, read_frames, stream_frames, video_writer
 from followyourpose.pose.edit import edit
 from followyourpose.pose.formats import FORMATS, format_of, is_keypoints, read_any, write_any
+from followyourpose.pose.formats.read import FPS
+from followyourpose.pose.from_drawing import has_swapped_colors, people_of_drawing
 from followyourpose.pose.keypoints_file import ClipKeypoints
+from followyourpose.pose.recognise import drawing_of
 from followyourpose.pose.render import render_skeleton
+from followyourpose.pose.track import link, per_frame
 
 VIDEO = "video"  # a drawn skeleton, .mp4
+_LOOKED_AT = 5  # frames by which a drawing is recognised
+_DRAWINGS = {
+    "openpose": "a skeleton in OpenPose's colours",
+    "wholebody": "a skeleton in DWPose's colours",
+    "other": "a drawing in other colours",
+    "empty": "black frames",
+    "raw": "a raw video, for extract-pose",
+}
 
 
 def convert_pose(
@@ -28,7 +43,7 @@ def convert_pose(
     """Convert keypoints to a file or folder of another format; print what is lost.
 
     Args:
-        source: keypoints of any tool (see `formats.read_any`).
+        source: keypoints of any tool (see `formats.read_any`), or a video of skeletons drawn in MMPose's colours.
         to: "keypoints", "openpose", "coco" or "video"; None: as the target's name asks for.
         size, fps, images: see `formats.Reading.clip` and `formats.read_any`.
 
@@ -65,18 +80,47 @@ def edit_pose(
 def open_clip(
     source: Path, size: tuple[int, int] | None = None, fps: float | None = None, images: str | None = None
 ) -> ClipKeypoints:
-    """Return the clip of a file or folder of keypoints; print a line about it.
+    """Return the clip of keypoints or drawn skeletons; print a line about it.
 
     Raises:
         ValueError: see `convert_pose`.
     """
     if not source.exists():
-        raise ValueError(f"{source}: no such file or folder, expected keypoints")
+        raise ValueError(f"{source}: no such file or folder, expected keypoints, or a video of drawn skeletons")
     if not is_keypoints(source):
-        raise ValueError(f"{source}: not keypoints, expected a .json file, or a folder of one for each frame")
+        return _drawn_clip(source, size, fps)
     reading = read_any(source, images)
     print(reading.summary)
     return reading.clip(size, fps)
+
+
+def _drawn_clip(source: Path, size: tuple[int, int] | None, fps: float | None) -> ClipKeypoints:
+    """Return the people drawn in each frame of a video; print a line about them."""
+    info = probe(source)
+    if size not in (None, (info.width, info.height)):
+        raise ValueError(f"{source}: size: got {size[0]}x{size[1]}, but its own is {info.width}x{info.height}")
+    sample = read_frames(source, evenly(info.num_frames, _LOOKED_AT))
+    if (drawing := drawing_of(sample)) != "coco":
+        raise ValueError(
+            f"{source}: got {_DRAWINGS[drawing]}, expected keypoints, or limbs in MMPose's colours on black"
+        )
+    swapped, found = has_swapped_colors(sample), []
+    with tqdm(total=info.num_frames, desc="reading skeletons", unit="frame") as bar:
+        for chunk in stream_frames(source):
+            found += [people_of_drawing(frame, swapped) for frame in chunk]
+            bar.update(len(chunk))
+    if not any(found):
+        raise ValueError(
+            f"{source}: no skeleton can be read; people have to be drawn whole, and apart from one another"
+        )
+    people, ids = per_frame(link(found), len(found))
+    colors = "MMPose's colours" + ", red and blue swapped" * swapped
+    empty = sum(not each for each in people)
+    print(
+        f"{source}: drawn in {colors}, {counted(len(people), 'frame')}, {counted(sum(map(len, people)), 'pose')}"
+        + f"; nobody in {empty:,} of the frames" * (empty > 0)
+    )
+    return ClipKeypoints(info.width, info.height, fps or info.fps or FPS, people, ids)
 
 
 def _lines(text: str) -> list[str]:

@@ -187,7 +187,7 @@ def check_drawn(source: SkeletonInput) -> None:
             f"skeleton: {source.path}: got a raw video, expected limbs on black; with pose.source=raw its people are "
             "found first"
         )
-    if drawing in _COLOURS and pose.style == "coco":
+    if drawing in _COLOURS and pose.style != "openpose":
         print(
             f"{source.path}: a skeleton in {_COLOURS[drawing]}; the released model and the embedded one were trained "
             "with MMPose's. To convert it, give its keypoints (.json), or the video of people with pose.source=raw"

@@ -27,8 +27,8 @@ def render_skeleton(
         height, width: size of the frame in pixels.
         min_confidence: joints below it, and the limbs that end in them, are left out.
         thickness: of the limbs, in pixels; None: 1/50 of the longer side, OpenPose's 1/64.
-        style: "coco", MMPose's colours, on which the released checkpoint was trained; or "openpose", OpenPose's 18
-            joints: COCO's and a neck between the shoulders.
+        style: "coco", MMPose's colours; "coco_bgr", with red and blue swapped, as MMPose drew before 1.0; or
+            "openpose", OpenPose's 18 joints: COCO's and a neck between the shoulders.
 
     Raises:
         ValueError: a person's array is not (17, 3), or there is no such style.

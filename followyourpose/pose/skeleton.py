@@ -18,8 +18,8 @@ JOINT = {name: index for index, name in enumerate(JOINTS)}
 NUM_JOINTS = len(JOINTS)
 SEEN = 0.3  # confidence from which a joint counts as seen, and is drawn
 
-# MMPose's colours for COCO (its coco.py), on which the released checkpoint was trained: the person's left is green, the
-# right orange, the middle blue.
+# MMPose's colours for COCO (its coco.py): the person's left is green, the right orange, the middle blue. Before 1.0 its
+# pictures had red and blue swapped, as the authors' own skeleton video has: style coco_bgr.
 LEFT, RIGHT, MIDDLE = (0, 255, 0), (255, 128, 0), (51, 153, 255)  # RGB
 _BODY = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 JOINT_COLORS = tuple(
@@ -74,8 +74,12 @@ class Style:
     radius: float
 
 
+_OWN = np.stack([np.arange(NUM_JOINTS)] * 2, 1)
 STYLES = {
-    "coco": Style(np.stack([np.arange(NUM_JOINTS)] * 2, 1), JOINT_COLORS, LIMBS, 50, 0.9),
+    "coco": Style(_OWN, JOINT_COLORS, LIMBS, 50, 0.9),
+    "coco_bgr": Style(
+        _OWN, tuple(color[::-1] for color in JOINT_COLORS), tuple((a, b, color[::-1]) for a, b, color in LIMBS), 50, 0.9
+    ),
     # The training data of ControlNet's OpenPose models: joints in rainbow colours, limbs at 0.6 of their brightness.
     "openpose": Style(
         np.array([[JOINT[name] for name in pair] for pair in _OPENPOSE]),
