@@ -18,7 +18,7 @@ from followyourpose import FollowYourPosePipeline
 from followyourpose.cli.main import main
 from followyourpose.config import ConfigError, EmbeddingEntry, GenerateConfig, build_config
 from followyourpose.generation.generate import load_pipeline
-from followyourpose.generation.loras import EmbeddingInput, open_embeddings
+from followyourpose.generation.loras import open_embeddings
 from followyourpose.hub import places
 from followyourpose.hub.download import snapshot
 from followyourpose.hub.files import needed_files
@@ -423,17 +423,17 @@ def test_embeddings_of_a_config_are_files_and_words(tmp_path: Path, entries: Any
     file.touch()
     given = json.loads(json.dumps(entries).replace("FILE", str(file)))
     config = build_config(GenerateConfig, {"prompt": "a cat", "embeddings": given})
-    assert open_embeddings(config.embeddings) == [EmbeddingInput(file, word) for word in expected]
-    assert open_embeddings(EmbeddingEntry(str(file))) == [EmbeddingInput(file)]
+    assert open_embeddings(config.embeddings) == [EmbeddingEntry(str(file), word) for word in expected]
+    assert open_embeddings(EmbeddingEntry(str(file))) == [EmbeddingEntry(str(file))]
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ("none.pt", r"embeddings\[0\]: none.pt: no such file or folder"),
-        ([{"word": "<x>"}], r"embeddings\[0\]: got .*, expected a path or \{path: ..., word: <hero>\}"),
-        ([{"path": __file__, "weight": 1}], r"embeddings\[0\]: unknown key weight, expected path and word"),
-        ([{"path": __file__, "word": " "}], r"embeddings\[0\]: got word ' ', expected text"),
+        ([{"word": "<x>"}], r"embeddings\[0\]: no value for path"),
+        ([{"path": __file__, "weight": 1}], r"embeddings\[0\]: unknown key weight; the nearest is path"),
+        ([{"path": __file__, "word": " "}], "embeddings word: got ' ', expected text"),
     ],
 )
 def test_entries_that_are_no_embedding_are_named(entries: Any, message: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.config import ConfigError, GenerateConfig, LoraConfig, LoraEntry, build_config
-from followyourpose.generation.loras import LoraInput, apply_loras, open_loras
+from followyourpose.generation.loras import apply_loras, open_loras
 from followyourpose.models.inflate import NEW_LAYERS
 from followyourpose.training.components import export, fingerprint, load_component
 from followyourpose.training.loop import build_objective, train
@@ -215,9 +215,9 @@ def test_a_path_is_a_lora_of_weight_1(entries: Any, tmp_path: Path):
     (tmp_path / "style.safetensors").touch()
     names = json.dumps(entries).replace("FILE", str(tmp_path / "style.safetensors")).replace("FOLDER", str(tmp_path))
     (only,) = open_loras(json.loads(names))
-    assert (only.path, only.weight) == (tmp_path / "style.safetensors", 1.0)
+    assert only == LoraEntry(str(tmp_path / "style.safetensors"), 1.0)
     assert open_loras([]) == open_loras(None) == []
-    assert open_loras(LoraEntry(str(tmp_path), 0.5)) == [LoraInput(tmp_path / "style.safetensors", 0.5)]
+    assert open_loras(LoraEntry(str(tmp_path), 0.5)) == [LoraEntry(str(tmp_path / "style.safetensors"), 0.5)]
 
 
 @pytest.mark.parametrize("given", ["{path: FILE, weight: 5e-1}", "[{path: FILE, weight: '.5'}]"])
@@ -227,7 +227,7 @@ def test_a_lora_of_the_command_line_has_its_weight(tmp_path: Path, given: str):
     file.touch()
     text = given.replace("FILE", json.dumps(str(file)))
     config = build_config(GenerateConfig, {"prompt": "x"}, [f"lora={text}"])
-    assert open_loras(config.lora) == [LoraInput(file, 0.5)]
+    assert open_loras(config.lora) == [LoraEntry(str(file), 0.5)]
     again = build_config(GenerateConfig, json.loads(json.dumps(asdict(config))))
     assert again == config and open_loras(again.lora) == open_loras(config.lora)
 
@@ -241,11 +241,11 @@ def test_a_lora_of_the_command_line_has_its_weight(tmp_path: Path, given: str):
         ),
         ([{"path": __file__}, {"path": "none"}], r"lora\[1\]: none: no such file"),
         ([str(Path(__file__).parent)], r"lora\[0\]: .*tests: got none, expected one file of weights"),
-        ([5], r"lora\[0\]: got 5, expected a path or \{path: ..., weight: 0.8\}"),
-        ([{"weight": 1}], r"lora\[0\]: got \{'weight': 1\}, expected a path"),
-        ([{"path": __file__, "scale": 1}], r"lora\[0\]: unknown key scale, expected path and weight"),
-        ([{"path": __file__, "weight": "much"}], r"lora\[0\]: got weight 'much', expected a number"),
-        ([{"path": __file__, "weight": float("nan")}], r"lora\[0\]: got weight nan, expected a number"),
+        ([5], r"lora\[0\]: path: got 5, expected text"),
+        ([{"weight": 1}], r"lora\[0\]: no value for path"),
+        ([{"path": __file__, "scale": 1}], r"lora\[0\]: unknown key scale; the nearest is path"),
+        ([{"path": __file__, "weight": "much"}], r"lora\[0\]: weight: got 'much', expected a number"),
+        ([{"path": __file__, "weight": float("nan")}], "lora weight: got nan, expected a finite number"),
     ],
 )
 def test_entries_that_are_no_lora_are_named(entries: Any, reason: str):

@@ -94,6 +94,10 @@ class EmbeddingEntry:
     path: str = MISSING  # the embedding's file or folder
     word: str | None = None  # the word that stands for it in prompts; None: the file's own
 
+    def __post_init__(self) -> None:
+        if self.word is not None and not self.word.strip():
+            raise ValueError(f"embeddings word: got {self.word!r}, expected text")
+
 
 PROMPTS = PROSE | {"kind": str | list[str]}
 LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}

@@ -100,6 +100,6 @@ def _loras(config: GenerateConfig) -> dict[str, str]:
     """Return the LoRAs to choose from: name for clients -> path, as in the config."""
     entries = config.lora if isinstance(config.lora, list) else [config.lora]
     given = [entry["path"] if isinstance(entry, dict) else entry for entry in entries if entry is not None]
-    files = [lora.path for lora in open_loras(given)]
+    files = [Path(lora.path) for lora in open_loras(given)]
     names = [file.parent.name if file.stem == "pytorch_lora_weights" else file.stem for file in files]
     return dict(zip(names, given, strict=True))
