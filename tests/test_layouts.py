@@ -432,7 +432,7 @@ def test_embeddings_of_a_config_are_files_and_words(tmp_path: Path, entries: Any
     [
         ("none.pt", r"embeddings\[0\]: none.pt: no such file or folder"),
         ([{"word": "<x>"}], r"embeddings\[0\]: no value for path"),
-        ([{"path": __file__, "weight": 1}], r"embeddings\[0\]: unknown key weight; the nearest is path"),
+        ([{"path": __file__, "weight": 1}], r"embeddings\[0\]: unknown key weight; the nearest is word"),
         ([{"path": __file__, "word": " "}], "embeddings word: got ' ', expected text"),
     ],
 )

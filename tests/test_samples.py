@@ -237,7 +237,7 @@ def test_a_run_that_does_not_fit_its_record_is_refused(folder: Path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"settings": []}, r"got a list, expected a mapping with"),
+        ({"settings": []}, "not the record of a run of generate"),
         ({"settings": {"prompt": "a", "height": None}}, "a run without videos or their size"),
         ({"settings": {"prompt": "a", "height": "16", "size": 3}}, "unknown key size"),
         ({"videos": {}}, "a run without videos or their size"),

@@ -59,11 +59,11 @@ def test_an_installed_wheel_generates_evaluates_and_trains_in_any_folder(
     run: Callable[..., str], tmp_path: Path
 ) -> None:
     assert "puppet/stage1" in run("configs")
-    (tmp_path / "custom_nodes").mkdir()
-    run("comfyui", "install", "custom_nodes")
-    assert len(list(tmp_path.glob("custom_nodes/*/example_workflows/*.json"))) == 3
-    run("generate", "num_frames=2", "num_inference_steps=1", "output=run")
     folder = tmp_path / "empty"
+    (folder / "custom_nodes").mkdir()
+    run("comfyui", "install", "custom_nodes")
+    assert len(list(folder.glob("custom_nodes/*/example_workflows/*.json"))) == 3
+    run("generate", "num_frames=2", "num_inference_steps=1", "output=run")
     assert (folder / "run" / "index.html").exists() and len(list((folder / "run").glob("*-sheet.png"))) == 3
     few = ("num_videos=1", "flicker_videos=1", "num_frames=2", "num_inference_steps=1", "without_skeleton=false")
     run("evaluate", "configs/puppet/evaluate.yaml", *few, "output=judged")
