@@ -139,7 +139,9 @@ def _add_download(add: Add) -> None:
         "followyourpose download sd15 clip-b32 --dry-run",
     )  # fmt: skip
     verb.add_argument("names", nargs="*", metavar="NAME", help="a name of the list")
-    verb.add_argument("--to", type=Path, metavar="FOLDER", help="in place of checkpoints/")
+    verb.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="in place of a clone's checkpoints/, or of the user's cache"
+    )
     verb.add_argument("--dry-run", action="store_true", help="list files and sizes, and take none")
 
 
