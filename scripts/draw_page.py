@@ -3,6 +3,7 @@
 python -m scripts.draw_page .github/pictures    writes page.png and page-phone.png (needs [demo] and playwright)
 """
 
+import io
 import shutil
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from followyourpose.config import REPOSITORY, GenerateConfig, load_config
 from followyourpose.web.app import running_page
@@ -30,15 +33,22 @@ def main(folder: Path) -> None:
     with running_page(config) as url, tempfile.TemporaryDirectory() as profile, opened(Path(profile), *DESKTOP) as page:
         page.goto(url)
         page.get_by_text("16 frames of the driving video").wait_for()
-        page.get_by_role("button", name="a panda in the forest", exact=True).click()
-        page.get_by_role("button", name="Generate", exact=True).click()
-        page.get_by_text("Done.").wait_for(timeout=300_000)
-        page.wait_for_function("[...document.querySelectorAll('video')].every(video => video.currentTime > 0.9)")
+        for prompt in ("an astronaut on the moon", "a panda in the forest"):
+            page.get_by_role("button", name=prompt, exact=True).click()
+            page.get_by_role("button", name="Generate", exact=True).click()
+            page.get_by_text(f"{prompt}, seed 0, in").wait_for(timeout=300_000)
+        page.get_by_role("radio", name="beside", exact=True).check()
+        page.wait_for_timeout(2000)  # for the video to play
         page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
-        page.screenshot(path=folder / "page.png", full_page=True)
+        _save(page, folder / "page.png")
         page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-        page.get_by_role("button", name="Generate", exact=True).evaluate("button => button.scrollIntoView()")
-        page.screenshot(path=folder / "page-phone.png")
+        page.evaluate("scrollTo(0, 0)")
+        _save(page, folder / "page-phone.png")
+
+
+def _save(page: "Page", path: Path) -> None:
+    """Write the page as a picture of 256 colours, a third of its size."""
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize().save(path, optimize=True)
 
 
 def executable() -> str | None:

@@ -18,14 +18,16 @@ from safetensors.torch import save_file
 
 from followyourpose import FollowYourPosePipeline
 from followyourpose.cli.main import main
-from followyourpose.config import REPOSITORY, GenerateConfig, PoseConfig
+from followyourpose.config import REPOSITORY, GenerateConfig, PoseConfig, load_config
 from followyourpose.data.video_io import read_frames, write_gif, write_video
-from followyourpose.generation.skeletons import open_skeleton
+from followyourpose.generation.outputs import FORMS
+from followyourpose.generation.skeletons import RawVideoError, open_skeleton
 from followyourpose.models.pose_encoder import identity_start
 from followyourpose.pipeline.windows import LongVideo
+from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.pose.skeleton import LEFT, RIGHT
-from followyourpose.web.controls import requested_config
-from followyourpose.web.jobs import Cancelled, Report, Studio
+from followyourpose.web.controls import PRESETS, in_labels, preset, requested_config
+from followyourpose.web.jobs import OVER, Cancelled, Report, Studio
 from followyourpose.web.requests import Limits, check_upload, public, recipe
 from tests.conftest import randomise
 from tests.tiny import write_image_model
@@ -33,7 +35,8 @@ from tests.tiny import write_image_model
 LIMITS = Limits(num_frames=24, upload_megabytes=2, upload_seconds=20, upload_frames=100, upload_side=640)
 DRIVING = {
     "sample": "dance", "pose_source": "skeleton", "temporal_offset": 0, "stride": 1, "num_frames": 3,
-    "skeleton_end": "stop", "crop_left": 0, "crop_right": 0, "crop_top": 0, "crop_bottom": 0, "upload": None,
+    "skeleton_end": "stop", "fit": "cover", "crop_left": 0, "crop_right": 0, "crop_top": 0, "crop_bottom": 0,
+    "upload": None,
 }  # fmt: skip
 DRAWING = {
     "prompt": "a cat", "negative_prompt": "", "seed": 0, "num_inference_steps": 2, "guidance_scale": 3.0,
@@ -139,6 +142,11 @@ def test_a_crop_slider_cuts_its_edge_off_preview_and_result(
     assert not np.array_equal(result_of(studio, config), known(before))
 
 
+def test_the_share_of_a_skeleton_that_is_cut_off_is_known(studio: Studio, skeletons: Path) -> None:
+    covered, padded = (studio.preview(config_of(studio, upload=str(skeletons), fit=fit)) for fit in ("cover", "pad"))
+    assert covered[2] > 0.02 and padded[2] == 0 and not np.array_equal(covered[0], padded[0])
+
+
 @pytest.mark.parametrize(
     ("change", "before"),
     [
@@ -225,10 +233,35 @@ def test_settings_beyond_the_limits_or_of_another_type_are_refused(
         config_of(studio, **change)
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("num_frames: got 65, expected at most 64", "Number of frames: got 65, expected at most 64"),
+        ("crop.top: got 'all'", "Crop top, pixels: got 'all'"),
+        ("a.mp4: too short for temporal_offset 3", "a.mp4: too short for “First frame” 3"),
+        ("skeleton: a, with pose.source=raw its people are found first", "Driving video: a, press “Find its people”"),
+    ],
+)  # fmt: skip
+def test_messages_use_the_words_of_the_labels(message: str, shown: str) -> None:
+    assert in_labels(message) == shown
+
+
+def test_presets_are_the_configs_own_a_fast_one_and_the_released_one(base: GenerateConfig) -> None:
+    fast, own, released = (preset(name, base, Limits()) for name in PRESETS)
+    assert own == {"num_inference_steps": 2, "guidance_scale": 3.0, "scheduler": "ddim"}
+    shipped = {
+        name: load_config(GenerateConfig, REPOSITORY / "configs" / f"{name}.yaml")
+        for name in ("puppet/fast", "sd14/generate")
+    }
+    assert all(value == getattr(shipped["sd14/generate"], key) for key, value in released.items())
+    assert all(fast[key] == getattr(shipped["puppet/fast"], key) for key in ("num_inference_steps", "scheduler"))
+    assert preset("released", base, Limits(num_inference_steps=30))["num_inference_steps"] == 30
+
+
 def test_the_page_states_its_limits() -> None:
-    limits = Limits(1, 2, 3, 4, 5, 6, 7, 100, 8, 9, 10, 11)
+    limits = Limits(1, 2, 3, 4, 5, 6, 7, 100, 1000, 8, 9, 10)
     numbers = re.findall(r"(?<!mp)\d+", limits.summary().split("up to", 1)[1])
-    assert numbers == [str(number) for number in range(1, 12)]
+    assert numbers == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +283,20 @@ def test_files_that_are_no_videos_are_refused_by_name_and_without_a_folder(
     with pytest.raises(ValueError, match=reason) as error:
         check_upload(tmp_path / name, LIMITS)
     assert str(tmp_path) not in str(error.value)
+
+
+def test_keypoints_of_other_tools_are_taken_and_a_size_where_they_have_none(studio: Studio, tmp_path: Path) -> None:
+    person = {"pose_keypoints_2d": [32.0, 24.0, 1.0] * 18}
+    for name, content, size in (
+        ("dwpose.json", [{"people": [person], "canvas_width": 64, "canvas_height": 48}] * 5, ""),
+        ("openpose.json", {"people": [person]}, "64x48"),
+    ):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+        assert check_upload(tmp_path / name, LIMITS).num_frames == (1 if size else 5)
+        config = config_of(studio, upload=str(tmp_path / name), skeleton_end="hold", skeleton_size=size)
+        assert studio.preview(config)[1] == ([0, 0, 0] if size else [0, 1, 2])
+    with pytest.raises(ValueError, match="openpose.json: OpenPose keypoints without the size of their frames"):
+        studio.preview(replace(config, skeleton_size=None))
 
 
 def test_a_truncated_video_and_one_without_frames_are_refused(tmp_path: Path, skeletons: Path) -> None:
@@ -347,6 +394,31 @@ def test_a_job_reports_every_step_of_every_window_and_shows_frames_on_the_way(st
     assert isinstance(reports[-1], Path) and not reports[-1].exists()  # it existed while the iterator was open
 
 
+def test_a_result_has_its_names_its_forms_and_the_video_under_its_skeleton(studio: Studio) -> None:
+    for report in studio.generate("somebody", config_of(studio, seed=4)):
+        if isinstance(report, Path):
+            names = {file.name for file in report.glob("a-cat-4*")}
+            plain, over = (read_frames(report / f"a-cat-4{form}") for form in (".mp4", OVER))
+    assert names == {f"a-cat-4{form}" for form in (*FORMS, OVER)}
+    assert plain.shape == over.shape and not np.array_equal(plain, over)
+
+
+def test_the_time_of_a_job_is_known_after_a_trial_and_grows_with_its_work(base: GenerateConfig, tmp_path: Path) -> None:
+    studio = Studio(base, LIMITS, tmp_path)
+    assert studio.estimate(base) is None
+    studio.measure()
+    seconds = studio.estimate(base)
+    assert seconds > 0
+    for change, factor in (({"num_inference_steps": 20}, 10), ({"guidance_scale": 1.0}, 0.5), ({"num_frames": 6}, 3)):
+        assert studio.estimate(replace(base, **change)) == pytest.approx(factor * seconds), change
+
+
+def test_a_word_that_an_unchosen_lora_teaches_is_named_with_it(base: GenerateConfig, tmp_path: Path) -> None:
+    studio = Studio(base, LIMITS, tmp_path)
+    assert studio.read("a cat of ink", "none")[1] == {"ink": "ink"}
+    assert "ink" not in studio.read("a cat of ink", "ink")[0].unknown
+
+
 def test_a_cancelled_job_ends_at_its_next_step_and_leaves_nothing(studio: Studio) -> None:
     config = config_of(studio, num_inference_steps=90)
     steps = 0
@@ -385,13 +457,21 @@ def test_a_raw_video_is_extracted_and_drives(base: GenerateConfig, tmp_path: Pat
     write_video(tmp_path / "raw.mp4", frames, 8)
     (tmp_path / "jobs").mkdir()
     studio = Studio(replace(base, pose=PoseConfig(backend="puppet")), LIMITS, tmp_path / "jobs")
-    with studio.extracted(tmp_path / "raw.mp4") as folder:
-        assert {file.name for file in folder.iterdir()} == {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
-        assert read_frames(folder / "skeleton.mp4").any()
+    for report in studio.extract("somebody", tmp_path / "raw.mp4"):
+        if isinstance(report, Path):
+            assert {file.name for file in report.iterdir()} == {"skeleton.mp4", "keypoints.json", "overlay.mp4"}
+            assert read_frames(report / "skeleton.mp4").any()
+            with studio.chosen(tmp_path / "raw.mp4", report / "keypoints.json", []) as nobody:
+                assert not read_frames(nobody / "skeleton.mp4").any()
+                assert not any(read_keypoints(nobody / "keypoints.json").frames)
+        else:
+            assert report.total == 3
     raw = config_of(studio, upload=str(tmp_path / "raw.mp4"), pose_source="raw")
-    assert studio.preview(raw)[1] == [0, 1, 2]
+    picture, numbers, _ = studio.preview(raw)
+    assert numbers == [0, 1, 2]
+    assert (np.abs(picture.astype(int) - RIGHT).max(-1) < 80).any()  # a skeleton over the frames
     assert not np.array_equal(result_of(studio, raw), result_of(studio, config_of(studio)))
     for call in (studio.preview, lambda config: result_of(studio, config)):
-        with pytest.raises(ValueError, match=r"skeleton: raw.mp4: got a raw video, .* with pose.source=raw"):
+        with pytest.raises(RawVideoError, match=r"skeleton: raw.mp4: got a raw video, .* with pose.source=raw"):
             call(config_of(studio, upload=str(tmp_path / "raw.mp4")))
     assert not list(studio.folder.iterdir())

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from followyourpose.config import GenerateConfig, PoseConfig
-from followyourpose.data.video_io import probe, write_video
+from followyourpose.data.video_io import probe, write_gif, write_video
 from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.puppets.world import render_scene, sample_scene
 from followyourpose.web.app import running_page
+from followyourpose.web.page import DOWNLOADS
 from followyourpose.web.requests import Limits
 from tests.tiny import write_image_model
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium is here: apt-get install chromium")
 FRAMES, STEPS = 4, 25
+SHOWN = "[...document.querySelectorAll('.stage video')].filter(video => video.offsetParent)"
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +61,12 @@ def browser_page(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def page(browser_page: "Page", url: str) -> "Page":
-    """The page loaded anew, driving frames shown; `requested` has the addresses of all its requests."""
+    """The page loaded anew, driving frames shown, options unfolded; `requested` has the addresses of all requests."""
     browser_page.goto(url)
     expect(browser_page.get_by_text(f"{FRAMES} frames of the driving video: 0, 1, 2, 3")).to_be_visible(timeout=60_000)
-    for accordion in ("Crop", "Settings"):
-        browser_page.get_by_role("button", name=accordion).click()
+    for fold in ("Frames:", "Look:"):
+        browser_page.get_by_role("button", name=fold).click()
     return browser_page
-
-
-def preview(page: "Page") -> str:
-    """Address of the picture of the driving frames; it changes with the picture."""
-    return page.locator("img").first.get_attribute("src")
 
 
 def slide(page: "Page", label: str, value: float) -> Locator:
@@ -78,137 +76,236 @@ def slide(page: "Page", label: str, value: float) -> Locator:
     return slider
 
 
-def start(page: "Page") -> None:
-    page.get_by_role("button", name="Generate", exact=True).click()
+def button(page: "Page", name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def generate(page: "Page", made: str) -> None:
+    """Press Generate, and wait for the result of this name."""
+    button(page, "Generate").click()
+    expect(status(page)).to_contain_text(f"{made}, in ", timeout=120_000)
 
 
 def status(page: "Page") -> Locator:
-    return page.locator(".prose.status")
+    return page.locator(".prose.status:visible")
 
 
-def command(page: "Page") -> Locator:
-    return page.locator(".command textarea")
+def upload(page: "Page", file: Path) -> None:
+    page.locator("input[type=file]").first.set_input_files(file)
+
+
+def violations(page: "Page") -> list[str]:
+    """Rules of accessibility (axe-core, WCAG AA among them) that the page breaks, and where."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+
+
+# ---- layout ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_is_accessible_and_the_first_controls_are_above_the_fold(browser_page: "Page", url: str, theme: str) -> None:
+    """On both tabs, on a desktop and on a phone."""
+    page = browser_page
+    page.emulate_media(color_scheme=theme)
+    page.goto(url)
+    expect(page.locator(".frames img")).to_be_visible(timeout=60_000)
+    try:
+        for width, height in (DESKTOP, PHONE):
+            page.set_viewport_size({"width": width, "height": height})
+            page.get_by_role("tab", name="Generate").click()
+            parts = [
+                page.get_by_label("Prompt", exact=True),
+                page.get_by_label("dance"),
+                button(page, "Upload your own"),
+            ]
+            for part in (*parts, button(page, "Generate")):
+                box = part.bounding_box()
+                assert 0 <= box["x"] and box["x"] + box["width"] <= width, part
+                assert 0 <= box["y"] and box["y"] + box["height"] <= height, part
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert not violations(page)
+            page.get_by_role("tab", name="Extract a skeleton").click()
+            expect(button(page, "Extract")).to_be_in_viewport()
+            assert not violations(page)
+    finally:
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size(dict(zip(("width", "height"), DESKTOP, strict=True)))
+
+
+def test_the_folds_have_their_values_in_their_titles_and_presets_set_them(page: "Page") -> None:
+    titles = page.locator(".label-wrap > span:first-child")
+    slide(page, "First frame", 3)
+    slide(page, "Take every n-th frame", 2)
+    expect(titles.first).to_have_text(f"Frames: {FRAMES} from 3, every 2.")
+    page.get_by_label("fast", exact=True).check()
+    expect(titles.nth(1)).to_have_text("Look: seed 0, 8 steps of dpm++, guidance 12.5")
+    expect(page.locator(".cost")).to_have_text(re.compile(rf"{FRAMES} frames, 8 steps: about \d+ s"))
+    slide(page, "Guidance scale", 3)
+    expect(titles.nth(1)).to_have_text("Look: seed 0, 8 steps of dpm++, guidance 3")
+    expect(page.get_by_label("fast", exact=True)).not_to_be_checked()
+    page.get_by_label("standard", exact=True).check()
+    expect(titles.nth(1)).to_have_text(f"Look: seed 0, {STEPS} steps of ddim, guidance 12.5")
+
+
+# ---- before a job ----------------------------------------------------------------------------------------------------
 
 
 def test_each_slider_changes_the_preview(page: "Page") -> None:
+    picture = page.locator(".frames img")
     for label, value, numbers in (
-        ("Temporal offset, frames", 3, "3, 4, 5, 6"),
-        ("Stride, frames", 2, "3, 5, 7, 9"),
+        ("First frame", 3, "3, 4, 5, 6"),
+        ("Take every n-th frame", 2, "3, 5, 7, 9"),
         ("Number of frames", 5, "3, 5, 7, 9, 11"),
         *((f"Crop {edge}, pixels", 60, "3, 5, 7, 9, 11") for edge in ("left", "right", "top", "bottom")),
     ):
-        before = preview(page)
+        before = picture.get_attribute("src")
         slide(page, label, value)
-        page.wait_for_function("before => document.querySelector('img').getAttribute('src') != before", arg=before)
+        expect(picture).not_to_have_attribute("src", before)
         expect(page.get_by_text(f"frames of the driving video: {numbers}", exact=False)).to_be_visible()
 
 
-def test_sliders_reach_as_far_as_the_driving_video(page: "Page") -> None:
+def test_sliders_reach_as_far_as_the_driving_video_and_stay_within_the_next(page: "Page", tmp_path: Path) -> None:
     info = probe(SAMPLE)
-    for label, end in (("Temporal offset, frames", info.num_frames), ("Crop left, pixels", info.width)):
-        expect(page.get_by_label(f"range slider for {label}")).to_have_attribute("max", str(end - 1))
+    write_gif(tmp_path / "still.gif", np.zeros((1, 48, 64, 3), np.uint8), 8)
+    for name, number, height in (("dance", info.num_frames, info.height), ("still.gif", 1, 48)):
+        if name != "dance":
+            upload(page, tmp_path / name)
+        for label, end in (("First frame", number - 1), ("Crop bottom, pixels", height - 1)):
+            slider = page.get_by_label(f"range slider for {label}")
+            expect(slider).to_have_attribute("max", str(max(end, 1)), timeout=30_000)
+            slide(page, label, end) if end else expect(slider).to_be_disabled()
+            expect(slider).to_have_value(str(end))
+    reason = "still.gif: the clip has 1 frame, too short for “First frame” 0 + “Number of frames” 4"
+    expect(page.locator(".problem")).to_contain_text(reason)
+    expect(button(page, "still.gif")).to_be_visible()
+    page.get_by_label("hold", exact=True).check()
+    expect(page.get_by_text("4 frames of the driving video: 0, 0, 0, 0")).to_be_visible()
+    page.get_by_label("left", exact=True).check()  # a sample in place of the upload
+    expect(page.get_by_label("range slider for First frame")).to_be_enabled()
+    expect(button(page, "Upload your own")).to_be_visible()
 
 
-def test_another_driving_video_draws_the_sliders_back_within_it(page: "Page", tmp_path: Path) -> None:
-    write_video(tmp_path / "short.mp4", np.zeros((9, 48, 64, 3), np.uint8), 8)
-    slide(page, "Temporal offset, frames", 20)
-    slide(page, "Crop bottom, pixels", 100)
-    page.locator("input[type=file]").first.set_input_files(tmp_path / "short.mp4")
-    for label, end in (("Temporal offset, frames", 8), ("Crop bottom, pixels", 47)):
-        slider = page.get_by_label(f"range slider for {label}")
-        expect(slider).to_have_attribute("max", str(end))
-        expect(slider).to_have_value(str(end))
+def test_the_prompt_is_counted_in_tokens_and_its_problems_stand_beside_it(page: "Page") -> None:
+    prompt, note = page.get_by_label("Prompt", exact=True), page.locator(".read")
+    prompt.fill("a cat")
+    expect(note).to_contain_text(re.compile(r"\d+ of \d+ tokens"))
+    prompt.fill("a <b>unicorn</b> " * 20)
+    expect(note).to_contain_text("Too long; not read")
+    expect(note.locator("u").first).to_have_css("text-decoration-style", "wavy")
+    prompt.fill("x" * 10_000)
+    reason = page.get_by_role("alert").get_by_text("Prompt: got 10000 characters, expected at most 1000")
+    expect(reason).to_be_visible()
+    button(page, "Generate").click()
+    expect(status(page)).to_contain_text("Prompt: got 10000 characters, expected at most 1000")
+    expect(button(page, "Generate")).to_be_visible()
 
 
-def test_a_reason_stands_in_place_of_a_preview(page: "Page") -> None:
-    slide(page, "Temporal offset, frames", 30)
-    expect(page.get_by_text("dance.mp4: the clip has 32 frames, too short for temporal_offset 30")).to_be_visible()
+def test_an_upload_that_is_no_video_gets_a_clear_message(page: "Page", tmp_path: Path) -> None:
+    content = SAMPLE.read_bytes()
+    header = content[: int.from_bytes(content[:4], "big")]  # a video without a frame
+    for name, part, reason in (
+        ("nothing", b"", "is empty, damaged"),
+        ("header", header, "cannot be read as frames"),
+        ("holiday", content[: len(content) // 2], "cannot be read as frames"),
+    ):
+        (tmp_path / f"{name}.mp4").write_bytes(part)
+        upload(page, tmp_path / f"{name}.mp4")
+        expect(page.locator(".problem")).to_contain_text(f"{name}.mp4: {reason}", timeout=30_000)
+    button(page, "Generate").click()
+    expect(status(page)).to_contain_text("holiday.mp4: cannot be read")
 
 
-def test_the_sample_generates_with_progress_and_its_result_plays(page: "Page") -> None:
-    page.get_by_label("left", exact=True).check()
-    page.get_by_label("dance", exact=True).check()
-    start(page)
-    expect(page.locator(".status progress")).to_be_visible(timeout=60_000)
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_appears_plays_and_is_kept_compared_and_used_again(page: "Page", tmp_path: Path) -> None:
+    expect(page.get_by_text("Your video will appear here")).to_be_visible()
+    expect(page.get_by_text("Your videos are kept here")).to_be_visible()
+    button(page, "Generate").click()
     expect(status(page)).to_contain_text(re.compile(rf"Step \d+ of {STEPS}, about \d+ s left"), timeout=60_000)
-    page.wait_for_selector(".live img")
-    expect(status(page)).to_contain_text("Done.", timeout=120_000)
-    playing = "[...document.querySelectorAll('video')].filter(video => video.currentTime > 0).length == 2"
-    page.wait_for_function(playing)
-    durations = page.evaluate("[...document.querySelectorAll('video')].map(video => video.duration)")
-    assert durations == pytest.approx([FRAMES / 8] * 2)
-    expect(command(page)).to_have_value("followyourpose generate a-cat-0.yaml")
-    expect(page.get_by_text("a-cat-0", exact=True).first).to_be_visible()  # in the gallery
+    expect(status(page).locator("progress")).to_be_visible()
+    expect(status(page).locator("img")).to_be_visible()
+    expect(status(page)).to_contain_text("a cat, seed 0, in ", timeout=120_000)
+    videos = page.locator(".stage video:visible")
+    for form, width in (("off", 64), ("over", 64), ("beside", 128), ("off", 64)):
+        page.get_by_role("radio", name=form, exact=True).check()
+        page.wait_for_function(f"{SHOWN}.some(video => video.videoWidth == {width} && video.currentTime > 0)")
+    assert videos.evaluate("video => video.duration") == pytest.approx(FRAMES / 8)
+    assert not violations(page)
 
-
-def test_a_random_seed_can_be_used_again(page: "Page") -> None:
-    slide(page, "Denoising steps", 1)
+    page.get_by_role("button", name="The same video by the command line").click()
     page.get_by_label("Another seed each time").check()
-    start(page)
-    expect(status(page)).to_contain_text("Done.", timeout=120_000)
-    made = command(page).input_value()
-    page.get_by_role("button", name="Use this seed again").click()
+    slide(page, "Denoising steps", 1)
+    button(page, "Generate").click()
+    expect(page.get_by_role("button", name=re.compile("Show a cat, seed"))).to_have_count(2, timeout=120_000)
+    seed = re.search(r"seed (\d+), in", status(page).inner_text())[1]
+    expect(page.locator(".command textarea")).to_have_value(f"followyourpose generate a-cat-{seed}.yaml")
+    page.get_by_role("combobox", name="Compare with").click()
+    page.get_by_role("option", name="1: a cat, seed 0").click()
+    expect(videos).to_have_count(2)
+    page.wait_for_function(f"{SHOWN}.length == 2 && {SHOWN}.every(video => video.currentTime > 0)")
+    button(page, f"Use a cat, seed {seed} again").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(seed)
     expect(page.get_by_label("Another seed each time")).not_to_be_checked()
-    assert made == f"followyourpose generate a-cat-{page.get_by_label('Seed', exact=True).input_value()}.yaml"
+    button(page, "Show a cat, seed 0").click()
+    expect(page.locator(".command textarea")).to_have_value("followyourpose generate a-cat-0.yaml")
+    names = []
+    for label in DOWNLOADS:
+        with page.expect_download() as file:
+            button(page, label).click()
+        names.append(file.value.suggested_filename)
+    forms = (".mp4", ".gif", "-sheet.png", "-with-skeleton.mp4", "-skeleton-over.mp4", ".yaml")
+    assert names == [f"a-cat-0{form}" for form in forms]
 
 
-def test_a_run_is_cancelled_and_the_next_one_is_not(page: "Page") -> None:
+def test_a_run_is_cancelled_which_is_no_error_and_the_next_one_is_not(page: "Page") -> None:
+    expect(button(page, "Cancel")).to_be_hidden()
     slide(page, "Denoising steps", 100)
-    start(page)
+    button(page, "Generate").click()
     expect(status(page)).to_contain_text("Step ", timeout=60_000)
-    page.get_by_role("button", name="Cancel").click()
+    expect(button(page, "Generate")).to_be_hidden()
+    button(page, "Cancel").click()
     expect(status(page)).to_contain_text("Cancelled.")
     page.wait_for_timeout(600)  # for a late report
     expect(status(page)).to_contain_text("Cancelled.")
+    expect(button(page, "Cancel")).to_be_hidden()
+    expect(page.locator(".problem, .toast-body")).to_have_count(0)
     slide(page, "Denoising steps", 1)
-    start(page)
-    expect(status(page)).to_contain_text("Done.", timeout=120_000)
+    generate(page, "a cat, seed 0")
 
 
-def test_a_corrupt_upload_gets_a_clear_message(page: "Page", tmp_path: Path) -> None:
-    content = SAMPLE.read_bytes()
-    (tmp_path / "holiday.mp4").write_bytes(content[: len(content) // 2])
-    page.locator("input[type=file]").first.set_input_files(tmp_path / "holiday.mp4")
-    expect(page.get_by_text("holiday.mp4: cannot be read as frames").first).to_be_visible()
-    start(page)
-    expect(page.get_by_test_id("toast-body").get_by_text("holiday.mp4: cannot be read")).to_be_visible()
+def test_a_video_of_people_is_recognised_and_its_people_are_found(page: "Page", tmp_path: Path) -> None:
+    frames, _ = render_scene(sample_scene(np.random.default_rng(0)), FRAMES, 64, 64)
+    write_video(tmp_path / "raw.mp4", frames, 8)
+    upload(page, tmp_path / "raw.mp4")
+    expect(page.get_by_text("This is a video of people")).to_be_visible(timeout=30_000)
+    button(page, "Find its people").click()
+    expect(page.get_by_text(f"{FRAMES} frames of the driving video: 0, 1, 2, 3")).to_be_visible(timeout=60_000)
+    expect(button(page, "Find its people")).to_be_hidden()
 
 
-def test_a_video_of_no_frames_gets_a_clear_message(page: "Page", tmp_path: Path) -> None:
-    (tmp_path / "nothing.mp4").write_bytes(b"")
-    header = SAMPLE.read_bytes()
-    (tmp_path / "header.mp4").write_bytes(header[: int.from_bytes(header[:4], "big")])  # a video without a frame
-    for name, reason in (("nothing", "is empty, damaged"), ("header", "cannot be read as frames")):
-        page.locator("input[type=file]").first.set_input_files(tmp_path / f"{name}.mp4")
-        expect(page.get_by_text(f"{name}.mp4: {reason}").first).to_be_visible()
-        page.get_by_role("button", name="Clear").click()
-
-
-def test_a_prompt_that_is_too_long_gets_a_clear_message(page: "Page") -> None:
-    page.get_by_label("Prompt", exact=True).fill("x" * 10_000)
-    start(page)
-    expect(page.get_by_text("prompt: got 10000 characters, expected at most 1000").first).to_be_visible()
-
-
-def test_the_second_tab_extracts_a_skeleton(page: "Page", tmp_path: Path) -> None:
+def test_the_second_tab_extracts_a_skeleton_that_drives_the_first(page: "Page", tmp_path: Path) -> None:
+    frames, _ = render_scene(sample_scene(np.random.default_rng(0)), FRAMES, 64, 64)
+    write_video(tmp_path / "raw.mp4", frames, 8)
     write_video(tmp_path / "black.mp4", np.zeros((4, 64, 64, 3), np.uint8), 8)
     page.get_by_role("tab", name="Extract a skeleton").click()
-    page.locator("input[type=file]").last.set_input_files(tmp_path / "black.mp4")
-    page.get_by_role("button", name="Extract", exact=True).click()
-    expect(page.get_by_role("cell", name="keypoints.json")).to_be_visible(timeout=60_000)
-    expect(page.get_by_text("puppet found nobody, so the skeleton is black.")).to_be_visible()
-
-
-def test_it_fits_a_phone(page: "Page") -> None:
-    page.set_viewport_size(dict(zip(("width", "height"), PHONE, strict=True)))
-    try:
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
-        for name in ("Generate", "Cancel"):
-            box = page.get_by_role("button", name=name, exact=True).bounding_box()
-            assert 0 <= box["x"] and box["x"] + box["width"] <= PHONE[0]
-    finally:
-        page.set_viewport_size(dict(zip(("width", "height"), DESKTOP, strict=True)))
+    button(page, "Extract").click()
+    expect(status(page)).to_contain_text("got no file, expected a video of people")
+    for name, text in (("black.mp4", "puppet found nobody, so the skeleton is black."), ("raw.mp4", "1 person found")):
+        page.locator("input[type=file]").last.set_input_files(tmp_path / name)
+        expect(page.get_by_text(name)).to_be_visible()
+        button(page, "Extract").click()
+        expect(status(page)).to_contain_text(text, timeout=60_000)
+        page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+    expect(
+        page.get_by_role("img", name=re.compile(rf"Confidence of {FRAMES} frames: 0\.\d\d on average"))
+    ).to_be_visible()
+    assert not violations(page)
+    button(page, "Drive a video with it").click()
+    expect(button(page, "keypoints.json")).to_be_visible()
+    expect(page.get_by_text(f"{FRAMES} frames of the driving video: 0, 1, 2, 3")).to_be_visible(timeout=60_000)
 
 
 def test_the_page_comes_after_its_login(browser_page: "Page", config: GenerateConfig) -> None:

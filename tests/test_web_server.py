@@ -27,6 +27,7 @@ import yaml
 from followyourpose.config import GenerateConfig, PoseConfig, load_config, save_config
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pose.keypoints_file import read_keypoints
 from followyourpose.web import app
 from followyourpose.web.app import running_page
 from followyourpose.web.requests import Limits
@@ -123,13 +124,14 @@ def jobs_of(server: Server) -> list[Path]:
 
 def test_the_api_generates_from_an_upload_by_named_parameters(server: Server, tmp_path: Path) -> None:
     client = client_of(server.url, tmp_path / "results")
-    video, pair, files, command, settings, status, _, seed = client.predict(
+    *files, command, settings, status = client.predict(
         prompt="a dog", upload=gradio_client.handle_file(SAMPLE), num_frames=4, crop_left=10, seed=5,
         api_name="/generate",
     )  # fmt: skip
-    assert probe(video).num_frames == probe(pair).num_frames == 4 and probe(pair).width == 2 * probe(video).width
-    assert [Path(file).suffix for file in files] == [".mp4", ".gif", ".png", ".mp4", ".yaml"]
-    assert command == "followyourpose generate a-dog-5.yaml" and seed == 5 and "Done" in status
+    video, pair, over = (probe(file) for file in (files[0], *files[3:5]))
+    assert video.num_frames == pair.num_frames == over.num_frames == 4 and pair.width == 2 * video.width
+    assert [Path(file).suffix for file in files] == [".mp4", ".gif", ".png", ".mp4", ".mp4", ".yaml"]
+    assert command == "followyourpose generate a-dog-5.yaml" and "a dog, seed 5, in " in status
     assert "crop:\n  left: 10\n" in settings and "skeleton: dance.mp4" in settings and "seed: 5" in settings
     assert Path(files[-1]).read_text(encoding="utf-8").strip() == settings
     assert str(server.temporary) not in settings
@@ -137,27 +139,26 @@ def test_the_api_generates_from_an_upload_by_named_parameters(server: Server, tm
 
 
 def test_every_parameter_of_the_api_sets_the_key_of_its_name(server: Server, tmp_path: Path) -> None:
-    driving = {"temporal_offset": 1, "stride": 2, "num_frames": 3, "skeleton_end": "loop"}
+    driving = {"temporal_offset": 1, "stride": 2, "num_frames": 3, "skeleton_end": "loop", "fit": "pad"}
     crop = {"left": 5, "right": 6, "top": 7, "bottom": 8}
     drawing = {
         "prompt": "a dog", "negative_prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 2.5,
         "pose_scale": 0.7, "scheduler": "euler", "seed": 9,
     }  # fmt: skip
     given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "paper"}
-    settings = yaml.safe_load(client_of(server.url).predict(**given, sample="left", api_name="/generate")[4])
+    settings = yaml.safe_load(client_of(server.url).predict(**given, sample="left", api_name="/generate")[7])
     assert Path(settings.pop("skeleton")).name == "left.json" and settings.pop("model") and settings.pop("device")
     assert settings.pop("pose") == {"backend": "puppet"}
     assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "paper"}}
 
 
-def test_the_api_previews_and_extracts(server: Server, tmp_path: Path) -> None:
-    client = client_of(server.url, tmp_path)
-    picture, numbers = client.predict(temporal_offset=2, stride=3, num_frames=2, api_name="/preview")
-    assert Path(picture).exists() and numbers == "2 frames of the driving video: 2, 5"
+def test_the_api_extracts(server: Server, tmp_path: Path) -> None:
     write_video(tmp_path / "black.mp4", np.zeros((3, 64, 64, 3), np.uint8), 8)
     upload = gradio_client.handle_file(tmp_path / "black.mp4")
-    skeleton, overlay, files = client.predict(upload, api_name="/extract_pose")
-    assert probe(skeleton).num_frames == probe(overlay).num_frames == 3 and len(files) == 3
+    results = client_of(server.url, tmp_path).predict(upload, api_name="/extract_pose")
+    overlay, skeleton, again, keypoints, status = results[:5]
+    assert [probe(video).num_frames for video in (overlay, skeleton, again)] == [3, 3, 3]
+    assert len(read_keypoints(keypoints).frames) == 3 and "found nobody" in status
 
 
 def test_the_readmes_client_works(server: Server, tmp_path: Path, monkeypatch: Any) -> None:
@@ -232,7 +233,7 @@ def test_no_address_that_a_client_names_is_fetched(
     assert "event: error" in extract(server.url, "https://example.com/dance.mp4")
     assert "event: error" in extract(server.url, "HTTP://example.com/dance.mp4")
     file = {"path": "https://example.com/dance.mp4", "meta": {"_type": "gradio.FileData"}}
-    assert "event: error" in call(server.url, "preview", [file, *[None] * 10])  # a control that is no file's
+    assert "event: error" in call(server.url, "generate", [file, *[None] * 23])  # a control that is no file's
     assert not fetched
 
 
@@ -299,7 +300,7 @@ from gradio_client import Client
 client = Client(sys.argv[1], verbose=False)
 job = client.submit(num_frames=3, num_inference_steps=100, api_name="/generate")
 for output in job:
-    print(output[5], flush=True)
+    print(output[8], flush=True)
 """
 
 

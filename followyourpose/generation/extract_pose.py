@@ -29,7 +29,11 @@ FPS = 8.0  # frames per second of the files, where the source is a folder of ima
 
 
 def extract_pose(
-    video: str | Path, output: str | Path, config: PoseConfig, frames: range | None = None
+    video: str | Path,
+    output: str | Path,
+    config: PoseConfig,
+    frames: range | None = None,
+    on_frames: Callable[[int, int], None] | None = None,
 ) -> ClipKeypoints:
     """Write skeleton.mp4, keypoints.json and, to check them, overlay.mp4 into a new folder; return the keypoints.
 
@@ -39,6 +43,8 @@ def extract_pose(
         video: a video, a gif, an image or a folder of them.
         output: the folder; it appears when all is done.
         frames: consecutive frames of the video; None: all.
+        on_frames: called with the numbers of frames in which people were looked for, and of all; an exception in it
+            ends the work.
 
     Raises:
         ValueError: the video, a setting, the backend or the folder cannot be used.
@@ -48,11 +54,17 @@ def extract_pose(
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
+
+            def found(count: int) -> None:
+                bar.update(count)
+                if on_frames is not None:
+                    on_frames(bar.n, len(frames))
+
             chunks = stream_frames(video, frames, ground=WHITE)
-            clip = find_people(chunks, config, (info.height, info.width), info.fps or FPS, bar.update)
+            clip = find_people(chunks, config, (info.height, info.width), info.fps or FPS, found)
         write_keypoints(folder / "keypoints.json", clip)
         clip = read_keypoints(folder / "keypoints.json")  # to the same digits, so that the file drives as the video did
-        _draw(video, frames, clip, config, folder)
+        draw_people(video, frames, clip, config, folder)
     print(summary(clip, config))
     return clip
 
@@ -104,7 +116,8 @@ def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[li
     return per_frame([smooth(track, config.smooth, sure) for track in tracks], len(found), sure)
 
 
-def _draw(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseConfig, folder: Path) -> None:
+def draw_people(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseConfig, folder: Path) -> None:
+    """Write skeleton.mp4 and overlay.mp4 of the people in these frames of a video into a folder."""
     size, rest = (clip.height, clip.width), iter(clip.frames)
     with (
         video_writer(folder / "skeleton.mp4", *size, clip.fps) as write_skeleton,

@@ -29,6 +29,10 @@ _LOOKED_AT = 5  # frames by which a drawing is recognised
 _COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
 
 
+class RawVideoError(ConfigError):
+    """A raw video in place of a skeleton."""
+
+
 @dataclass(frozen=True)
 class SkeletonInput:
     """Frames of a skeleton that a run uses; made by `open_skeleton`, which checks them.
@@ -174,7 +178,7 @@ def check_drawn(source: SkeletonInput) -> None:
     """Refuse a raw video, and print a line about a skeleton in other colours than the released model's.
 
     Raises:
-        ConfigError: the frames are no lines on black.
+        RawVideoError: the frames are no lines on black.
     """
     pose = source.config.pose
     if source.keypoints is not None or pose.source == "raw" or source.path == SAMPLE:
@@ -183,7 +187,7 @@ def check_drawn(source: SkeletonInput) -> None:
     chosen = tuple(used[number] for number in evenly(len(used), _LOOKED_AT))
     drawing = _drawing(source.path, source.path.stat().st_mtime_ns, chosen)
     if drawing == "raw":
-        raise ConfigError(
+        raise RawVideoError(
             f"skeleton: {source.path}: got a raw video, expected limbs on black; with pose.source=raw its people are "
             "found first"
         )

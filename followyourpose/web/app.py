@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from followyourpose.common.files import LOCK, locked
 from followyourpose.config import ConfigError, GenerateConfig, Output
 from followyourpose.generation.checks import check_settings, with_prompts
 from followyourpose.web.files import ClientFiles
 from followyourpose.web.jobs import Studio
-from followyourpose.web.page import CSS, build_page
+from followyourpose.web.page import CSS, theme
 from followyourpose.web.requests import Limits
+from followyourpose.web.wiring import build_page
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 FOLDER = "followyourpose-"  # prefix of the temporary folder
@@ -68,7 +69,7 @@ def running_page(
         jobs, files = folder / "jobs", folder / "files"  # Gradio serves the second alone
         jobs.mkdir()
         with _environment(GRADIO_TEMP_DIR=str(files), GRADIO_ANALYTICS_ENABLED="False"):
-            gradio = _gradio()
+            _check_gradio()
             from starlette.middleware import Middleware
 
             from followyourpose.web.guard import Guard
@@ -80,9 +81,10 @@ def running_page(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
                 app_kwargs={"middleware": [Middleware(Guard, host=host, password=password, files=client_files)]},
                 max_file_size=limits.upload_megabytes * 10**6, enable_monitoring=False, footer_links=[], css=CSS,
-                theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                theme=theme(),
             )  # fmt: skip
             closed = threading.Event()
+            threading.Thread(target=studio.measure, daemon=True).start()
             threading.Thread(target=_sweep, args=(files, 60 * limits.kept_minutes, closed), daemon=True).start()
             try:
                 yield url
@@ -127,9 +129,9 @@ def _sweep(folder: Path, kept: float, closed: threading.Event) -> None:
                     path.unlink()
 
 
-def _gradio() -> Any:
+def _check_gradio() -> None:
+    """Raise a ConfigError where Gradio is not installed."""
     try:
-        import gradio
+        import gradio  # noqa: F401
     except ImportError as error:
         raise ConfigError("the page needs Gradio: pip install -e '.[demo]'") from error
-    return gradio

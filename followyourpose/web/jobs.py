@@ -1,15 +1,16 @@
-"""Jobs of the page: a config -> `generate`, on one loaded model, with progress reports.
+"""Jobs of the page, with progress reports: a config -> `generate`, on one loaded model; a video -> its skeletons.
 
-Jobs take turns. Each runs in its own thread, so that it can be watched and cancelled. Frames are (f, H, W, 3) uint8
-RGB: f frames, H W pixels.
+Generations take turns. Each job runs in its own thread, so that it can be watched and cancelled. Frames are
+(f, H, W, 3) uint8 RGB: f frames, H W pixels.
 """
 
 import queue
+import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from followyourpose.common.files import slug
 from followyourpose.common.pictures import contact_sheet, evenly, to_uint8
 from followyourpose.config import GenerateConfig
 from followyourpose.data.transforms import cover
-from followyourpose.generation.extract_pose import extract_pose
+from followyourpose.data.video_io import read_frames, stream_frames, write_video
+from followyourpose.generation.extract_pose import FPS, draw_people, extract_pose, find_people
 from followyourpose.generation.generate import generate, load_pipeline
+from followyourpose.generation.outputs import FORMS
 from followyourpose.generation.sampling import scheduler
-from followyourpose.generation.skeletons import check_drawn, open_skeleton
+from followyourpose.generation.skeletons import SkeletonInput, check_drawn, cut_off, open_skeleton
+from followyourpose.pipeline.words import ReadPrompt, read_prompt
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
+from followyourpose.pose.render import overlay
+from followyourpose.web.controls import loras_of
 from followyourpose.web.requests import Limits, without_folder
 
 if TYPE_CHECKING:
@@ -31,10 +39,13 @@ if TYPE_CHECKING:
 
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
+OVER = "-skeleton-over.mp4"  # ending of the video under its skeleton, beside `FORMS`
 PICTURE_SIDE = 128  # pixels of a frame in the preview
 PICTURE_FRAMES = 4  # frames in the live preview
 PICTURE_SHARE = 0.1  # fraction of the time that the live preview may take
 LAST_STEP = 30  # seconds that a cancelled job may take to end
+TRIAL_FRAMES, TRIAL_STEPS = 4, 2  # of the short job that measures the speed
+FOUND = 8  # raw videos whose people are remembered
 
 
 class Cancelled(Exception):
@@ -68,53 +79,117 @@ class Studio:
 
     def __init__(self, config: GenerateConfig, limits: Limits, folder: Path) -> None:
         self.config, self.limits, self.folder = config, limits, folder
-        self._turn = threading.Lock()
+        self._turn, self._finding = threading.Lock(), threading.Lock()
         self._running: dict[threading.Event, str] = {}  # event that cancels a job -> its owner
         self._pipe: FollowYourPosePipeline | None = None
         self._lora: Any = None  # merged into the weights
+        self._pace: float | None = None  # seconds of a frame at a step, without guidance
+        self._found: dict[tuple[str, range], ClipKeypoints] = {}
         pipe = self._loaded(replace(config, lora=None))
+        self._tokenizer = pipe.tokenizer
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         self.height, self.width = config.height or size, config.width or size
 
-    def preview(self, config: GenerateConfig) -> tuple[np.ndarray, list[int]]:
-        """Return the driving frames, small, on one picture (H, W, 3) uint8 RGB, and their numbers in the source.
+    def measure(self) -> None:
+        """Learn the speed by a short job, for `estimate`; every later job corrects it."""
+        with self._turn:
+            config = replace(self.config, num_frames=TRIAL_FRAMES, num_inference_steps=TRIAL_STEPS)
+            with self._timed(config):
+                self._loaded(replace(config, lora=None))(
+                    "", num_frames=TRIAL_FRAMES, height=self.height, width=self.width,
+                    num_inference_steps=TRIAL_STEPS, guidance_scale=config.guidance_scale,
+                )  # fmt: skip
 
-        A raw video is shown as it is: people are looked for when the job runs.
+    def estimate(self, config: GenerateConfig) -> float | None:
+        """Return the seconds that a job will take once it has its turn; None: unknown as yet."""
+        return None if self._pace is None else self._pace * _work_of(config)
+
+    def read(self, prompt: str, lora: str) -> tuple[ReadPrompt, dict[str, str]]:
+        """Return how a prompt is read with a LoRA by this name, and words of it that another LoRA would add: word ->
+        name. The words that a LoRA teaches are those of its name."""
+        taught = {name: set(re.findall("[a-z]+", name.lower())) for name in loras_of(self.config)}
+        reading = read_prompt(self._tokenizer, prompt, taught.get(lora, ()))
+        return reading, {
+            word: name for word in reading.unknown for name, words in taught.items() if word.lower() in words
+        }
+
+    def preview(self, config: GenerateConfig) -> tuple[np.ndarray, list[int], float]:
+        """Return the driving frames, small, on one picture (H, W, 3) uint8 RGB, their numbers in the source, and the
+        share of the skeleton that they cut off.
+
+        Of a raw video the frames have the skeletons of their people over them.
 
         Raises:
-            ValueError: as `open_skeleton` and `check_drawn`; the message has no folder.
+            ValueError: as `open_skeleton`, `check_drawn` and `extract_pose`; the message has no folder.
         """
         with without_folder(config.skeleton):
             source = open_skeleton(config)
             check_drawn(source)
             frames = to_uint8(source.frames(self.height, self.width))
+            if config.pose.source == "raw":
+                source = source.found(self._people(source))
+                skeletons = to_uint8(source.frames(self.height, self.width))
+                frames = np.stack([overlay(*pair) for pair in zip(frames, skeletons, strict=True)])
         scale = min(1, PICTURE_SIDE / max(self.height, self.width))
         small = max(1, round(self.height * scale)), max(1, round(self.width * scale))
-        return contact_sheet(cover(frames.shape[1:3], small).of_frames(frames), len(frames)), source.indices
+        picture = contact_sheet(cover(frames.shape[1:3], small).of_frames(frames), len(frames))
+        return picture, source.indices, cut_off(source, self.height, self.width)
 
     def generate(self, owner: str, config: GenerateConfig) -> Iterator[Report | Path]:
         """Yield reports and, last, the folder that `generate` wrote, which is removed when the iterator is closed.
 
-        Closing the iterator before its end cancels the job, as `cancel` does.
+        Beside its files is the video under its skeleton (OVER). Closing the iterator before its end cancels the job, as
+        `cancel` does.
 
         Raises:
             ValueError: as `generate`; the message has no folder. Cancelled: by its owner.
         """
-        reports: queue.Queue[Report | Path | Exception] = queue.Queue()
-        cancelled = threading.Event()
-        self._running[cancelled] = owner
-        threading.Thread(target=self._work, args=(config, cancelled, reports.put), daemon=True).start()
-        latest: Report | Path | Exception | None = None
-        try:
-            while not isinstance(latest, Path):
-                if isinstance(latest := reports.get(), Exception):
-                    raise latest
-                yield latest
-        finally:
-            cancelled.set()
-            del self._running[cancelled]
-            if isinstance(latest, Path):
-                shutil.rmtree(latest, ignore_errors=True)
+
+        def work(folder: Path, cancelled: threading.Event, report: Callable[[Any], None]) -> Path:
+            with self._turn, without_folder(config.skeleton):
+                progress = _Progress(config, cancelled, report)
+                pipe = self._loaded(config)
+                with self._timed(config):
+                    generate(replace(config, output=str(folder)), pipe, progress)
+            _rename(folder, config)
+            return folder
+
+        return self._job(owner, work)
+
+    def extract(self, owner: str, video: Path) -> Iterator[Report | Path]:
+        """Yield reports and, last, the folder that extract-pose writes of an uploaded video; otherwise as `generate`.
+
+        Raises:
+            ValueError: as `extract_pose`; the message has no folder. Cancelled: by its owner.
+        """
+
+        def work(folder: Path, cancelled: threading.Event, report: Callable[[Any], None]) -> Path:
+            start = time.monotonic()
+
+            def watch(done: int, total: int) -> None:
+                if cancelled.is_set():
+                    raise Cancelled
+                report(Report(done, total, (time.monotonic() - start) / done * (total - done)))
+
+            with without_folder(video):
+                extract_pose(video, folder / "pose", self.config.pose, on_frames=watch)
+            return folder / "pose"
+
+        return self._job(owner, work)
+
+    @contextmanager
+    def chosen(self, video: Path, keypoints: Path, people: Collection[int]) -> Iterator[Path]:
+        """Yield the folder of the same files with some of the people, by their numbers; it exists while entered."""
+        clip = read_keypoints(keypoints)
+        ids = clip.ids or [list(range(len(frame))) for frame in clip.frames]
+        keep = [[i for i, number in enumerate(numbers) if number in people] for numbers in ids]
+        frames = [[frame[i] for i in kept] for frame, kept in zip(clip.frames, keep, strict=True)]
+        numbers = [[each[i] for i in kept] for each, kept in zip(ids, keep, strict=True)]
+        clip = replace(clip, frames=frames, ids=numbers)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            write_keypoints(Path(folder) / "keypoints.json", clip)
+            draw_people(video, range(len(clip.frames)), clip, self.config.pose, Path(folder))
+            yield Path(folder)
 
     def cancel(self, owner: str, wait: float = 0) -> None:
         """End the jobs of an owner at their next denoising step, and wait up to `wait` seconds for them."""
@@ -131,32 +206,54 @@ class Studio:
             cancelled.set()
         self._turn.acquire(timeout=LAST_STEP)
 
-    @contextmanager
-    def extracted(self, video: Path) -> Iterator[Path]:
-        """Yield the folder that extract-pose writes of an uploaded video; it exists while entered.
+    def _job(
+        self, owner: str, work: Callable[[Path, threading.Event, Callable[[Any], None]], Path]
+    ) -> Iterator[Report | Path]:
+        """Do work in a thread of its own: yield its reports and, last, the path that it returns."""
+        reports: queue.Queue[Report | Path | Exception] = queue.Queue()
+        cancelled, folder = threading.Event(), Path(tempfile.mkdtemp(dir=self.folder))
+        self._running[cancelled] = owner
 
-        Raises:
-            ValueError: as `extract_pose`; the message has no folder.
-        """
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            with without_folder(video):
-                extract_pose(video, folder, self.config.pose)
-            yield Path(folder)
+        def run() -> None:
+            try:
+                path = work(folder, cancelled, reports.put)
+                if cancelled.is_set():
+                    raise Cancelled
+            except Exception as error:  # of any kind: raised in the waiting thread
+                shutil.rmtree(folder, ignore_errors=True)
+                reports.put(error)
+            else:
+                reports.put(path)
 
-    def _work(self, config: GenerateConfig, cancelled: threading.Event, report: Callable[[Any], None]) -> None:
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        threading.Thread(target=run, daemon=True).start()
+        latest: Report | Path | Exception | None = None
         try:
-            with self._turn, without_folder(config.skeleton):
-                progress = _Progress(config, cancelled, report)
-                pipe = self._loaded(config)
-                generate(replace(config, output=str(folder)), pipe, progress)
-            if cancelled.is_set():
-                raise Cancelled
-        except Exception as error:  # of any kind: raised in the waiting thread
-            shutil.rmtree(folder, ignore_errors=True)
-            report(error)
-        else:
-            report(folder)
+            while not isinstance(latest, Path):
+                if isinstance(latest := reports.get(), Exception):
+                    raise latest
+                yield latest
+        finally:
+            cancelled.set()
+            del self._running[cancelled]
+            if isinstance(latest, Path):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _people(self, source: SkeletonInput) -> ClipKeypoints:
+        """Return the people in the used frames of a raw video; of the latest videos they are remembered."""
+        key = (str(source.path), source.span)
+        with self._finding:
+            if key not in self._found:
+                chunks = stream_frames(source.path, source.span)
+                self._found[key] = find_people(chunks, self.config.pose, source.size, FPS, lambda count: None)
+                if len(self._found) > FOUND:
+                    self._found.pop(next(iter(self._found)))
+            return self._found[key]
+
+    @contextmanager
+    def _timed(self, config: GenerateConfig) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._pace = (time.monotonic() - start) / _work_of(config)
 
     def _loaded(self, config: GenerateConfig) -> "FollowYourPosePipeline":
         """Return the model with sampler and LoRAs of a job. Only a change of LoRAs, which are merged, reloads it."""
@@ -168,6 +265,24 @@ class Studio:
             self._scheduler = self._pipe.scheduler
         self._pipe.scheduler = scheduler(config.scheduler, self._scheduler)
         return self._pipe
+
+
+def _work_of(config: GenerateConfig) -> int:
+    """Return the number of frames that the network sees in a job, each once a step, and twice under guidance."""
+    frames = sum(map(len, config.long_video.windows(config.num_frames)))
+    return frames * config.num_inference_steps * (1 + (config.guidance_scale > 1))
+
+
+def _rename(folder: Path, config: GenerateConfig) -> None:
+    """Name the files of a result after prompt and seed, and write the video under its skeleton beside them."""
+    name = f"{slug(config.prompt)}-{config.seed}"
+    (pair,) = folder.glob(f"*{FORMS[-1]}")
+    old = pair.name.removesuffix(FORMS[-1])
+    for form in FORMS:
+        (folder / f"{old}{form}").rename(folder / f"{name}{form}")
+    skeleton, video = np.split(read_frames(folder / f"{name}{FORMS[-1]}"), 2, axis=2)
+    over = np.stack([overlay(*both) for both in zip(video, skeleton, strict=True)])
+    write_video(folder / f"{name}{OVER}", over, config.fps)
 
 
 class _Progress:

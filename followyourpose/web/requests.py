@@ -15,7 +15,8 @@ from followyourpose.common.checks import check_at_least
 from followyourpose.config import REPOSITORY, ConfigError, GenerateConfig, build_config, written
 from followyourpose.data.video_io import probe, stream_frames
 from followyourpose.data.video_readers import VideoInfo
-from followyourpose.pose.keypoints_file import read_keypoints
+from followyourpose.pose.formats import read_any
+from followyourpose.pose.formats.read import FPS
 
 # Suffix of an upload -> its signature: at which byte, one of which. A suffix alone decides nothing: of a playlist that
 # is called .mp4, the reader would open whatever the playlist names.
@@ -23,7 +24,7 @@ _MOVIE = (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"))
 _MATROSKA = (0, (b"\x1a\x45\xdf\xa3",))
 SIGNATURES = {
     ".mp4": _MOVIE, ".mov": _MOVIE, ".m4v": _MOVIE, ".mkv": _MATROSKA, ".webm": _MATROSKA, ".avi": (0, (b"RIFF",)),
-    ".gif": (0, (b"GIF8",)), ".json": (0, (b"{",)),
+    ".gif": (0, (b"GIF8",)), ".json": (0, (b"{", b"[")),
 }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class Limits:
     upload_decoding_seconds: int = 30  # time to decode an upload
     num_frames: int = 64  # of a result
     num_inference_steps: int = 100
-    prompt_characters: int = 1000
+    prompt_characters: int = 1000  # a model reads far fewer, which the page counts
     waiting: int = 16  # jobs in the queue, of all clients
     kept_minutes: int = 60  # age at which uploads and results are removed
     client_megabytes: int = 500  # uploads and results of a client (an address) that are kept
@@ -50,8 +51,8 @@ class Limits:
         return (
             f"Uploads: {', '.join(SIGNATURES)}, up to {self.upload_megabytes} MB ({self.upload_json_megabytes} MB of "
             f".json), {self.upload_seconds} seconds, {self.upload_frames} frames and {self.upload_side} pixels a side, "
-            f"decoded within {self.upload_decoding_seconds} seconds. Results: up to {self.num_frames} frames. Prompts: "
-            f"up to {self.prompt_characters} characters. At most {self.waiting} jobs wait. Files are removed after "
+            f"decoded within {self.upload_decoding_seconds} seconds. Results: up to {self.num_frames} frames. "
+            f"At most {self.waiting} jobs wait. Files are removed after "
             f"{self.kept_minutes} minutes; a client may have {self.client_megabytes} MB at a time."
         )
 
@@ -101,8 +102,7 @@ def check_upload(path: Path, limits: Limits) -> VideoInfo:
     with without_folder(path):
         _check_limit(path, size, "megabytes", largest)
         if suffix == ".json":
-            keypoints = read_keypoints(path)
-            info = VideoInfo(len(keypoints.frames), keypoints.fps, keypoints.height, keypoints.width)
+            info = _keypoints_info(path, limits)
         else:
             info = probe(path)
         _check_limit(path, info.num_frames / (info.fps or 1), "seconds", limits.upload_seconds)
@@ -112,6 +112,16 @@ def check_upload(path: Path, limits: Limits) -> VideoInfo:
             for _ in stream_frames(path):
                 pass
     return info
+
+
+def _keypoints_info(path: Path, limits: Limits) -> VideoInfo:
+    """Return the size of anybody's keypoints; of those without one, which a control has to give, the largest."""
+    reading = read_any(path)
+    if reading.size is not None:
+        clip = reading.clip()
+        return VideoInfo(len(clip.frames), clip.fps, clip.height, clip.width)
+    side = limits.upload_side
+    return VideoInfo(len(reading.layout.frames), reading.layout.fps or FPS, side, side)
 
 
 def _check_limit(path: Path, got: float, unit: str, most: int) -> None:
@@ -126,7 +136,8 @@ def without_folder(path: str | Path | None) -> Iterator[None]:
         yield
     except ValueError as error:
         message = str(error) if path is None else str(error).replace(str(path), Path(path).name)
-        raise ValueError(public(message)) from error
+        kind = type(error) if isinstance(error, ConfigError) else ValueError
+        raise kind(public(message)) from error
 
 
 def public(message: str) -> str:
