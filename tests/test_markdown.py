@@ -12,7 +12,6 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +120,10 @@ def run(words: list[str]) -> None:
     if program == "python":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [arguments[1], *small(arguments[2:])])
-            with suppress(SystemExit):
+            try:
                 runpy.run_module(arguments[1], run_name="__main__")
+            except SystemExit as end:
+                assert not end.code, " ".join(words)
     elif program == "followyourpose" and (fewer := FEWER.get(arguments[0], [])) is not None:
         AcceleratorState._reset_state(True)
         assert main([*small(arguments), *fewer]) == 0, " ".join(words)

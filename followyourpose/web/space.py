@@ -58,7 +58,7 @@ def write_space(config: GenerateConfig, folder: Path) -> None:
         if (model := locate(config.model)).is_dir():
             shutil.copytree(model, work / MODEL)
             config = dataclasses.replace(config, model=MODEL)
-        elif not is_hub_id(config.model, locate):
+        elif not is_hub_id(config.model):
             raise ConfigError(f"model: got {config.model}, expected a folder or a hub id, which the Space can download")
         save_config(config, work / "config.yaml")
         atomic_write(work / "app.py", _APP)
