@@ -82,7 +82,7 @@ def test_moves_are_made_from_arguments_and_files(
 @pytest.mark.parametrize(
     ("source", "arguments", "reason"),
     [
-        ("openpose.mp4", [], "openpose.mp4: got a skeleton in OpenPose's colours, expected keypoints, or limbs in"),
+        ("openpose.mp4", [], "openpose.mp4: got a drawing in OpenPose's colours, expected keypoints, or limbs in"),
         ("raw.mp4", [], "raw.mp4: got a raw video, for extract-pose, expected"),
         ("black.mp4", [], "black.mp4: got black frames, expected"),
         ("coco.mp4", ["--size", "64x64"], "coco.mp4: size: got 64x64, but its own is 160x120"),

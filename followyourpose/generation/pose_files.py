@@ -17,19 +17,11 @@ from followyourpose.pose.formats import FORMATS, format_of, is_keypoints, read_a
 from followyourpose.pose.formats.read import FPS
 from followyourpose.pose.from_drawing import has_swapped_colors, people_of_drawing
 from followyourpose.pose.keypoints_file import ClipKeypoints
-from followyourpose.pose.recognise import drawing_of
+from followyourpose.pose.recognise import COLOURS, LOOKED_AT, drawing_of
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.track import link, per_frame
 
 VIDEO = "video"  # a drawn skeleton, .mp4
-_LOOKED_AT = 5  # frames by which a drawing is recognised
-_DRAWINGS = {
-    "openpose": "a skeleton in OpenPose's colours",
-    "wholebody": "a skeleton in DWPose's colours",
-    "other": "a drawing in other colours",
-    "empty": "black frames",
-    "raw": "a raw video, for extract-pose",
-}
 
 
 def convert_pose(
@@ -99,11 +91,11 @@ def _drawn_clip(source: Path, size: tuple[int, int] | None, fps: float | None) -
     info = probe(source)
     if size not in (None, (info.width, info.height)):
         raise ValueError(f"{source}: size: got {size[0]}x{size[1]}, but its own is {info.width}x{info.height}")
-    sample = read_frames(source, evenly(info.num_frames, _LOOKED_AT))
+    sample = read_frames(source, evenly(info.num_frames, LOOKED_AT))
     if (drawing := drawing_of(sample)) != "coco":
-        raise ValueError(
-            f"{source}: got {_DRAWINGS[drawing]}, expected keypoints, or limbs in MMPose's colours on black"
-        )
+        got = {"empty": "black frames", "raw": "a raw video, for extract-pose"}.get(drawing)
+        got = got or f"a drawing in {COLOURS[drawing]}"
+        raise ValueError(f"{source}: got {got}, expected keypoints, or limbs in MMPose's colours on black")
     swapped, found = has_swapped_colors(sample), []
     with tqdm(total=info.num_frames, desc="reading skeletons", unit="frame") as bar:
         for chunk in stream_frames(source):

@@ -19,14 +19,12 @@ from followyourpose.data.video_io import probe, read_frames, stream_frames
 from followyourpose.data.video_readers import ACCEPTED
 from followyourpose.pose.formats import is_keypoints, read_any
 from followyourpose.pose.keypoints_file import ClipKeypoints
-from followyourpose.pose.recognise import Drawing, drawing_of
+from followyourpose.pose.recognise import COLOURS, LOOKED_AT, Drawing, drawing_of
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.retarget import retarget
 
 SAMPLE = Path(__file__).resolve().parents[1] / "assets" / "dance.mp4"
 _TOLD, _DARK = 0.02, 64  # least share of a skeleton cut off that is worth a line; brightest black of a drawn video
-_LOOKED_AT = 5  # frames by which a drawing is recognised
-_COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
 
 
 class RawVideoError(ConfigError):
@@ -184,16 +182,16 @@ def check_drawn(source: SkeletonInput) -> None:
     if source.keypoints is not None or pose.source == "raw" or source.path == SAMPLE:
         return
     used = sorted(set(source.indices))
-    chosen = tuple(used[number] for number in evenly(len(used), _LOOKED_AT))
+    chosen = tuple(used[number] for number in evenly(len(used), LOOKED_AT))
     drawing = _drawing(source.path, source.path.stat().st_mtime_ns, chosen)
     if drawing == "raw":
         raise RawVideoError(
             f"skeleton: {source.path}: got a raw video, expected limbs on black; with pose.source=raw its people are "
             "found first"
         )
-    if drawing in _COLOURS and pose.style != "openpose":
+    if drawing in COLOURS and pose.style != "openpose":
         print(
-            f"{source.path}: a skeleton in {_COLOURS[drawing]}; the released model and the embedded one were trained "
+            f"{source.path}: a skeleton in {COLOURS[drawing]}; the released model and the embedded one were trained "
             "with MMPose's. To convert it, give its keypoints (.json), or the video of people with pose.source=raw"
         )
 

@@ -13,6 +13,8 @@ from followyourpose.pose.skeleton import LEFT, MIDDLE, RIGHT
 
 Drawing = Literal["coco", "openpose", "wholebody", "other", "empty", "raw"]
 
+COLOURS = {"openpose": "OpenPose's colours", "wholebody": "DWPose's colours, with a face", "other": "other colours"}
+LOOKED_AT = 5  # frames by which the drawing of a video is recognised
 _SIDE = 384  # pixels: larger frames are reduced
 _BLACK, _BRIGHT = 24, 60  # of 255, the largest channel of a pixel: at most, and above
 _STROKE = 1 / 12  # of the longer side: what is wider in both directions is no line
