@@ -21,7 +21,7 @@ from followyourpose.web.jobs import Report
 
 TOLD = 0.02  # least share cut off that is worth a line
 BARS = 200  # of the strip of confidence, at most
-PICTURE = 720  # pixels of the longer side of a picture of people
+PICTURE = 480  # pixels of the longer side of a picture of people
 
 
 def plain(text: str) -> str:
@@ -132,7 +132,7 @@ def who(frame: np.ndarray, people: Sequence[np.ndarray], numbers: Sequence[int])
         x, y = person[person[:, 2] >= SEEN, :2].mean(0)
         draw.text((x, y), str(number), "white", ImageFont.load_default(size), "mm", stroke_width=3, stroke_fill="black")
     picture.thumbnail((PICTURE, PICTURE))
-    return f'<figure class="frames">{_image(np.asarray(picture), "The people, with their numbers")}</figure>'
+    return f"<figure>{_image(np.asarray(picture), 'The people, with their numbers')}</figure>"
 
 
 def duration(seconds: float) -> str:
