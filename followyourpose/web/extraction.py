@@ -31,12 +31,12 @@ def extract(clients: Clients) -> Event:
             try:
                 for report in clients.studio.extract(request.session_hash, Path(upload)):
                     if isinstance(report, Report):
-                        yield [*[gr.skip()] * 5, markup.progress(report, "Frame"), *[gr.skip()] * 3]
+                        yield [*[gr.skip()] * 4, markup.progress(report, "Frame"), *[gr.skip()] * 3]
                     else:
                         clients.count(request, report)
                         yield _extracted(clients, Path(upload), report)
             except Cancelled:
-                yield [*[gr.skip()] * 5, markup.plain("Cancelled."), *[gr.skip()] * 3]
+                yield [*[gr.skip()] * 4, markup.plain("Cancelled."), *[gr.skip()] * 3]
 
     return event
 
@@ -52,7 +52,7 @@ def _extracted(clients: Clients, video: Path, folder: Path) -> list[Any]:
     found = f"{len(counts)} {'person' if len(counts) == 1 else 'people'} found in {counted(len(clip.frames), 'frame')}."
     nobody = f"{clients.studio.config.pose.backend} found nobody, so the skeleton is black."
     return [
-        overlay, skeleton, overlay, keypoints, keypoints, markup.plain(found if counts else nobody),
+        overlay, skeleton, overlay, keypoints, markup.plain(found if counts else nobody),
         markup.confidence(_confidence(clip)), markup.who(*_fullest(video, clip)) if several else "",
         gr.update(choices=choices, value=sorted(counts), visible=several),
     ]  # fmt: skip

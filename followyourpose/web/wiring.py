@@ -153,9 +153,12 @@ def _connect_extraction(tab: ExtractTab, clients: Clients) -> None:
     import gradio as gr
 
     files = [tab.overlay, *tab.downloads]
-    outputs = [*files, tab.everybody, tab.job.status, tab.strip, tab.who, tab.people]
+    outputs = [*files, tab.job.status, tab.strip, tab.who, tab.people]
     job = _start(tab.job, clients, extraction.extract(clients), [tab.upload], outputs, api_name="extract_pose")
-    job.success(lambda path: gr.update(visible=path is not None), tab.everybody, tab.job.place, **AT_ONCE)
+    kept = tab.downloads[-1]  # its file lies where uploads do; that of the job is gone
+    job.success(
+        lambda path: (path, gr.update(visible=path is not None)), kept, [tab.everybody, tab.job.place], **AT_ONCE
+    )
     tab.people.input(
         extraction.choose_people(clients), [tab.upload, tab.everybody, tab.people], [*files, tab.strip],
         api_visibility="private", show_progress_on=tab.overlay,
