@@ -109,7 +109,7 @@ def parse_keypoints(content: Any, place: str) -> ClipKeypoints:
     for key, kinds, most in (("width", int, _MOST_PIXELS), ("height", int, _MOST_PIXELS), ("fps", (int, float), 1000)):
         value = content[key]
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= most:
-            raise ValueError(f"{place}: {key}: got {_shown(value)}, expected a number above 0, and at most {most:,}")
+            raise ValueError(f"{place}: {key}: got {value!r:.80}, expected a number above 0, and at most {most:,}")
     total = len(_list(content["frames"], f"{place}: frames"))
     if not 0 < total <= MOST_FRAMES:
         raise ValueError(f"{place}: frames: got {total or 'none'}, expected at least one, at most {MOST_FRAMES:,}")
@@ -127,7 +127,7 @@ def _person(person: Any, place: str) -> np.ndarray:
     named = isinstance(person, dict) and "id" in person
     _keys(person, ("keypoints", "id") if named else ("keypoints",), place)
     if named and (not isinstance(person["id"], int) or isinstance(person["id"], bool)):
-        raise ValueError(f"{place}.id: got {_shown(person['id'])}, expected a whole number")
+        raise ValueError(f"{place}.id: got {person['id']!r:.80}, expected a whole number")
     try:
         joints = _float32(person["keypoints"])
     except (ValueError, TypeError, OverflowError) as error:
@@ -155,7 +155,7 @@ def _check_pixels(frames: list[list[np.ndarray]], width: int, height: int, place
 
 def _keys(content: Any, expected: tuple[str, ...], place: str) -> None:
     if not isinstance(content, dict) or content.keys() != set(expected):
-        got = _shown(sorted(content)) if isinstance(content, dict) else type(content).__name__
+        got = f"{sorted(content)!r:.80}" if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{place}: got {got}, expected a mapping with {', '.join(expected)}")
 
 
@@ -163,8 +163,3 @@ def _list(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{place}: got {type(value).__name__}, expected a list")
     return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
