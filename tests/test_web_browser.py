@@ -11,7 +11,10 @@ import pytest
 
 from followyourpose.config import GenerateConfig, PoseConfig
 from followyourpose.data.video_io import probe, write_gif, write_video
+from followyourpose.generation import extract_pose
 from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pose.keypoints_file import read_keypoints
+from followyourpose.pose.skeleton import NUM_JOINTS
 from followyourpose.puppets.world import render_scene, sample_scene
 from followyourpose.web.app import running_page
 from followyourpose.web.page import DOWNLOADS
@@ -306,6 +309,29 @@ def test_the_second_tab_extracts_a_skeleton_that_drives_the_first(page: "Page", 
     button(page, "Drive a video with it").click()
     expect(button(page, "keypoints.json")).to_be_visible()
     expect(page.get_by_text(f"{FRAMES} frames of the driving video: 0, 1, 2, 3")).to_be_visible(timeout=60_000)
+
+
+def test_some_of_several_people_are_kept(page: "Page", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def people(frames: np.ndarray) -> list[list[np.ndarray]]:
+        body = np.c_[np.linspace(0, 16, NUM_JOINTS), np.linspace(8, 56, NUM_JOINTS), np.ones(NUM_JOINTS)]
+        return [[body + (8, 0, 0), body + (40, 0, 0)] for _ in frames]
+
+    monkeypatch.setattr(extract_pose, "open_estimator", lambda *_, **__: people)
+    write_video(tmp_path / "pair.mp4", np.full((FRAMES, 64, 64, 3), 90, np.uint8), 8)
+    page.get_by_role("tab", name="Extract a skeleton").click()
+    page.locator("input[type=file]").last.set_input_files(tmp_path / "pair.mp4")
+    expect(page.get_by_text("pair.mp4")).to_be_visible()
+    button(page, "Extract").click()
+    expect(status(page)).to_contain_text("2 people found in 4 frames.", timeout=60_000)
+    expect(page.get_by_role("img", name="The people, with their numbers")).to_be_visible()
+    assert not violations(page)
+    video = page.locator(".stage video:visible")
+    before = video.get_attribute("src")
+    page.get_by_label("2: in 4 frames").uncheck()
+    expect(video).not_to_have_attribute("src", before, timeout=30_000)
+    with page.expect_download() as file:
+        button(page, "Keypoints").click()
+    assert [len(frame) for frame in read_keypoints(file.value.path()).frames] == [1] * FRAMES
 
 
 def test_the_page_comes_after_its_login(browser_page: "Page", config: GenerateConfig) -> None:
