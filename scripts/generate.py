@@ -1,13 +1,33 @@
-"""`python scripts/generate.py [CONFIG] [key=value ...]` is `followyourpose generate`, installed or not.
+"""`python scripts/generate.py [CONFIG] [key=value ...]` is `followyourpose generate`, installed or not, on many GPUs.
 
-`accelerate launch scripts/generate.py` starts it too.
+accelerate launch --multi_gpu --num_processes 8 scripts/generate.py CONFIG output=FOLDER
+python scripts/generate.py --runner ray --workers 8 --gpus 1 CONFIG output=FOLDER
 """
 
+import argparse
 import sys
+from functools import partial
 from pathlib import Path
+
+
+def main() -> None:
+    """Draw the videos in this process and those that a launcher started, or by Ray's actors."""
+    from data_prep.command import start
+    from data_prep.scale import run
+    from followyourpose.cli.main import main as followyourpose
+    from followyourpose.cli.verbs import generate
+
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--runner", choices=["ray"])
+    flags.add_argument("--workers", type=int, default=1)
+    flags.add_argument("--gpus", type=float, default=0)
+    options, arguments = flags.parse_known_args()
+    if options.runner is None:
+        sys.exit(followyourpose(["generate", *arguments]))
+    runner = partial(run, runner="ray", workers=options.workers, gpus=options.gpus)
+    start("generate", partial(generate, argparse.Namespace(arguments=arguments), runner))
+
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
-    from followyourpose.cli.main import main
-
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    main()

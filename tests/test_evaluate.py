@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from followyourpose.pipeline.windows import MODES, LongVideo
 from followyourpose.pose.detector import PuppetDetector
 from followyourpose.puppets.benchmark import write_benchmark
 from followyourpose.puppets.world import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, captions
+from tests.processes import launch
 from tests.tiny import write_image_model
 
 SIDE = 32
@@ -585,3 +587,22 @@ def test_videos_that_are_not_of_the_benchmark_are_refused(change: dict[str, obje
     (bench / "manifest.jsonl").write_text(json.dumps(row | change))
     with pytest.raises(ValueError, match=r"0000.json: got .*, expected a prompt of puppet-bench-1.*benchmark=null"):
         evaluate(EvaluateConfig(videos=str(bench), benchmark="puppet-bench-1", output=str(tmp_path / "out")))
+
+
+def test_two_processes_evaluate_as_one_does(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """Batches are drawn by either process, and kept: an evaluation that ends early goes on where it was."""
+    settings = {"num_videos": 3, "batch_size": 1, "flicker_videos": 2, "num_frames": 2, "num_inference_steps": 1}
+    alone, both = (EvaluateConfig(**models, **settings, output=str(tmp_path / name)) for name in ("alone", "both"))
+    evaluate(alone)
+    with monkeypatch.context() as patch:
+        patch.setattr("followyourpose.evaluation.compare.write_report", lambda *_: os._exit(9))
+        assert launch(evaluate, both) == [9, 0]
+    assert len(list((tmp_path / "both" / "unfinished").glob("blend-shared-posed-3-*.npy"))) == 3
+    monkeypatch.setattr("followyourpose.pipeline.pipeline.FollowYourPosePipeline.__call__", None)  # nothing is drawn
+    assert launch(evaluate, both) == [0, 0]
+    assert not (tmp_path / "both" / "unfinished").exists()
+    for name in ("metrics.json", "metrics.md", "samples.png", "worst.png"):
+        one, other = ((tmp_path / run / name).read_bytes().replace(b"alone", b"both") for run in ("alone", "both"))
+        assert one == other, name

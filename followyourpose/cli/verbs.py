@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ DEMO_CONFIG = "configs/puppet/demo.yaml"
 PASSWORD = "FOLLOWYOURPOSE_PASSWORD"  # in the environment: on the command line every user of the machine could read it
 
 
-def generate(options: argparse.Namespace) -> None:
-    """Videos from prompts and skeletons."""
+def generate(options: argparse.Namespace, runner: Callable[..., None] | None = None) -> None:
+    """Videos from prompts and skeletons; for `runner` see `generation.generate`."""
     config = _config(GenerateConfig, options.arguments, default=SAMPLE_CONFIG)
     from followyourpose.generation.generate import generate
 
-    generate(config)
+    generate(config, runner=runner)
 
 
 def train(options: argparse.Namespace) -> None:

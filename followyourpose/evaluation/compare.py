@@ -15,21 +15,29 @@ from followyourpose.evaluation.evaluators import Evaluators, open_evaluators
 from followyourpose.evaluation.measure import Measured, measure, ratio
 from followyourpose.evaluation.report import Report, write_report
 from followyourpose.evaluation.samples import Collection, fitted, puppets
+from followyourpose.generation.sharing import KeptArrays
 
 
-def compare_videos(config: EvaluateConfig, collection: Collection | None, folder: Path) -> None:
-    """Measure a collection (None: puppets), drawn by the model where it has no videos; write the report."""
-    evaluators = open_evaluators(config)
+def compare_videos(config: EvaluateConfig, collection: Collection | None, folder: Path, kept: KeptArrays) -> None:
+    """Measure a collection (None: puppets), drawn by the model where it has no videos; write the report.
+
+    Processes draw together, and the first one measures.
+    """
+    evaluators = open_evaluators(config) if kept.processes.first else None
     if collection is not None and collection.videos is not None:
         sets, more = {"": collection.videos}, {}
     else:
-        collection, sets, more = draw(config, collection)
+        collection, sets, more = draw(config, collection, kept)
+    if evaluators is None:
+        return
     if collection.real is not None:
         sets["real"] = collection.real
     write_report(folder, config, compare(collection, sets, evaluators, more))
 
 
-def draw(config: EvaluateConfig, wanted: Collection | None) -> tuple[Collection, dict[str, Any], dict[str, Any]]:
+def draw(
+    config: EvaluateConfig, wanted: Collection | None, kept: KeptArrays
+) -> tuple[Collection, dict[str, Any], dict[str, Any]]:
     """Draw a collection, or puppets: return it at the model's size, the sets of videos, and the flicker of stage 2."""
     pipe = load_model(config)
     side = side_of(pipe)
@@ -37,11 +45,12 @@ def draw(config: EvaluateConfig, wanted: Collection | None) -> tuple[Collection,
         collection = puppets(config, side, side)
     else:
         collection = fitted(wanted, side, side, config.num_frames)
-    sets = drawn_sets(pipe, collection.samples, config)
+    sets = drawn_sets(pipe, collection.samples, config, kept)
     more = {}
     if config.image_model is not None:
         few = collection.samples[: config.flicker_videos]
-        more = flicker_of_stage_2(pipe, load_before(config, pipe), few, config, sets[""][: config.flicker_videos])
+        before, videos = load_before(config, pipe), sets[""][: config.flicker_videos]
+        more = flicker_of_stage_2(pipe, before, few, config, videos, kept)
     return collection, sets, more
 
 

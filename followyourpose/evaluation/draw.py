@@ -18,6 +18,7 @@ from followyourpose.evaluation import metrics
 from followyourpose.evaluation.measure import flicker
 from followyourpose.evaluation.samples import Sample
 from followyourpose.generation.sampling import prepare, sampling_arguments
+from followyourpose.generation.sharing import KeptArrays
 from followyourpose.pipeline.inputs import initial_noise
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
@@ -67,6 +68,7 @@ def generate(
     posed: bool = True,
     as_images: bool = False,
     advance: Callable[[int], Any] = lambda videos: None,
+    kept: KeptArrays | None = None,
 ) -> np.ndarray:
     """Return the model's videos of the samples' prompts, (v, f, H, W, 3) uint8.
 
@@ -74,10 +76,10 @@ def generate(
         posed: whether the skeleton is given.
         as_images: sample each frame by itself, as a video of one frame, from its noise in the video.
         advance: is called with the number of videos done since, for a progress bar.
+        kept: shares the batches among processes, and keeps them; None: they are drawn here.
     """
-    videos = []
-    for start in range(0, len(samples), config.batch_size):
-        batch = samples[start : start + config.batch_size]
+
+    def draw(batch: Sequence[Sample]) -> np.ndarray:
         prompts, seeds = [sample.prompt for sample in batch], [sample.seed for sample in batch]
         latents = noise_of(pipe, config, noise, seeds)
         skeleton = np.stack([sample.skeleton for sample in batch])
@@ -99,19 +101,24 @@ def generate(
             output_type="np",
             **sampling_arguments(config),
         )
-        videos.append(rearrange(to_uint8(np.asarray(out.videos)), "(b n) f H W c -> b (n f) H W c", b=len(batch)))
         advance(len(batch))
-    return np.concatenate(videos)
+        return rearrange(to_uint8(np.asarray(out.videos)), "(b n) f H W c -> b (n f) H W c", b=len(batch))
+
+    batches = [samples[start : start + config.batch_size] for start in range(0, len(samples), config.batch_size)]
+    if kept is None:
+        return np.concatenate([draw(batch) for batch in batches])
+    kind = "images" if as_images else config.long_video.mode
+    return np.concatenate(kept(f"{kind}-{noise}-{'posed' if posed else 'unposed'}-{len(samples)}", draw, batches))
 
 
 def drawn_sets(
-    pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig
+    pipe: FollowYourPosePipeline, samples: Sequence[Sample], config: EvaluateConfig, kept: KeptArrays | None = None
 ) -> dict[str, np.ndarray]:
     """Draw sets of videos, (v, f, H, W, 3) uint8 each: "", the model's, and "no_pose", unposed from the same noise."""
     sets = {"": True, "no_pose": False} if config.without_skeleton else {"": True}
     with tqdm(total=len(sets) * len(samples), unit="video", desc="generate") as bar:
         return {
-            name: generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update)
+            name: generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update, kept=kept)
             for name, posed in sets.items()
         }
 
@@ -122,6 +129,7 @@ def flicker_of_stage_2(
     samples: Sequence[Sample],
     config: EvaluateConfig,
     videos: np.ndarray,
+    kept: KeptArrays | None = None,
 ) -> dict[str, Any]:
     """Return the flicker before and after stage 2 by the kind of noise, with intervals.
 
@@ -132,9 +140,9 @@ def flicker_of_stage_2(
     after, images = {config.noise: videos}, {}
     with tqdm(total=2 * len(NOISES) * len(samples), unit="video", desc="generate", initial=len(samples)) as bar:
         for noise in NOISES:
-            images[noise] = generate(before, samples, config, noise, as_images=True, advance=bar.update)
+            images[noise] = generate(before, samples, config, noise, as_images=True, advance=bar.update, kept=kept)
             if noise not in after:
-                after[noise] = generate(pipe, samples, config, noise, advance=bar.update)
+                after[noise] = generate(pipe, samples, config, noise, advance=bar.update, kept=kept)
     results = {}
     for name, sets in (("flicker_before", images), ("flicker_after", after)):
         values = {noise: list(map(flicker, samples, sets[noise])) for noise in NOISES}

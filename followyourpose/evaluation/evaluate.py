@@ -4,16 +4,17 @@ PyTorch is imported after the checks, so that these take a second.
 """
 
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from followyourpose.common.checks import counted
 from followyourpose.common.device import machine_memory
-from followyourpose.common.files import locked
 from followyourpose.config import ConfigError, EvaluateConfig, find_model, locate
 from followyourpose.evaluation.samples import Collection, check_lengths, of_benchmark
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import model_size
+from followyourpose.generation.sharing import KeptArrays, Processes
 from followyourpose.models.loading import model_kind
 from followyourpose.pose.estimate import check_estimator
 from followyourpose.puppets.benchmark import BENCHMARKS
@@ -26,25 +27,28 @@ PACKAGES = {"torchmetrics": "ssim", "pyarrow": "videos.parquet", "matplotlib": "
 def evaluate(config: EvaluateConfig) -> Path:
     """Evaluate `config.videos`, or videos that the model draws, or modes of long videos; write the report.
 
-    Its folder is `config.output`, or a new one under outputs/; it is returned.
+    Its folder is `config.output`, or a new one under outputs/; it is returned. Processes that a launcher started draw
+    together. A run that is interrupted goes on when it is called with the same settings and this folder.
 
     Raises:
         ValueError: the folder has results already, a setting, a video or a skeleton cannot be used, or a model cannot
             be read.
     """
     folder = Path(config.output or f"outputs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
-    with locked(folder):
-        if (folder / "metrics.json").exists():
-            raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
-        collection = check(config)
+    if (folder / "metrics.json").exists():
+        raise ValueError(f"{folder}: holds a metrics.json; give another `output`, results are never overwritten")
+    collection, processes = check(config), Processes()
+    folder, settings = processes.agree(folder), asdict(config)
+    with processes.run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
+        kept = KeptArrays(processes, work)
         if config.modes:
             from followyourpose.evaluation.long_videos import compare_modes
 
-            compare_modes(config, folder)
+            compare_modes(config, folder, kept)
         else:
             from followyourpose.evaluation.compare import compare_videos
 
-            compare_videos(config, collection, folder)
+            compare_videos(config, collection, folder, kept)
     return folder
 
 

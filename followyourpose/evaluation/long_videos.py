@@ -20,26 +20,28 @@ from followyourpose.evaluation.evaluators import Evaluators, open_evaluators
 from followyourpose.evaluation.measure import DEFINITIONS, measure, ratio
 from followyourpose.evaluation.report import format_number, write_metrics, write_samples
 from followyourpose.evaluation.samples import Sample, puppets
+from followyourpose.generation.sharing import KeptArrays
 
 BORDER_JUMP = "mean change of pixels from a frame to the next at the borders of windows, over that elsewhere"
 SHOWN = ("pck@0.1", "cs", "fc", "flicker", "border_jump")
 
 
-def compare_modes(config: EvaluateConfig, folder: Path) -> None:
+def compare_modes(config: EvaluateConfig, folder: Path, kept: KeptArrays) -> None:
     """Generate `num_videos` in each of `modes`; write metrics.json and samples.png, with the first mode's videos."""
     windows = replace(config.long_video, mode="paper").windows(config.num_frames)
     borders = [window[-1] + 1 for window in windows[:-1]]  # first frames of later windows' own ones, for all modes
-    evaluators, pipe = open_evaluators(config), load_model(config)
+    pipe = load_model(config)
     collection = puppets(config, side_of(pipe), side_of(pipe))
-    samples, results, first = collection.samples, {}, None
+    samples, drawn = collection.samples, {}
     with tqdm(total=len(config.modes) * len(samples), unit="video", desc="generate") as bar:
         for mode in config.modes:
             one = replace(config, long_video=replace(config.long_video, mode=mode))
-            videos = generate(pipe, samples, one, config.noise, advance=bar.update)
-            first = videos if first is None else first
-            results[mode] = measure_long(videos, samples, borders, evaluators)
-    results["real"] = measure_long(collection.real, samples, borders, evaluators)
-    write_samples(folder, collection, first)
+            drawn[mode] = generate(pipe, samples, one, config.noise, advance=bar.update, kept=kept)
+    if not kept.processes.first:
+        return
+    evaluators, drawn["real"] = open_evaluators(config), collection.real
+    results = {mode: measure_long(videos, samples, borders, evaluators) for mode, videos in drawn.items()}
+    write_samples(folder, collection, drawn[config.modes[0]])
     content = {"modes": results, "borders": borders, "n": len(samples)}
     write_metrics(folder, config, content, {**DEFINITIONS, "border_jump": BORDER_JUMP})
     rows = [[mode, *(format_number(numbers[name]) for name in SHOWN)] for mode, numbers in results.items()]

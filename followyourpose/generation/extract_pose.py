@@ -4,6 +4,8 @@ The video is read twice, to find people and to draw them, a few frames at a time
 Letters: f frames, H W pixels.
 """
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from followyourpose.common.checks import counted
-from followyourpose.common.files import new_folder
-from followyourpose.config import PoseConfig
+from followyourpose.common.files import new_folder, slug
+from followyourpose.config import GenerateConfig, PoseConfig
 from followyourpose.data.images import WHITE
 from followyourpose.data.video_io import probe, stream_frames, video_writer
+from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.pose.estimate import Networks, check_estimator, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay, render_skeleton
@@ -101,6 +104,25 @@ def check_pose(config: PoseConfig) -> None:
     """
     check_smoothing(config.smooth)
     _networks(config)
+
+
+def find_poses(config: GenerateConfig, sources: list[SkeletonInput], folder: Path) -> list[SkeletonInput]:
+    """Find the people of raw videos; extract-pose's files go to the folder or, of several videos, to one each in it."""
+    names = [f"{number:02d}-{slug(source.name)}" for number, source in enumerate(sources)]
+    folders = [folder] if len(sources) == 1 else [folder / name for name in names]
+    return [source.found(_people(config, source, each)) for source, each in zip(sources, folders, strict=True)]
+
+
+def _people(config: GenerateConfig, source: SkeletonInput, folder: Path) -> ClipKeypoints:
+    """Return the people in a raw video: those in the folder, where a run that is resumed has found them already."""
+    if folder.exists():
+        try:
+            return read_keypoints(folder / "keypoints.json")
+        except ValueError as error:
+            print(f"{error}; so its people are looked for anew")
+            shutil.rmtree(folder)
+    pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
+    return extract_pose(source.path, folder, pose, source.span)
 
 
 def _networks(config: PoseConfig) -> Networks:

@@ -8,7 +8,8 @@ import itertools
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,14 @@ from followyourpose.common.pictures import enlarge, to_uint8
 from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, model_path, model_size, with_prompts
-from followyourpose.generation.extract_pose import check_pose, extract_pose
+from followyourpose.generation.extract_pose import check_pose, find_poses
 from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
+from followyourpose.generation.sharing import Processes
 from followyourpose.generation.skeletons import SkeletonInput, check_drawn, open_skeletons, print_cut_off
-from followyourpose.generation.unfinished import RECORD, UnfinishedVideo, unfinished_run
+from followyourpose.generation.unfinished import FOLDER, RECORD, UnfinishedVideo
 from followyourpose.models.loading import model_kind
-from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.call import Callback
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 
 def generate(
-    config: GenerateConfig, pipe: "FollowYourPosePipeline | None" = None, on_step: "Callback | None" = None
+    config: GenerateConfig,
+    pipe: "FollowYourPosePipeline | None" = None,
+    on_step: "Callback | None" = None,
+    runner: "Callable[[Drawing, list[Shot]], None] | None" = None,
 ) -> Path:
     """Generate `num_videos_per_prompt` videos of each prompt with each skeleton and return the folder that holds them.
 
@@ -54,6 +58,7 @@ def generate(
     Args:
         pipe: from `load_pipeline` for these settings; None: it is loaded here.
         on_step: see `callback_on_step_end` of the pipeline's call; an exception in it ends the run.
+        runner: draws the videos elsewhere; None: this process does, or those that a launcher started (`Processes`).
 
     Raises:
         ValueError: a setting, a skeleton, a LoRA, the model or the output folder cannot be used; the settings and files
@@ -70,36 +75,127 @@ def generate(
     started, folder, size = time.time(), _output(config, prompts[0]), _size(config, pipe)
     check_space(config, folder, size, len(sources) * len(prompts) * config.num_videos_per_prompt)
     settings = dataclasses.asdict(config)
-    with unfinished_run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
+    processes = Processes()
+    folder = processes.agree(folder)
+    with processes.run(folder, {key: value for key, value in settings.items() if key != "output"}) as work:
         print(printable(f"{folder}: if this is interrupted, the same command with output={folder} goes on"))
         if raw:
-            sources = _find_poses(config, sources, work / "pose")
+            if processes.first:
+                find_poses(config, sources, work / "pose")
+            processes.wait()
+            sources = find_poses(config, sources, work / "pose")  # they are there
         for source in sources:
             print_cut_off(source, *size)
-        pipe = load_pipeline(config) if pipe is None else pipe
-        print_unknown_words(config.prompt, pipe, re.findall("[a-z]+", str(config.lora).lower()))
         shots = _shots(config, prompts, sources, size)
-        for number, shot in enumerate(shots, 1):
-            print(printable(f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"))
-            if not all((folder / file).exists() for file in shot.files):
-                video = UnfinishedVideo(work, shot.name)
-                _draw(pipe, config, shot, video, on_step)
-                _write(folder, shot, video, config)
+        drawing = Drawing(config, folder, pipe, on_step)
+        if runner is None:
+            drawing.draw(shots, processes)
+        else:
+            runner(drawing, shots)
+        processes.wait()
+        if not processes.first:
+            return folder
         if raw:
             finished = shutil.ignore_patterns(".*")  # but for locks that a kill left
             shutil.copytree(work / "pose", folder / "pose", ignore=finished, dirs_exist_ok=True)
+        if (pipe := drawing.pipe) is None:  # the runner's processes have theirs
+            device = torch_device(config.device)
+            dtype = torch_dtype(config.dtype, device)
+        else:
+            device, dtype = str(pipe.device), pipe.unet.dtype
         record = {
             "settings": settings | dict(zip(("height", "width"), size, strict=True)),
             "skeletons": [source.record() for source in sources],
             "videos": [shot.record() for shot in shots],
             "versions": versions(),
-            "device": str(pipe.device),
-            "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+            "device": device,
+            "dtype": str(dtype).removeprefix("torch."),
             "seconds": round(time.time() - started, 1),
         }
         write_record(folder, record)
     _print_files(folder, shots)
     return folder
+
+
+@dataclass(eq=False)
+class Drawing:
+    """The videos of a run as work for one process or several; a job of `data_prep.scale` too, and travels to actors.
+
+    Attributes:
+        folder: of the run.
+        pipe: from `load_pipeline`; None: not loaded yet.
+    """
+
+    config: GenerateConfig
+    folder: Path
+    pipe: "FollowYourPosePipeline | None" = None
+    on_step: "Callback | None" = None
+
+    def is_done(self, shot: Shot) -> bool:
+        """Whether a video's files are there."""
+        return all((self.folder / file).exists() for file in shot.files)
+
+    def open(self) -> Callable[[Shot], None]:
+        """Load the pipeline, and return the function that draws a video."""
+        if self.pipe is None:
+            self.pipe = load_pipeline(self.config)
+        return partial(self.finish, self.pipe)
+
+    def draw(self, shots: list[Shot], processes: Processes) -> None:
+        """Draw the videos that are not there: each by one process, or the windows of each by all where these are more.
+
+        Both give the same bytes as one process does.
+        """
+        from followyourpose.pipeline.denoise import StreamState
+
+        finish, todo = self.open(), processes.agree([not self.is_done(shot) for shot in shots])
+        taught = re.findall("[a-z]+", str(self.config.lora).lower())
+        print_unknown_words(self.config.prompt, self.pipe, taught)
+        numbered = [each for each, missing in zip(enumerate(shots, 1), todo, strict=True) if missing]
+        together = 1 <= len(numbered) < processes.count and self.config.long_video.together
+        if processes.count > 1:
+            self.pipe.set_progress_bar_config(disable=not processes.first)
+        if together:
+            self.pipe.map_windows = processes.map_windows
+        for number, shot in numbered if together else processes.part(numbered):
+            line = f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"
+            if not together:
+                processes.print(line)
+                finish(shot)
+                continue
+            print(printable(line))
+            begun = processes.agree(processes.first and self._kept(shot).resume(shot.size).known is not None)
+            if processes.first:
+                finish(shot)
+            elif not begun:  # the first part comes when all windows are denoised, and is the first process's to write
+                next(self._parts(self.pipe, shot, StreamState()))
+
+    def finish(self, pipe: "FollowYourPosePipeline", shot: Shot) -> None:
+        """Draw a video from the state in which it was left, and write it; what was kept of it is removed."""
+        video = self._kept(shot)
+        state = video.resume(shot.size)
+        if state.frames < self.config.num_frames:
+            self._draw(pipe, shot, video, state)
+        write_forms(video.folder, shot, video.frames, self.config)
+        for file in shot.files:
+            (video.folder / file).replace(self.folder / file)
+        video.remove()
+
+    def _draw(self, pipe: "FollowYourPosePipeline", shot: Shot, video: UnfinishedVideo, state: "StreamState") -> None:
+        factor = self.config.enlarge
+        with growing_video(video.preview, *(side * factor for side in shot.size), self.config.fps) as show:
+            for numbers in chunks(state.frames):
+                show(enlarge(video.frames(numbers), factor))
+            for frames in self._parts(pipe, shot, state):
+                show(enlarge(frames, factor))
+                video.keep(frames, state)
+
+    def _parts(self, pipe: "FollowYourPosePipeline", shot: Shot, state: "StreamState") -> Iterator[np.ndarray]:
+        skeleton = partial(shot.source.frames, *shot.size)
+        return stream(pipe, self.config, shot.prompt, skeleton, shot.size, shot.seed, state, self.on_step)
+
+    def _kept(self, shot: Shot) -> UnfinishedVideo:
+        return UnfinishedVideo(self.folder / FOLDER, shot.name)
 
 
 def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
@@ -198,25 +294,6 @@ def _size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tupl
     return config.height or size, config.width or size
 
 
-def _find_poses(config: GenerateConfig, sources: list[SkeletonInput], folder: Path) -> list[SkeletonInput]:
-    """Find the people of raw videos; extract-pose's files go to the folder or, of several videos, to one each in it."""
-    names = [f"{number:02d}-{slug(source.name)}" for number, source in enumerate(sources)]
-    folders = [folder] if len(sources) == 1 else [folder / name for name in names]
-    return [source.found(_people(config, source, each)) for source, each in zip(sources, folders, strict=True)]
-
-
-def _people(config: GenerateConfig, source: SkeletonInput, folder: Path) -> ClipKeypoints:
-    """Return the people in a raw video: those in the folder, where a run that is resumed has found them already."""
-    if folder.exists():
-        try:
-            return read_keypoints(folder / "keypoints.json")
-        except ValueError as error:
-            print(f"{error}; so its people are looked for anew")
-            shutil.rmtree(folder)
-    pose = dataclasses.replace(config.pose, device=config.pose.device or config.device)
-    return extract_pose(source.path, folder, pose, source.span)
-
-
 def _shots(
     config: GenerateConfig, prompts: list[str], sources: list[SkeletonInput], size: tuple[int, int]
 ) -> list[Shot]:
@@ -229,35 +306,6 @@ def _shots(
         name += f"-{seed}" if len(seeds) > 1 else ""
         shots.append(Shot(name, prompt, source, seed, size, tuple(config.outputs)))
     return shots
-
-
-def _draw(
-    pipe: "FollowYourPosePipeline",
-    config: GenerateConfig,
-    shot: Shot,
-    video: UnfinishedVideo,
-    on_step: "Callback | None",
-) -> None:
-    """Finish a video, from the state in which it was left."""
-    state = video.resume(shot.size)
-    if state.frames == config.num_frames:
-        return
-    height, width = (side * config.enlarge for side in shot.size)
-    with growing_video(video.preview, height, width, config.fps) as show:
-        for numbers in chunks(state.frames):
-            show(enlarge(video.frames(numbers), config.enlarge))
-        skeleton = partial(shot.source.frames, *shot.size)
-        for frames in stream(pipe, config, shot.prompt, skeleton, shot.size, shot.seed, state, on_step):
-            show(enlarge(frames, config.enlarge))
-            video.keep(frames, state)
-
-
-def _write(folder: Path, shot: Shot, video: UnfinishedVideo, config: GenerateConfig) -> None:
-    """Write a drawn video in all its forms; complete files move to the run's folder, and what was kept is removed."""
-    write_forms(video.folder, shot, video.frames, config)
-    for file in shot.files:
-        (video.folder / file).replace(folder / file)
-    video.remove()
 
 
 def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:

@@ -1,10 +1,11 @@
-"""An interrupted run of `generate`: what is finished is kept, and the same command goes on from there.
+"""An interrupted run of `generate` or `evaluate`: what is finished is kept, and the same command goes on from there.
 
 FOLDER/unfinished/              removed when the run is done
     settings.json               the run's settings, which must be the same when it goes on
     NAME.mp4                    preview: the finished frames of the video under way, playable at any moment
     NAME/frames/000000.png ...  the same frames, lossless; those beyond the state's number do not count
     NAME/state.safetensors      the stream's state behind these frames (pipeline.denoise.StreamState)
+    NAME-00000.npy ...          of `evaluate`: batches of videos (generation.sharing.KeptArrays)
 
 A kill between any two file operations leaves a folder in which the same command goes on: files take their names when
 they are complete, a state is written after its frames, and the settings are removed last.
@@ -74,7 +75,8 @@ class UnfinishedVideo:
         """Add frames, and the state of the stream behind them; all of them or, where this is interrupted, none."""
         from followyourpose.common.tensors import write_tensors
 
-        self._frames.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self._frames):  # not those above: a run that has ended is not begun again
+            folder.mkdir(exist_ok=True)
         for number, frame in enumerate(frames, start=state.frames - len(frames)):
             Image.fromarray(frame).save(self._frame(number))
         with atomic_file(self._state) as partial:
@@ -132,7 +134,7 @@ def unfinished_run(target: Path, settings: dict[str, Any]) -> Iterator[Path]:
 def _end(target: Path, error: BaseException) -> NoReturn:
     """Raise the error that ended a run, with the way to go on; where nothing is finished, remove what the run left."""
     work, how = target / FOLDER, ""
-    if any(work.glob("*/state.safetensors")) or _contents(target):
+    if any((*work.glob("*/state.safetensors"), *work.glob("*.npy"))) or _contents(target):
         how = f"what is finished is in {target}; to go on, run the same command again with output={target}"
     elif work.exists():
         _remove(work)

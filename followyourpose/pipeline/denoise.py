@@ -160,14 +160,19 @@ class WindowPrediction:
 
     def __call__(self, latents: Tensor, timestep: Tensor, keys_values: TextCache, step: int) -> Tensor:
         """Return the noise (b, c, n, h, w) of latents (b, c, n, h, w)."""
-        prediction = torch.zeros_like(latents)
-        for group in self.groups:
+
+        def predict(group: range, x: Tensor) -> Tensor:
             condition = self.job.condition(tuple(self.windows[k] for k in group), keys_values)
             condition.deep = self.deep.get(group)
-            x = torch.cat([latents[:, :, self.places[k]] for k in group])
             scale = self.job.guidance(tuple(self.windows[k] for k in group))
             noise = self.job.pipe.predict(x, timestep, condition, scale, step, self.job.steps)
             self.deep[group] = condition.deep
+            return noise
+
+        prediction = torch.zeros_like(latents)
+        inputs = (torch.cat([latents[:, :, self.places[k]] for k in group]) for group in self.groups)
+        noises = self.job.pipe.map_windows(predict, self.groups, inputs)
+        for group, noise in zip(self.groups, noises, strict=True):
             for k, y in zip(group, noise.split(len(latents)), strict=True):
                 prediction[:, :, self.places[k]] += self.weights[k] * y
         return prediction

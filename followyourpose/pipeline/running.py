@@ -3,7 +3,7 @@
 Callbacks read the state, and what they set acts next.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,7 @@ class DenoisingPipeline(Protocol):
     encode_text: Callable[..., TextCache]
     encode_pose: Callable[..., list[Tensor]]
     predict: Callable[..., Tensor]
+    map_windows: Callable[..., Iterator[Tensor]]
     progress_bar: Callable[..., Any]
 
     @property
@@ -48,6 +49,7 @@ class RunningCall:
     _cross_attention_kwargs: Mapping[str, float] | None = None
     _num_timesteps = 0
     _interrupt = False
+    map_windows: Callable[..., Iterator[Tensor]] = map  # the prediction of groups of windows, at every step
 
     def begin(self, call: Call, num_timesteps: int) -> None:
         """Take the settings of a call, anew for each window that is denoised by itself."""

@@ -1,0 +1,120 @@
+"""Processes that share the videos of a run: those that `accelerate launch` or `torchrun` started, on any machines.
+
+All run the same code. Each draws its part of the videos or, where these are fewer than processes, its part of each
+video's windows. The first process records and cleans up. What is finished lies in the run's folder, which all see.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from followyourpose.common.files import atomic_file, printable
+from followyourpose.generation.unfinished import FOLDER, unfinished_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=30)  # longest wait for another process, which may draw many videos more than this one
+
+
+class Processes:
+    """This process among those that a launcher started; without one, it is the first of one."""
+
+    def __init__(self) -> None:
+        launched = "MASTER_ADDR" in os.environ
+        self.rank, self.count = (int(os.environ[key]) if launched else n for key, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+        self.first = self.rank == 0
+        if self.count > 1:
+            import torch.distributed
+
+            if not torch.distributed.is_initialized():  # by way of the CPU, for any kind of GPU and any number of them
+                torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of items."""
+        return items[self.rank :: self.count]
+
+    def agree(self, value: T) -> T:
+        """Return the first process's value."""
+        if self.count == 1:
+            return value
+        import torch.distributed
+
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.agree(None)
+        if self.count > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+    def print(self, line: str) -> None:
+        """Print a line, also from a process that is `silent`."""
+        with nullcontext() if self.first else redirect_stdout(self._stdout):
+            print(printable(line), flush=self.count > 1)
+
+    @contextmanager
+    def run(self, folder: Path, settings: dict[str, Any]) -> Iterator[Path]:
+        """Yield the folder for unfinished files of a run that all processes share; see `unfinished_run`.
+
+        It is there when the first process has made it, and goes when that one ends the run. Others print nothing.
+        """
+        if self.first:
+            with unfinished_run(folder, settings) as work:
+                self.wait()
+                yield work
+            return
+        import sys
+
+        self._stdout = sys.stdout
+        with redirect_stdout(None):
+            self.wait()
+            yield folder / FOLDER
+
+    def map_windows(
+        self, predict: "Callable[[Any, Tensor], Tensor]", groups: Sequence[Any], inputs: "Iterator[Tensor]"
+    ) -> "Iterator[Tensor]":
+        """Yield the noise (n, c, T, h, w) of each group's latents (n, c, T, h, w), each predicted by one process.
+
+        In place of `map` of a pipeline (`FollowYourPosePipeline.map_windows`): all processes get the same numbers.
+        """
+        import torch
+
+        inputs = list(inputs)
+        own = {i: predict(groups[i], inputs[i]) for i in self.part(range(len(groups)))}
+        for i, x in enumerate(inputs):
+            noise = own.get(i, torch.empty_like(x)).to("cpu", x.dtype).contiguous()
+            torch.distributed.broadcast(noise.view(torch.uint8), src=i % self.count)  # gloo lacks some dtypes
+            yield noise.to(x.device)
+
+
+class KeptArrays:
+    """Arrays of a run that are computed by all processes, and kept in its folder for unfinished files.
+
+    Attributes:
+        processes: that share the run.
+    """
+
+    def __init__(self, processes: Processes, work: Path) -> None:
+        self.processes, self._work = processes, work
+
+    def __call__(self, name: str, compute: Callable[[T], np.ndarray], items: Sequence[T]) -> list[np.ndarray]:
+        """Return an array (...,) of each item: from its file, NAME-00000.npy and so on, where that is there."""
+        files = [self._work / f"{name}-{number:05d}.npy" for number in range(len(items))]
+        for file, item in self.processes.part(list(zip(files, items, strict=True))):
+            if not file.exists():
+                array = compute(item)
+                with atomic_file(file) as partial, partial.open("wb") as stream:
+                    np.save(stream, array)
+        self.processes.wait()
+        return [np.load(file) for file in files]
