@@ -1,6 +1,6 @@
 """`python scripts/evaluate.py [CONFIG] [key=value ...]` is `followyourpose evaluate`, installed or not.
 
-`accelerate launch scripts/evaluate.py` starts it too.
+accelerate launch --multi_gpu --num_processes 8 scripts/evaluate.py CONFIG output=FOLDER
 """
 
 import sys

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from followyourpose.common.checks import check_choice, check_installed, check_multiple
 from followyourpose.common.device import machine_memory, torch_device
@@ -19,6 +20,9 @@ from followyourpose.hub import places
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.models.loading import model_kind
 from followyourpose.pipeline.bring import bring
+
+if TYPE_CHECKING:
+    from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 LARGEST_WRITTEN = 16384  # pixels: the widest picture that H.264 takes
 # Attention backends of diffusers that are packages of their own.
@@ -117,6 +121,15 @@ def model_path(config: GenerateConfig) -> Path:
         if not config.download:
             raise ConfigError(f"{error}, as does download=true") from error
     return bring(download, places.CHECKPOINTS)
+
+
+def frame_size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tuple[int, int]:
+    """Return height and width of the frames in pixels, by default those that the model was trained at."""
+    if pipe is None:
+        size = (model_size(model_path(config)) or (512, 64))[0]
+    else:
+        size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
+    return config.height or size, config.width or size
 
 
 def model_size(model: Path) -> tuple[int, int] | None:

@@ -21,13 +21,13 @@ from followyourpose.common.files import printable, slug
 from followyourpose.common.pictures import enlarge, to_uint8
 from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
-from followyourpose.generation.checks import check_settings, check_space, model_path, model_size, with_prompts
+from followyourpose.generation.checks import check_settings, check_space, frame_size, model_path, with_prompts
 from followyourpose.generation.extract_pose import check_pose, find_poses
 from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
-from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, versions, write_forms, write_record
+from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, shots_of, versions, write_forms, write_record
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.sharing import Processes
-from followyourpose.generation.skeletons import SkeletonInput, check_drawn, open_skeletons, print_cut_off
+from followyourpose.generation.skeletons import check_drawn, open_skeletons, print_cut_off
 from followyourpose.generation.unfinished import FOLDER, RECORD, UnfinishedVideo
 from followyourpose.models.loading import model_kind
 
@@ -72,7 +72,7 @@ def generate(
     raw = config.pose.source == "raw"
     if raw:
         check_pose(config.pose)
-    started, folder, size = time.time(), _output(config, prompts[0]), _size(config, pipe)
+    started, folder, size = time.time(), _output(config, prompts[0]), frame_size(config, pipe)
     check_space(config, folder, size, len(sources) * len(prompts) * config.num_videos_per_prompt)
     settings = dataclasses.asdict(config)
     processes = Processes()
@@ -86,7 +86,7 @@ def generate(
             sources = find_poses(config, sources, work / "pose")  # they are there
         for source in sources:
             print_cut_off(source, *size)
-        shots = _shots(config, prompts, sources, size)
+        shots = shots_of(config, prompts, sources, size)
         drawing = Drawing(config, folder, pipe, on_step)
         if runner is None:
             drawing.draw(shots, processes)
@@ -283,29 +283,6 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
     name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{slug(prompt)}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(folder for each in names if not (folder := Path("outputs") / each).exists())
-
-
-def _size(config: GenerateConfig, pipe: "FollowYourPosePipeline | None") -> tuple[int, int]:
-    """Return height and width of the frames in pixels, by default those that the model was trained at."""
-    if pipe is None:
-        size = (model_size(model_path(config)) or (512, 64))[0]
-    else:
-        size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
-    return config.height or size, config.width or size
-
-
-def _shots(
-    config: GenerateConfig, prompts: list[str], sources: list[SkeletonInput], size: tuple[int, int]
-) -> list[Shot]:
-    """Return the videos of a run: each skeleton with each prompt and each seed."""
-    seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
-    shots = []
-    for (number, source), (index, prompt), seed in itertools.product(enumerate(sources), enumerate(prompts), seeds):
-        name = f"{index:02d}-{slug(prompt)}"
-        name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
-        name += f"-{seed}" if len(seeds) > 1 else ""
-        shots.append(Shot(name, prompt, source, seed, size, tuple(config.outputs)))
-    return shots
 
 
 def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:

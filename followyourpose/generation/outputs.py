@@ -3,6 +3,7 @@
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
+import itertools
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from followyourpose.common.files import atomic_write, printable
+from followyourpose.common.files import atomic_write, printable, slug
 from followyourpose.common.pictures import contact_sheet, enlarge, evenly, to_uint8, write_picture
 from followyourpose.config import GenerateConfig, Output
 from followyourpose.data.video_io import gif_writer, video_writer
@@ -56,6 +57,20 @@ class Shot:
     def record(self) -> dict[str, Any]:
         """Return the video's entry in the run's record."""
         return {"prompt": self.prompt, "skeleton": self.source.name, "seed": self.seed, "files": self.files}
+
+
+def shots_of(
+    config: GenerateConfig, prompts: list[str], sources: list[SkeletonInput], size: tuple[int, int]
+) -> list[Shot]:
+    """Return the videos of a run: each skeleton with each prompt and each seed."""
+    seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
+    shots = []
+    for (number, source), (index, prompt), seed in itertools.product(enumerate(sources), enumerate(prompts), seeds):
+        name = f"{index:02d}-{slug(prompt)}"
+        name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
+        name += f"-{seed}" if len(seeds) > 1 else ""
+        shots.append(Shot(name, prompt, source, seed, size, tuple(config.outputs)))
+    return shots
 
 
 def chunks(total: int) -> Iterator[range]:

@@ -5,6 +5,7 @@ video's windows. The first process records and cleans up. What is finished lies 
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
@@ -27,9 +28,10 @@ class Processes:
     """This process among those that a launcher started; without one, it is the first of one."""
 
     def __init__(self) -> None:
-        launched = "MASTER_ADDR" in os.environ
-        self.rank, self.count = (int(os.environ[key]) if launched else n for key, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+        launched = os.environ if "MASTER_ADDR" in os.environ else {}
+        self.rank, self.count = int(launched.get("RANK", 0)), int(launched.get("WORLD_SIZE", 1))
         self.first = self.rank == 0
+        self._stdout = sys.stdout
         if self.count > 1:
             import torch.distributed
 
@@ -47,19 +49,20 @@ class Processes:
         import torch.distributed
 
         values = [value]
-        torch.distributed.broadcast_object_list(values, src=0)
+        with _lost_reported():
+            torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        self.agree(None)
         if self.count > 1:
             import torch.distributed
 
-            torch.distributed.barrier()
+            with _lost_reported():
+                torch.distributed.barrier()
 
     def print(self, line: str) -> None:
-        """Print a line, also from a process that is `silent`."""
+        """Print a line, whichever process this is."""
         with nullcontext() if self.first else redirect_stdout(self._stdout):
             print(printable(line), flush=self.count > 1)
 
@@ -74,9 +77,6 @@ class Processes:
                 self.wait()
                 yield work
             return
-        import sys
-
-        self._stdout = sys.stdout
         with redirect_stdout(None):
             self.wait()
             yield folder / FOLDER
@@ -94,8 +94,18 @@ class Processes:
         own = {i: predict(groups[i], inputs[i]) for i in self.part(range(len(groups)))}
         for i, x in enumerate(inputs):
             noise = own.get(i, torch.empty_like(x)).to("cpu", x.dtype).contiguous()
-            torch.distributed.broadcast(noise.view(torch.uint8), src=i % self.count)  # gloo lacks some dtypes
+            with _lost_reported():
+                torch.distributed.broadcast(noise.view(torch.uint8), src=i % self.count)  # gloo lacks some dtypes
             yield noise.to(x.device)
+
+
+@contextmanager
+def _lost_reported() -> Iterator[None]:
+    """Turn gloo's error of a lost connection into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ChildProcessError("another process of the run has ended early; the same command goes on") from error
 
 
 class KeptArrays:
@@ -117,4 +127,6 @@ class KeptArrays:
                 with atomic_file(file) as partial, partial.open("wb") as stream:
                     np.save(stream, array)
         self.processes.wait()
-        return [np.load(file) for file in files]
+        arrays = [np.load(file) for file in files]
+        self.processes.wait()  # the first one may remove them when the run ends
+        return arrays
