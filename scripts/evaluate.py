@@ -1,6 +1,6 @@
-"""`python scripts/evaluate.py [CONFIG] [key=value ...]` is `followyourpose evaluate`, installed or not.
+"""`python -m scripts.evaluate [CONFIG] [key=value ...]` is `followyourpose evaluate`, installed or not.
 
-accelerate launch --multi_gpu --num_processes 8 scripts/evaluate.py CONFIG output=FOLDER
+accelerate launch --multi_gpu --num_processes 8 -m scripts.evaluate CONFIG output=FOLDER
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""`python scripts/generate.py [CONFIG] [key=value ...]` is `followyourpose generate`, installed or not, on many GPUs.
+"""`python -m scripts.generate [CONFIG] [key=value ...]` is `followyourpose generate`, installed or not, on many GPUs.
 
-accelerate launch --multi_gpu --num_processes 8 scripts/generate.py CONFIG output=FOLDER
-python scripts/generate.py --runner ray --workers 8 --gpus 1 CONFIG output=FOLDER
+accelerate launch --multi_gpu --num_processes 8 -m scripts.generate CONFIG output=FOLDER
+python -m scripts.generate --runner ray --workers 8 --gpus 1 CONFIG output=FOLDER
 """
 
 import argparse
@@ -29,5 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose names would hide packages
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, where the file is started as such
     main()

@@ -47,7 +47,7 @@ SCHEMAS = {
 }
 OTHERS = {  # programs that are not this package's
     "pytest", "ruff", "mypy", "pre-commit", "sbatch", "jq", "yt-dlp", "head", "python3", "img2dataset-env/bin/pip",
-    "img2dataset-env/bin/img2dataset",
+    "img2dataset-env/bin/img2dataset", "ray",
 }  # fmt: skip
 FEWER = {  # of a verb: settings with which it takes seconds
     "generate": ["num_inference_steps=1", "num_frames=2"],
