@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -31,6 +30,8 @@ from safetensors.torch import save
 from followyourpose.cli.main import main
 from followyourpose.config import EvaluateConfig, GenerateConfig, PoseConfig, StudyConfig, TrainConfig
 from followyourpose.data.video_io import write_video
+from followyourpose.generation.generate import Drawing
+from followyourpose.generation.outputs import Shot
 from tests.hostile import JSON, SUFFIXES, VALUES, changes_of, damaged, damaged_json, damaged_text, pictures
 
 FACTOR = float(os.environ.get("FOLLOWYOURPOSE_FUZZ", "1"))
@@ -370,19 +371,16 @@ def test_models(data: st.DataObject) -> None:
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def read_all(pipe: Any, config: GenerateConfig, shot: Any, *_: Any) -> None:
-    """The skeleton of a run, as the pipeline would read it."""
-    shot.source.frames(*shot.size, range(config.num_frames))
+def read_all(drawing: Drawing, shots: list[Shot], *_: Any) -> None:
+    """The skeletons of a run, as the pipeline would read them."""
+    for shot in shots:
+        shot.source.frames(*shot.size, range(drawing.config.num_frames))
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of generate read their skeletons, and draw nothing."""
-    monkeypatch.setattr(
-        "followyourpose.generation.generate.load_pipeline", lambda config: SimpleNamespace(device="cpu")
-    )
-    monkeypatch.setattr("followyourpose.generation.generate._draw", read_all)
-    monkeypatch.setattr("followyourpose.generation.generate._write", lambda *_: None)
+    monkeypatch.setattr(Drawing, "draw", read_all)
 
 
 @fuzz(12)

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import re
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ DEMO_CONFIG = "configs/puppet/demo.yaml"
 PASSWORD = "FOLLOWYOURPOSE_PASSWORD"  # in the environment: on the command line every user of the machine could read it
 
 
-def generate(options: argparse.Namespace, runner: Callable[..., None] | None = None) -> None:
-    """Videos from prompts and skeletons; for `runner` see `generation.generate`."""
+def generate(options: argparse.Namespace) -> None:
+    """Videos from prompts and skeletons."""
     config = _config(GenerateConfig, options.arguments, default=SAMPLE_CONFIG)
     from followyourpose.generation.generate import generate
 
-    generate(config, runner=runner)
+    generate(config)
 
 
 def train(options: argparse.Namespace) -> None:
