@@ -135,10 +135,10 @@ def test_text_settings_in_a_file_keep_their_source_form(tmp_path: Path, text: st
 
 
 def test_numbers_and_switches_are_read_by_their_fields_types(tmp_path: Path) -> None:
-    lines = "seed: 010\nguidance_scale: 1e1\ncompile: yes\nheight: ~\nlora: [{path: 007, weight: 5e-1}]\nfps: '12'\n"
+    lines = "seed: 010\nguidance_scale: 1e1\nvae_tiling: yes\nheight: ~\nlora: [{path: 007, weight: 5e-1}]\nfps: '12'\n"
     (tmp_path / "a.yaml").write_text("prompt: x\n" + lines)
     config = load_config(GenerateConfig, tmp_path / "a.yaml")
-    assert (config.seed, config.guidance_scale, config.compile, config.height, config.fps) == (
+    assert (config.seed, config.guidance_scale, config.vae_tiling, config.height, config.fps) == (
         10,
         10.0,
         True,

@@ -1,6 +1,7 @@
 """Savings of time: their effect on the result, and one compilation of a compiled UNet."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,44 @@ def test_weights_in_8_bits_compile_to_one_graph(pipe: FollowYourPosePipeline, ru
     assert len(graphs) == 1
     pipe.unet._compiled_call_impl = None
     torch.testing.assert_close(compiled, run(num_inference_steps=3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_regions_of_stable_diffusion_are_few_graphs(clip: Callable[..., Any]) -> None:
+    """One graph for each shape of a residual block or transformer, at other timesteps too; a break is an error."""
+    widths = {"block_out_channels": (8, 16, 32, 32), "norm_num_groups": 4, "cross_attention_dim": 12}
+    unet, graphs = randomise(VideoUNet(**widths, attention_head_dim=2, temporal_rank=4)), []
+    latents, _, text = clip(b=1)
+    inputs = latents, text.repeat(2, 1, 1)
+    unet.set_attention_backend("auto")
+    torch._dynamo.reset()
+    with torch.no_grad():
+        expected = unet(inputs[0], torch.tensor(7), inputs[1])
+        unet.compile_repeated_blocks(backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
+        for timestep in (7, 8):
+            got = unet(inputs[0], torch.tensor(timestep), inputs[1])
+            assert 10 < len(graphs) <= 20
+            if timestep == 7:
+                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_second_start_finds_its_code_on_the_disk(
+    tiny_unet: VideoUNet, clip: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    hits = torch._dynamo.utils.counters["inductor"]
+    block, x, time = tiny_unet.down_blocks[0].resnets[0], torch.randn(3, 8, 8, 8), torch.randn(1, 32)
+    found = []
+    for _ in range(2):
+        torch._dynamo.reset()
+        hits.clear()
+        tiny_unet.compile_as("regional")
+        with torch.no_grad():
+            block(x, time, 3)
+        found.append((hits["fxgraph_cache_miss"], hits["fxgraph_cache_hit"]))
+    assert found == [(1, 0), (0, 1)] and list((tmp_path / "followyourpose" / "compiled").iterdir())
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_a_compiled_run_is_the_same_run(
         return counted
 
     monkeypatch.setattr(torch, "compile", count)
-    weights = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "compile=true")))
+    weights = trained_weights(train(settings(world, tmp_path / "run", STAGE1, "compile=full")))
     assert len(compiled) == 2, "once per step"
     assert all(torch.equal(weights[name], tensor) for name, tensor in trained_weights(stage1).items())
 

@@ -14,7 +14,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from followyourpose.models import loading
+from followyourpose.models import fastest_attention, loading
 from followyourpose.models.attention import Attention
 from followyourpose.models.blocks import LowRankTemporalConv
 from followyourpose.models.inflate import inflate
@@ -436,6 +436,26 @@ def test_backend_that_cannot_run_is_refused_with_a_reason(tiny_unet: VideoUNet) 
         tiny_unet.set_attention_backend("xformers")
     with pytest.raises(ValueError, match="attention backend: got 'fast', expected one of .*native"):
         tiny_unet.set_attention_backend("fast")
+
+
+def test_auto_is_the_fastest_backend_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"native": 3.0, "_native_cudnn": 1.0, "_native_flash": 2.0}
+
+    def seconds(backend: AttentionBackendName, *_: Any) -> float:
+        if backend.value not in times:
+            raise RuntimeError("no kernel for this shape")
+        return times[backend.value]
+
+    monkeypatch.setattr(fastest_attention, "seconds", seconds)
+    chosen = fastest_attention.fastest_backend((2, 64, 8, 40), (2, 77, 8, 40), torch.half, torch.device("cuda"))
+    assert chosen.value == "_native_cudnn"
+
+
+def test_auto_measures_nothing_on_a_cpu(tiny_unet: VideoUNet, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest_attention, "seconds", None)
+    expected = tiny_unet(*clip())
+    tiny_unet.set_attention_backend("auto")
+    assert torch.equal(tiny_unet(*clip()), expected)
 
 
 # ---- channels_last --------------------------------------------------------------------------------------------------

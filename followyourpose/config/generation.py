@@ -155,7 +155,7 @@ class GenerateConfig(SamplingConfig):
         default_factory=lambda: list(get_args(Output))
     )
     enlarge: int = 1  # factor by which the written files are larger than the frames
-    attention: str | None = None  # native, xformers, flash, ...; None: DIFFUSERS_ATTN_BACKEND's, else native
+    attention: str | None = None  # native, auto (the fastest), xformers, flash, ...; None: DIFFUSERS_ATTN_BACKEND's
     output: str | None = None  # None: a new folder under outputs/; an unfinished run goes on in its own folder
 
     def __post_init__(self) -> None:

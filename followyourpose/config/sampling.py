@@ -9,6 +9,7 @@ from followyourpose.config.threads import ThreadsConfig
 PoseGuidance = Literal["both", "conditional"]
 Noise = Literal["independent", "mixed", "shared"]
 Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
+Compile = Literal["false", "regional", "full"]
 Backend = Literal["light", "puppet", "rtmlib", "mmpose"]
 LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 8192  # pixels
@@ -26,9 +27,10 @@ class SamplingConfig(ThreadsConfig):
     guidance_end: float = 1.0  # fraction of the denoising steps after which guidance ends
     scheduler: Scheduler = "ddim"  # dpm++, unipc: fewer steps; euler; lcm: 4 to 8, with an LCM-LoRA, guidance 1 to 2
     cache_interval: int = 1  # DeepCache interval: a full UNet step every N steps, only the first level in between
-    compile: bool = False  # compile the UNet: minutes at the start, faster steps; not with offload or weights: float8
+    compile: Compile = "false"  # full: the UNet, minutes at the start, faster steps; regional: its blocks, sooner
     device: str | None = None  # cpu, cuda, cuda:1, mps, xpu, ...; None: the GPU where there is one, else cpu
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # of the networks; auto: float32 on a CPU
+    tf32: bool = False  # on an NVIDIA GPU, compute float32 with 10 bits of fraction: a multiple of the speed
     offload: Literal["none", "model", "group"] = "none"  # on the GPU: model, one network; group, single layers
     weights: Literal["full", "int8", "float8"] = "full"  # storage of the UNet's weights; int8 is nearer to full
     attention_chunk: int | None = None  # queries that attend at a time, for attentions that keep scores; None: all
@@ -42,8 +44,8 @@ class SamplingConfig(ThreadsConfig):
         check_interval("guidance", self.guidance_start, self.guidance_end)
         check_scale("pose_scale", self.pose_scale)
         for key, possible in (("offload", ("none",)), ("weights", ("full", "int8"))):
-            if self.compile and getattr(self, key) not in possible:
+            if self.compile != "false" and getattr(self, key) not in possible:
                 raise ValueError(
-                    f"compile: got true with {key}: {getattr(self, key)}, which moves weights between layers and "
-                    f"breaks the one graph; expected {key}: {' or '.join(possible)}"
+                    f"compile: got {self.compile} with {key}: {getattr(self, key)}, which moves weights between layers "
+                    f"and breaks the graphs; expected {key}: {' or '.join(possible)}"
                 )

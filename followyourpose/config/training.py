@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from followyourpose.common.checks import check_above_zero, check_bounds, check_scale, check_share
 from followyourpose.config.loader import PROSE
-from followyourpose.config.sampling import LARGEST_SEED, Noise, PoseGuidance
+from followyourpose.config.sampling import LARGEST_SEED, Compile, Noise, PoseGuidance
 from followyourpose.config.threads import ThreadsConfig
 
 
@@ -145,7 +145,7 @@ class TrainConfig(ThreadsConfig):
     seed: int = 0  # of the data's order, the noise and the dropout
     mixed_precision: Literal["fp32", "fp16", "bf16", "no"] = "fp32"  # of activations; weights and optimiser are fp32
     gradient_checkpointing: bool = False  # compute activations twice, and keep fewer of them
-    compile: bool = False  # compile the UNet with torch.compile: minutes at the start, faster steps
+    compile: Compile = "false"  # full: the UNet, minutes at the start, faster steps; regional: its blocks, sooner
     prompt_dropout: float = 0.0  # share of samples trained without their caption, for classifier-free guidance
     prefix_shuffle: float = 0.0  # share of captions whose later words are encoded behind another caption's first words
     kl: float = 1e-8  # of objective autoencode: weight of the latents' divergence from a standard normal

@@ -166,7 +166,7 @@ def _check_attention(name: str) -> None:
     source = Path(find_spec("diffusers").origin).parent / "models" / "attention_dispatch.py"
     names = re.search(r"class AttentionBackendName\b.*?(?=\n\S)", source.read_text(encoding="utf-8"), re.DOTALL)
     if known := re.findall(r'^    \w+ = "(\w+)"$', names[0] if names else "", re.MULTILINE):
-        check_choice("attention", name, known)
+        check_choice("attention", name, ["auto", *known])
     if name == "xformers":
         check_installed("attention", "xformers", "xformers")
     elif (package := PACKAGES.get(name)) and find_spec(package) is None:

@@ -59,11 +59,12 @@ def prepare(pipe: "FollowYourPosePipeline", config: SamplingConfig, device: "str
         pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
     else:
         pipe.to(device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     pipe.unet.set_attention_chunk(config.attention_chunk)
     if config.vae_tiling:
         pipe.vae.enable_tiling()
-    if config.compile:
-        pipe.compile()
+    pipe.compile(config.compile)
 
 
 def scheduler(name: str, current: "SchedulerMixin") -> "SchedulerMixin":

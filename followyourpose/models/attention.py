@@ -3,7 +3,7 @@
 b clips   f frames   c channels   l tokens of a frame   t text tokens
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from followyourpose.common.checks import check_at_least
+from followyourpose.models.fastest_attention import FAILURES, fastest_backend
 
 KeysValues = tuple[Tensor, Tensor]  # keys and values of one attention, each (n, tokens, c)
 # The same of a text, each (n, t, c), or the text itself, (n, t, d), to be projected; of a text that changes along the
@@ -33,7 +34,8 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f"attention_head_dim: got {heads} heads, which do not divide {channels} channels")
         self.heads = heads
-        self.backend: AttentionBackendName | None = None  # None: diffusers' default, of its context or environment
+        # None: as diffusers' context or environment has it
+        self.backend: AttentionBackendName | Literal["auto"] | None = None
         self.chunk: int | None = None  # queries at a time; None: all
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
@@ -51,8 +53,12 @@ class Attention(nn.Module):
 
     def softmax(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v of queries (n, l, heads, d): the same shape."""
-        parts = q.split(self.chunk or q.shape[1], 1)
-        return joined([dispatch_attention_fn(part, k, v, backend=self.backend) for part in parts], dim=1)
+        parts, backend = q.split(self.chunk or q.shape[1], 1), self.backend
+        if backend == "auto" and torch.compiler.is_compiling():
+            backend = AttentionBackendName.NATIVE  # nothing is measured in a graph
+        elif backend == "auto":
+            backend = fastest_backend((*parts[0].shape,), (*k.shape,), q.dtype, q.device)
+        return joined([dispatch_attention_fn(part, k, v, backend=backend) for part in parts], dim=1)
 
     def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Return the attention of tokens x (n, l, c) over keys and values (n, tokens, c), projected: (n, l, c)."""
@@ -138,9 +144,10 @@ class AttentionSettings:
     dtype: torch.dtype
 
     def set_attention_backend(self, backend: str, dtype: torch.dtype | None = None) -> None:
-        """Set the attention backend: "native", "xformers", "flash", ...
+        """Set the attention backend: "native", "xformers", "flash", ..., or "auto", the fastest for each shape.
 
-        It is tried at once, on the GPU where there is one.
+        It is tried at once, on the GPU where there is one; "auto" measures at the first call with a shape, and is the
+        native one in a compiled network.
 
         Args:
             dtype: of the attention, under autocast not that of the weights; None: that of the weights.
@@ -194,19 +201,19 @@ def set_backend(model: Any, backend: str, device: torch.device, dtype: torch.dty
     Raises:
         ValueError: diffusers has no such backend, or it cannot run here.
     """
-    names = [name.value for name in AttentionBackendName]
+    names = ["auto", *(name.value for name in AttentionBackendName)]
     if backend not in names:
         raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(names)}")
-    attentions = attentions_of(model)
-    for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions}:
+    attentions, named = attentions_of(model), backend != "auto"
+    for heads, c in {(attention.heads, attention.to_q.out_features) for attention in attentions if named}:
         probe = torch.zeros(1, 8, heads, c // heads, device=device, dtype=dtype)
         try:
             dispatch_attention_fn(probe, probe, probe, backend=AttentionBackendName(backend))
-        except (RuntimeError, ValueError, TypeError, AttributeError, NameError, ImportError) as error:
+        except FAILURES as error:
             reason = error if torch.cuda.is_available() else "there is no CUDA device"
             raise ValueError(
                 f"attention backend: got {backend!r}, which does not run here with {c // heads} channels per head, "
                 f"{dtype}, on {device} (is its package installed?): {reason}"
             ) from error
     for attention in attentions:
-        attention.backend = AttentionBackendName(backend)
+        attention.backend = AttentionBackendName(backend) if named else "auto"

@@ -45,12 +45,16 @@ def takes_fused(x: Tensor) -> bool:
     """Whether Triton's norm takes images (n, c, h, w): on a GPU, in channels_last; a compiler fuses the plain one."""
     return (
         x.is_cuda
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_contiguous()
+        and is_channels_last(x)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and _fused_runs(x.device)
     )
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether images (n, c, h, w) lie in memory in the order n h w c, and only in this one."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 @functools.cache

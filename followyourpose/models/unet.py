@@ -34,6 +34,7 @@ from followyourpose.models.blocks import (
     TransformerBlock,
     UpBlock,
 )
+from followyourpose.models.compiling import Compiling
 from followyourpose.models.group_norm import ClipGroupNorm
 from followyourpose.models.loading import StrictLoading, blocks_per_group
 
@@ -45,7 +46,7 @@ def text_count(text: Tensor | TextCache) -> int:
     return len(text if isinstance(text, Tensor) else text[len(text) // 2][0][0])  # the middle block has attention
 
 
-class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class VideoUNet(StrictLoading, AttentionSettings, BlockScales, Compiling, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts a clip's noise from noisy latents, time, text and, where given, pose features.
 
     The arguments are diffusers' for `UNet2DConditionModel`, so a Stable Diffusion 1.x `unet/config.json` can be read.
@@ -57,7 +58,7 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, Confi
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["ResnetBlock", "Transformer"]
-    _repeated_blocks = ["TransformerBlock"]
+    _repeated_blocks = _no_split_modules
 
     @register_to_config
     def __init__(
@@ -150,11 +151,6 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, ModelMixin, Confi
             if (settings[key] or None) != (expected or None):
                 raise ValueError(f"{key}: got {settings[key]!r}, expected {expected!r}, as Stable Diffusion 1.x has it")
         return super().from_config({key: value for key, value in settings.items() if key not in theirs}, **kwargs)
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile as `torch.nn.Module.compile` does; einops' calls stay whole: to trace them takes most of the time."""
-        torch.compiler.allow_in_graph(rearrange)
-        super().compile(*args, **kwargs)
 
     @apply_forward_hook  # under model offload, brings the weights to the device as `forward` does
     def encode_text(self, text: Tensor) -> TextCache:

@@ -5,7 +5,6 @@ b videos   f frames   c channels   h w latent height and width   t text tokens
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from followyourpose.models.unet import TextCache
@@ -19,8 +18,8 @@ class Condition:
     """Condition of b videos; with guidance, both halves [unconditional, conditional], so 2b.
 
     Guidance in an interval of the steps is that of Kynkaanniemi et al. (2024, arXiv 2404.07724): outside of it only the
-    conditional half is computed. Where the pose does not act it is zero, which to the UNet is no pose and to a compiled
-    UNet the same graph.
+    conditional half is computed. Where the pose does not act it is `no_pose`, to the UNet none and to a compiled UNet
+    the same graph.
 
     `deep` are the UNet's features below its first level at the last full step, of this condition's one trajectory.
     """
@@ -30,6 +29,7 @@ class Condition:
     guidance_interval: Interval = ALWAYS
     pose_interval: Interval = ALWAYS
     cache_interval: int = 1  # a full step every so many steps
+    no_pose: list[Tensor] | None = None  # zeros like the features; None: the pose always acts
     deep: Tensor | None = field(default=None, init=False, repr=False)  # (b f or 2b f, c, h, w)
 
     def at(self, step: int, steps: int, videos: int, guided: bool) -> tuple[TextCache, list[Tensor] | None]:
@@ -39,7 +39,7 @@ class Condition:
         """
         text, features = self.text, self.features
         if features is not None and not _within(self.pose_interval, step, steps):
-            features = [torch.zeros_like(x) for x in features]
+            features = self.no_pose
         if not guided or not _within(self.guidance_interval, step, steps):
             text = [[tuple(x[-videos:] for x in context) for context in block] for block in text]
             features = None if features is None else [x[-videos:] for x in features]

@@ -14,7 +14,7 @@ from torch import Tensor
 from followyourpose.common.checks import check_multiple
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import Call
-from followyourpose.pipeline.condition import Condition
+from followyourpose.pipeline.condition import ALWAYS, Condition
 from followyourpose.pipeline.inputs import freenoise, initial_noise
 from followyourpose.pipeline.people import check_people, drawn
 from followyourpose.pipeline.running import DenoisingPipeline
@@ -56,6 +56,7 @@ class Job:
         batches = -(-len(self.windows) // self.long_video.batch)
         self.kept = batches if self.long_video.together and batches <= KEPT_BATCHES else 1
         self._features: dict[tuple[Window, ...], list[Tensor]] = {}
+        self._zeros: list[Tensor] = []
         self.text.kept = self.kept * self.long_video.batch
 
     def condition(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
@@ -66,8 +67,10 @@ class Job:
             [tuple(map(self._join, zip(*contexts, strict=True))) for contexts in zip(*blocks, strict=True)]
             for blocks in zip(*windows, strict=True)
         ]
-        intervals = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
-        return Condition(text, self._pose(group), *intervals, call.cache_interval)
+        guidance, pose = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
+        features = self._pose(group)
+        no_pose = None if features is None or pose == ALWAYS else self._no_pose(features)
+        return Condition(text, features, guidance, pose, call.cache_interval, no_pose)
 
     def guidance(self, group: tuple[Window, ...]) -> float | Tensor:
         """Return the guidance scale of windows: a number or, where it changes, of each frame, (rows, 1, f, 1, 1)."""
@@ -103,6 +106,12 @@ class Job:
         if len(set(scale)) > 1:
             scales = torch.tensor(scale, device=self.noise.device)[:, None, None]
         return self.pipe.encode_pose(skeleton, *self._videos, call.pose_guidance, scales)
+
+    def _no_pose(self, features: list[Tensor]) -> list[Tensor]:
+        """Return zeros like pose features, the same ones for all steps."""
+        if [x.shape for x in self._zeros] != [x.shape for x in features]:
+            self._zeros = [torch.zeros_like(x) for x in features]
+        return self._zeros
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the conditions of several windows, each with both halves of guidance, by half and then by window."""

@@ -95,12 +95,12 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
             raise ValueError(f"pose_encoder: got downscale {factors[1]}, expected the VAE's factor {factors[0]}")
         self.vae_scale_factor = factors[0] if factors else 8  # of Stable Diffusion
 
-    def compile(self) -> None:
-        """Compile the UNet to one graph per shape: minutes at its first call, and faster steps from then on.
+    def compile(self, kind: str = "full") -> None:
+        """Compile the UNet: "full", as one graph, minutes at its first call, or "regional", each kind of block once.
 
-        Load a LoRA before. With `cache_interval` above 1, or guidance in an interval, there are two graphs.
+        Load a LoRA before. With `cache_interval` above 1, or guidance in an interval, there are twice as many graphs.
         """
-        self.unet.compile(fullgraph=True, dynamic=False)
+        self.unet.compile_as(kind)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 

@@ -82,8 +82,8 @@ def _train(
     rank, ranks = accelerator.process_index, accelerator.num_processes
     feed = open_feed(config, source, state.counters["samples"], rank, ranks, tqdm.write, run.path / BAD)
     reports = Reports(config, run, accelerator, objective, state)
-    if config.compile:
-        objective.parts["unet"].compile()
+    if config.compile != "false":
+        objective.parts["unet"].compile_as(config.compile, fullgraph=False)
     model, state.optimizer = accelerator.prepare(objective, state.optimizer)
     _run_steps(config, run, accelerator, model, state, feed, reports, frozen)
     run.finish()
