@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from followyourpose.common.files import atomic_write
-from scripts import benchmark_generate, benchmark_memory, benchmark_train
+from scripts import benchmark_count, benchmark_generate, benchmark_memory, benchmark_train
 from scripts.benchmark_parts import LOW_MEMORY, SIZES
 from scripts.benchmark_systems import GROUPS, VARIANTS, possible
 
@@ -25,6 +25,7 @@ EXAMPLES = {
     "generate": """examples:
   python -m scripts.benchmark generate --size tiny --json outputs/benchmark.json --plot outputs/benchmark.png
   python -m scripts.benchmark generate --size sd14 --frames 4 --height 256 --width 256 --steps 3 --variants memory
+  python -m scripts.benchmark generate --size sd14 --height 512 --width 512 --dtype bfloat16 --count
 """,
     "memory": """examples:
   python -m scripts.benchmark memory
@@ -77,6 +78,14 @@ def _add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
         help="type of the weights (default: float32)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--count", dest="call", action="store_const", const=benchmark_count.benchmark_count,
+        help="count a step's kernels, bytes and FLOPs by kind, as on a GPU, and measure nothing; no GPU is needed",
+    )  # fmt: skip
+    verb.add_argument(
+        "--profile", dest="call", action="store_const", const=benchmark_generate.benchmark_profile,
+        help="print the kernels of two steps that take the most time, and measure nothing else",
     )  # fmt: skip
     verb.add_argument("--plot", type=Path, metavar="FILE", help='draw the ratios there (needs the "eval" extra)')
     names = possible(VARIANTS)

@@ -10,7 +10,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
 from multiprocessing import get_context
@@ -94,6 +95,21 @@ def benchmark_generate(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def benchmark_profile(options: argparse.Namespace) -> dict[str, Any]:
+    """Profile the later half of a short video's steps, print the kernels that take most, and return their seconds."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shape = Shape(options.frames, options.height, options.width, options.dtype, device)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(options.size, Path(folder) / "model")
+        pipe, arguments = VARIANTS["ours"].make(Path(folder) / "model", shape)
+        profiler = torch.profiler.profile(schedule=torch.profiler.schedule(wait=0, warmup=2, active=2, repeat=1))
+        with profiler, after_each_step(pipe, profiler.step):
+            pipe(**arguments, num_inference_steps=4, output_type="latent")
+    events = profiler.key_averages()
+    print(events.table(sort_by=f"self_{device}_time_total", row_limit=30, max_name_column_width=60))
+    return {event.key: event.self_device_time_total / 1e6 for event in events}
+
+
 def plot(result: dict[str, Any], file: Path) -> None:
     """Draw each variant's denoising steps per second, relative to the first.
 
@@ -162,16 +178,15 @@ def _measure(
 ) -> Measured:
     pipe, arguments = variant.make(model, shape)
     pipe.set_progress_bar_config(disable=True)
-    warm_up = steps if variant.varies else 1
-    with FlopCounterMode(display=False) as flops, torch.compiler.set_stance("force_eager"):
-        pipe(**arguments, num_inference_steps=warm_up, output_type="latent")
+    with torch.compiler.set_stance("force_eager"):
+        flop = flop_of_a_step(pipe, arguments, steps if variant.varies else 2)
     pipe(**arguments, num_inference_steps=1, output_type="latent")  # compiles, where that is set
     connection.send("warm")
     connection.recv()
     memory.lap()  # loading takes the most
     pace = Pace(connection, torch.cuda.synchronize if shape.device == "cuda" else lambda: None, memory.lap)
-    pace.slow_down(pipe)
-    pipe(**arguments, num_inference_steps=steps, output_type="np")
+    with after_each_step(pipe, pace.halt):
+        pipe(**arguments, num_inference_steps=steps, output_type="np")
     after, decoding = pace.lap(), memory.lap()
     average = statistics.fmean if variant.varies else statistics.median
     step = average(pace.seconds[1:] or pace.seconds)
@@ -179,13 +194,40 @@ def _measure(
     denoising = max(pace.memory)
     return Measured(
         step_s=step, end_to_end_s=before + variant.steps * step + after, decode_s=after,
-        flop=flops.get_total_flops() / warm_up, memory=max(denoising, decoding), step_memory=denoising,
+        flop=flop, memory=max(denoising, decoding), step_memory=denoising,
         decode_memory=decoding,
     )  # fmt: skip
 
 
+def flop_of_a_step(pipe: DiffusionPipeline, arguments: dict[str, Any], steps: int) -> float:
+    """Return the mean FLOPs of the steps after the first one, with which all is encoded that a video needs once."""
+    after = []
+    with FlopCounterMode(display=False) as flops:
+        with after_each_step(pipe, lambda: after.append(flops.get_total_flops())):
+            pipe(**arguments, num_inference_steps=max(steps, 2), output_type="latent")
+    return (after[-1] - after[0]) / (len(after) - 1)
+
+
+@contextmanager
+def after_each_step(pipe: DiffusionPipeline, call: Callable[[], Any]) -> Iterator[None]:
+    """Make a pipeline call a function after each of its denoising steps, for the duration of the block."""
+    step = pipe.scheduler.step
+
+    @wraps(step)  # pipelines read its signature
+    def step_and_call(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        call()
+        return result
+
+    pipe.scheduler.step = step_and_call
+    try:
+        yield
+    finally:
+        pipe.scheduler.step = step
+
+
 class Pace:
-    """Halts of a pipeline after each step of its scheduler until the next message; time and memory between them."""
+    """Halts of a pipeline after each of its steps until the next message; time and memory between them."""
 
     def __init__(self, connection: Connection, synchronize: Callable[[], Any], peak: Callable[[], int]) -> None:
         self.connection, self.synchronize, self.peak = connection, synchronize, peak
@@ -198,21 +240,13 @@ class Pace:
         self.synchronize()
         return time.perf_counter() - self._started
 
-    def slow_down(self, pipe: DiffusionPipeline) -> None:
-        """Make a pipeline halt, from its next step on."""
-        step = pipe.scheduler.step
-
-        @wraps(step)  # pipelines read its signature
-        def halting(*args: Any, **kwargs: Any) -> Any:
-            result = step(*args, **kwargs)
-            self.seconds.append(self.lap())
-            self.memory.append(self.peak())
-            self.connection.send("done")
-            self.connection.recv()
-            self._started = time.perf_counter()
-            return result
-
-        pipe.scheduler.step = halting
+    def halt(self) -> None:
+        """Note time and memory, and wait for the next message."""
+        self.seconds.append(self.lap())
+        self.memory.append(self.peak())
+        self.connection.send("done")
+        self.connection.recv()
+        self._started = time.perf_counter()
         self._started = time.perf_counter()
 
 

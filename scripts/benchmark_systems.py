@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from followyourpose.config import SamplingConfig
 from followyourpose.generation.sampling import prepare, sampling_arguments
+from followyourpose.models import loading
 from followyourpose.pipeline.image_model import load_image_model
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pipeline.skeletons import skeleton_tensor
@@ -67,6 +69,12 @@ def ours(folder: Path, shape: Shape, attention: str = "native", **settings: Any)
     prepare(pipe, config, torch.device(shape.device))
     pipe.unet.set_attention_backend(attention)
     return pipe, {"prompt": PROMPT, "skeleton": shape.skeleton, **shape.settings, **sampling_arguments(config)}
+
+
+def channels_first(folder: Path, shape: Shape) -> Call:
+    """This repository's pipeline with the memory format of a CPU on a GPU too."""
+    with mock.patch.object(loading, "CHANNELS_LAST", ()):
+        return ours(folder, shape)
 
 
 def plain(folder: Path, shape: Shape) -> Call:
@@ -143,8 +151,12 @@ class Variant:
 VARIANTS = {
     "plain": Variant(plain),
     **{name: Variant(partial(ours, **settings)) for name, settings in LOW_MEMORY.items()},
-    "compile": Variant(partial(ours, compile=True)),
-    "compile-bf16": Variant(partial(ours, compile=True, dtype="bfloat16")),
+    "compile": Variant(partial(ours, compile="full")),
+    "compile-bf16": Variant(partial(ours, compile="full", dtype="bfloat16")),
+    "compile-regional": Variant(partial(ours, compile="regional")),
+    "channels-first": Variant(channels_first, gpu=True),
+    "attention-auto": Variant(partial(ours, attention="auto"), gpu=True),
+    "tf32": Variant(partial(ours, tf32=True, dtype="float32"), gpu=True),
     "offload-model": Variant(partial(ours, offload="model"), gpu=True),
     "offload-group": Variant(partial(ours, offload="group"), gpu=True),
     "guidance-half": Variant(partial(ours, guidance_end=0.5), varies=True),

@@ -15,6 +15,7 @@ from followyourpose.generation.sampling import ARGUMENTS, SCHEDULERS, memory_exp
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.render import render_skeleton
 from followyourpose.puppets.world import render_scene, sample_scene
+from scripts.benchmark_count import Kernels
 from tests.tiny import DDIM
 
 PUPPET = {"prompt": "a panda in the forest", "guidance_scale": 2.0, "noise": "shared", "device": "cpu"}
@@ -85,6 +86,26 @@ def test_a_scheduler_keeps_the_noise_schedule_of_training(name: str, zero_snr: b
     assert not zero_snr or chosen.timesteps[0] == 999  # there is nothing but noise where it starts
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_no_step_of_a_scheduler_waits_for_the_gpu(pipe: FollowYourPosePipeline, name: str) -> None:
+    """A read of a tensor that lies there halts the program; on the meta device every read is seen."""
+    pipe.scheduler = scheduler(name, pipe.scheduler)
+    pipe.to("meta")
+    embeds = torch.empty(1, 5, pipe.unet.config.cross_attention_dim, device="meta")
+    arguments = {
+        "prompt_embeds": embeds,
+        "negative_prompt_embeds": embeds,
+        "skeleton": np.zeros((3, 16, 16, 3), np.uint8),
+    }
+    arguments |= {"num_frames": 3, "height": 16, "width": 16, "guidance_scale": 2.0, "output_type": "latent"}
+    reads = []
+    for steps in (2, 5):
+        with Kernels() as kernels:
+            pipe(**arguments, num_inference_steps=steps)
+        reads.append(kernels.reads)
+    assert reads[0] == reads[1]
+
+
 def test_models_that_a_scheduler_would_misread_are_refused() -> None:
     with pytest.raises(ConfigError, match="prediction_type is 'sample', expected epsilon or v_prediction"):
         scheduler("dpm++", DDIMScheduler(**DDIM, prediction_type="sample"))
@@ -106,10 +127,13 @@ def test_models_that_a_scheduler_would_misread_are_refused() -> None:
         ({"guidance_start": 0.7, "guidance_end": 0.6}, "guidance_start, guidance_end: got 0.7 and 0.6"),
         ({"pose_scale": -0.1}, "pose_scale: got -0.1, expected a finite number"),
         (
-            {"compile": True, "weights": "float8"},
-            "compile: got true with weights: float8.* weights: full or int8",
+            {"compile": "full", "weights": "float8"},
+            "compile: got full with weights: float8.* weights: full or int8",
         ),
-        ({"compile": True, "offload": "model"}, "compile: got true with offload: model.* expected offload: none"),
+        (
+            {"compile": "regional", "offload": "model"},
+            "compile: got regional with offload: model.* expected offload: none",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], message: str) -> None:
