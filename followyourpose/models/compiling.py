@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 REGIONS = 64  # graphs of one kind of block, more than its shapes: beyond them torch would no longer compile
 
 
@@ -43,4 +45,5 @@ def _set_compiler() -> None:
     torch.compiler.allow_in_graph(rearrange)  # einops' calls stay whole: to trace them takes most of the time
     torch._dynamo.config.recompile_limit = max(REGIONS, torch._dynamo.config.recompile_limit)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "followyourpose" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    if os.environ.get(CACHE, default_cache_dir()) == default_cache_dir():  # torch itself sets the variable to that
+        os.environ[CACHE] = str(cache)
