@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "pose": set(),
     "pipeline": {"models", "data", "pose"},  # the last two for skeletons in files
-    "config": {"pipeline.windows"},
+    "config": {"pipeline.schedule", "pipeline.windows"},
     "puppets": {"pose", "data", "config", "training"},
     "generation": {"config", "data", "models", "pipeline", "pose"},
     "training": {"config", "data", "generation", "models", "pipeline", "pose"},

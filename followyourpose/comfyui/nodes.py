@@ -222,7 +222,7 @@ class Generate(io.ComfyNode):
         plan = {"mode": long_video, "window": min(window, len(frames)) or None}
         config = _config(prompt, **model.config, **settings, num_frames=len(frames), long_video=plan)
         height, width = frames.shape[1:3]
-        print_unknown_words(prompt, model.pipe)
+        print_unknown_words([prompt], model.pipe)
         pipe = model.on_device(config, height * width)
         rounds = 1 if config.long_video.together else len(config.long_video.windows(len(frames)))
         bar = ProgressBar(rounds * config.num_inference_steps)

@@ -9,6 +9,7 @@ from followyourpose.common.checks import (
     check_above_zero,
     check_bounds,
     check_finite,
+    check_share,
     check_unicode,
     check_window,
     parse_size,
@@ -18,12 +19,17 @@ from followyourpose.config.sampling import (
     LARGEST_SEED,
     LARGEST_SIDE,
     MOST_STEPS,
+    NUMBERS,
     Backend,
     Noise,
+    Overlap,
     PoseGuidance,
     SamplingConfig,
 )
+from followyourpose.pipeline.schedule import check_numbers, check_schedule, values_of
 from followyourpose.pipeline.windows import LongVideo
+
+PROMPT = str | dict[int, str]  # for the whole video, or from each of these frames on
 
 
 @dataclass
@@ -99,7 +105,21 @@ class EmbeddingEntry:
             raise ValueError(f"embeddings word: got {self.word!r}, expected text")
 
 
-PROMPTS = PROSE | {"kind": str | list[str]}
+@dataclass
+class PersonEntry:
+    """One of several people, with words of their own."""
+
+    skeleton: str = MISSING  # keypoints of this person alone (.json)
+    prompt: Any = field(default=MISSING, metadata=PROSE | {"kind": PROMPT})  # the words, also by frame
+    depth: float | None = None  # place from the viewer on: the lowest hides the others; None: see overlap
+
+    def __post_init__(self) -> None:
+        if self.depth is not None:
+            check_finite("people: depth", self.depth)
+
+
+PROMPTS = PROSE | {"kind": PROMPT | list[PROMPT]}
+PEOPLE = PROSE | {"kind": list[PersonEntry] | dict[int, PROMPT] | None}
 LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
 EMBEDDINGS = {"kind": str | EmbeddingEntry | list[str | EmbeddingEntry] | None}
 Output = Literal["mp4", "gif", "sheet", "with-skeleton"]
@@ -114,7 +134,17 @@ class GenerateConfig(SamplingConfig):
     """
 
     model: str = "checkpoints/puppet"  # a pipeline's folder; an image model's (Stable Diffusion 1.x) is inflated
-    prompt: Any = field(default=MISSING, metadata=PROMPTS)  # a string, a list, or prompts.txt, a prompt a line
+    prompt: Any = field(  # a string, texts by frame such as {0: ..., 16: ...}, a list, or prompts.txt, a prompt a line
+        default=MISSING, metadata=PROMPTS
+    )
+    people: Any = (
+        field(  # words for each person: [{skeleton: left.json, prompt: ...}, ...], or by track {0: ..., 1: ...}
+            default=None, metadata=PEOPLE
+        )
+    )
+    scene_share: float = 0.0  # share of the prompt's words in people's places; 0: people's own words alone
+    overlap: Overlap = "distance"  # of bodies: distance, they share a place; size, the larger body hides the others
+    transition: int = 0  # frames between two prompts or numbers by frame, from the second's frame on; 0: a cut
     negative_prompt: str = field(default="", metadata=PROSE)  # what the videos should not show
     style: str = field(default="", metadata=PROSE)  # text that is appended to each prompt, behind a comma
     download: bool = False  # bring the model where it is a name of `followyourpose download` and not there yet
@@ -145,7 +175,9 @@ class GenerateConfig(SamplingConfig):
     height: int | None = None  # pixels; None: the size the model was trained at
     width: int | None = None  # pixels
     num_inference_steps: int = 50  # denoising steps
-    guidance_scale: float = 12.5  # of classifier-free guidance; 1: none
+    guidance_scale: Any = field(  # of classifier-free guidance; 1: none; a number, or by frame: {0: 2.0, 16: 6.0}
+        default=12.5, metadata=NUMBERS
+    )
     pose_guidance: PoseGuidance = "both"  # halves of guidance that see the skeleton: both, or conditional only
     noise: Noise = "independent"  # initial noise of the frames: independent, mixed or shared
     num_videos_per_prompt: int = 1  # videos per prompt and skeleton
@@ -161,29 +193,46 @@ class GenerateConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prompt != MISSING:
-            _check_prompts(self.prompt)
+            prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt]
+            if not prompts:
+                raise ValueError("prompt: got an empty list, expected a string or a list of strings")
+            for index, prompt in enumerate(prompts):
+                self._check_prompt(f"prompt[{index}]" if prompts is self.prompt else "prompt", prompt)
         check_bounds(
-            self, temporal_offset=0, stride=1, num_inference_steps=(1, MOST_STEPS), num_videos_per_prompt=(1, 100_000),
+            self, transition=0, temporal_offset=0, stride=1, num_inference_steps=(1, MOST_STEPS), num_videos_per_prompt=(1, 100_000),
             seed=(0, LARGEST_SEED), enlarge=(1, 16), height=(1, LARGEST_SIDE), width=(1, LARGEST_SIDE),
         )  # fmt: skip
         if not self.outputs:
             raise ValueError(f"outputs: got none, expected at least one of {', '.join(get_args(Output))}")
         if self.skeleton_size is not None:
             parse_size("skeleton_size", self.skeleton_size)
-        check_finite("guidance_scale", self.guidance_scale)
+        check_numbers("guidance_scale", self.guidance_scale, check_finite)
+        check_share("scene_share", self.scene_share)
+        for key in ("guidance_scale", "pose_scale"):
+            check_schedule(key, getattr(self, key), self.num_frames, self.transition)
+        self._check_people()
         check_unicode("negative_prompt", self.negative_prompt)
         check_unicode("style", self.style)
         if not 0.1 <= self.fps <= 100:
             raise ValueError(f"fps: got {self.fps}, expected at least 0.1, and at most 100, the limit of a gif")
         self.long_video.windows(self.num_frames)
 
+    def _check_prompt(self, name: str, prompt: Any) -> None:
+        for text in values_of(prompt):
+            if not isinstance(text, str):
+                raise ValueError(f"{name}: got {type(text).__name__} ({text!r}), expected a string")
+            check_unicode(name, text)
+        check_schedule(name, prompt, self.num_frames, self.transition)
 
-def _check_prompts(prompt: Any) -> None:
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list) or not prompts:
-        got = "an empty list" if prompts == [] else f"{type(prompts).__name__} ({prompts!r})"
-        raise ValueError(f"prompt: got {got}, expected a string or a list of strings")
-    for index, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise ValueError(f"prompt[{index}]: got {type(text).__name__} ({text!r}), expected a string")
-        check_unicode("prompt" if text is prompt else f"prompt[{index}]", text)
+    def _check_people(self) -> None:
+        if self.people is None:
+            return
+        if not self.people:
+            raise ValueError("people: got none, expected a skeleton and a prompt for each, or null")
+        for number, person in enumerate(self.people) if isinstance(self.people, list) else self.people.items():
+            if isinstance(self.people, list):
+                for key in ("skeleton", "prompt"):
+                    if key not in person:
+                        raise ValueError(f"people[{number}]: no {key}, expected a skeleton and a prompt")
+                person = person["prompt"]
+            self._check_prompt(f"people[{number}]", person)

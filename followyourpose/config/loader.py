@@ -213,7 +213,7 @@ def _mapping(schema: type, content: Any, source: str, prefix: str) -> dict[str, 
 
 
 def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
-    """Return `value` as a type asks: a scalar, list[...], dict[str, ...], a dataclass, or a union of these."""
+    """Return `value` as a type asks: a scalar, list[...], dict[str or int, ...], a dataclass, or a union of these."""
     kinds = _alternatives(kind)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
@@ -224,8 +224,11 @@ def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
             if isinstance(each, type) and dataclasses.is_dataclass(each):
                 return _mapping(each, value, source, f"{key}.")
             if typing.get_origin(each) is dict:
-                inner = typing.get_args(each)[1]
-                return {str(name): _value(inner, item, source, f"{key}.{name}", prose) for name, item in value.items()}
+                names, inner = typing.get_args(each)
+                return {
+                    _name(names, name, source, key): _value(inner, item, source, f"{key}.{name}", prose)
+                    for name, item in value.items()
+                }
     elif isinstance(value, list | tuple):
         for each in kinds:
             if typing.get_origin(each) is list:
@@ -239,6 +242,14 @@ def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
     expected = " or ".join(dict.fromkeys(_named(each) for each in kinds))
     expected += "; num_videos_per_prompt draws several seeds" if key == "seed" else ""
     raise ConfigError(f"{source}: {key}: got {_shown(value)}, expected {expected}")
+
+
+def _name(kind: type, name: Any, source: str, key: str) -> Any:
+    """Return the name of an entry as its mapping's type asks: text or a whole number."""
+    found = str(name) if kind is str else _scalar(kind, name)
+    if found is None:
+        raise ConfigError(f"{source}: {key}: got {_shown(name)} before a colon, expected {_named(kind)}")
+    return found
 
 
 def _scalar(kind: Any, value: Any) -> Any:
@@ -265,8 +276,8 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 
 def _merged(below: Any, above: dict[str, Any]) -> dict[str, Any]:
-    """Return nested dictionaries in which the values of `above` win."""
-    if not isinstance(below, dict):
+    """Return nested dictionaries in which the values of `above` win; values by frame are replaced as a whole."""
+    if not isinstance(below, dict) or any(isinstance(key, int) for key in (*below, *above)):
         return above
     return below | {k: _merged(below.get(k), v) if isinstance(v, dict) else v for k, v in above.items()}
 

@@ -1,18 +1,21 @@
 """Settings that generate and evaluate share: guidance, pose strength, device, and savings of time and memory."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from followyourpose.common.checks import check_bounds, check_interval, check_scale
 from followyourpose.config.threads import ThreadsConfig
+from followyourpose.pipeline.schedule import check_numbers
 
 PoseGuidance = Literal["both", "conditional"]
+Overlap = Literal["distance", "size"]
 Noise = Literal["independent", "mixed", "shared"]
 Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
 Compile = Literal["false", "regional", "full"]
 Backend = Literal["light", "puppet", "rtmlib", "mmpose"]
 LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 8192  # pixels
+NUMBERS = {"kind": float | dict[int, float]}
 MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timesteps
 
 
@@ -20,7 +23,7 @@ MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timestep
 class SamplingConfig(ThreadsConfig):
     """Strength of text and pose, and savings of a denoising step."""
 
-    pose_scale: float = 1.0  # multiplies the pose features; 0: no pose
+    pose_scale: Any = field(default=1.0, metadata=NUMBERS)  # multiplies the pose features; by frame: {0: 1.0, 16: 0.3}
     pose_start: float = 0.0  # fraction of the denoising steps after which the pose begins to act
     pose_end: float = 1.0  # fraction of the denoising steps after which the pose stops acting
     guidance_start: float = 0.0  # fraction of the denoising steps after which guidance begins; unguided steps cost half
@@ -42,7 +45,7 @@ class SamplingConfig(ThreadsConfig):
         check_bounds(self, cache_interval=1, decode_chunk_size=1, attention_chunk=1)
         check_interval("pose", self.pose_start, self.pose_end)
         check_interval("guidance", self.guidance_start, self.guidance_end)
-        check_scale("pose_scale", self.pose_scale)
+        check_numbers("pose_scale", self.pose_scale, check_scale)
         for key, possible in (("offload", ("none",)), ("weights", ("full", "int8"))):
             if self.compile != "false" and getattr(self, key) not in possible:
                 raise ValueError(

@@ -15,6 +15,7 @@ from followyourpose.common.device import machine_memory, torch_device
 from followyourpose.common.files import read_json, read_text
 from followyourpose.config import ConfigError, GenerateConfig, find_model, locate
 from followyourpose.generation.loras import open_embeddings, open_loras
+from followyourpose.generation.people import Prompt, styled
 from followyourpose.generation.unfinished import FOLDER
 from followyourpose.hub import places
 from followyourpose.hub.registry import DOWNLOADS
@@ -54,7 +55,7 @@ def with_prompts(config: GenerateConfig) -> GenerateConfig:
     return replace(config, prompt=prompts)
 
 
-def check_settings(config: GenerateConfig) -> list[str]:
+def check_settings(config: GenerateConfig) -> list[Prompt]:
     """Check what settings name, and return the prompts as a list, each with the style behind it.
 
     Raises:
@@ -72,9 +73,8 @@ def check_settings(config: GenerateConfig) -> list[str]:
         torch_device(config.device)
     if "\0" in (config.output or ""):
         raise ConfigError(f"output: got {config.output!r}, expected a path without null characters")
-    prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
-    style = config.style.strip(" ,")
-    return [", ".join(filter(None, (prompt, style))) for prompt in prompts] if style else prompts
+    prompts = config.prompt if isinstance(config.prompt, list) else [config.prompt]
+    return [styled(prompt, config.style) for prompt in prompts]
 
 
 def check_space(config: GenerateConfig, folder: Path, size: tuple[int, int], videos: int) -> None:

@@ -8,11 +8,11 @@ import itertools
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from followyourpose.generation.checks import check_settings, check_space, frame_
 from followyourpose.generation.extract_pose import check_pose, find_poses
 from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, shots_of, versions, write_forms, write_record
+from followyourpose.generation.people import Prompt, people_of, texts_of, title
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.sharing import Processes
 from followyourpose.generation.skeletons import check_drawn, open_skeletons, print_cut_off
@@ -72,7 +73,7 @@ def generate(
     raw = config.pose.source == "raw"
     if raw:
         check_pose(config.pose)
-    started, folder, size = time.time(), _output(config, prompts[0]), frame_size(config, pipe)
+    started, folder, size = time.time(), _output(config, title(prompts[0])), frame_size(config, pipe)
     check_space(config, folder, size, len(sources) * len(prompts) * config.num_videos_per_prompt)
     settings = dataclasses.asdict(config)
     processes = Processes()
@@ -86,6 +87,7 @@ def generate(
             sources = find_poses(config, sources, work / "pose")  # they are there
         for source in sources:
             print_cut_off(source, *size)
+            people_of(config, source, size)  # before the model is loaded
         shots = shots_of(config, prompts, sources, size)
         drawing = Drawing(config, folder, pipe, on_step)
         if runner is None:
@@ -150,7 +152,7 @@ class Drawing:
 
         finish, todo = self.open(), processes.agree([not self.is_done(shot) for shot in shots])
         taught = re.findall("[a-z]+", str(self.config.lora).lower())
-        print_unknown_words(self.config.prompt, self.pipe, taught)
+        print_unknown_words(texts_of(self.config), self.pipe, taught)
         numbered = [each for each, missing in zip(enumerate(shots, 1), todo, strict=True) if missing]
         together = 1 <= len(numbered) < processes.count and self.config.long_video.together
         if processes.count > 1:
@@ -158,7 +160,7 @@ class Drawing:
         if together:
             self.pipe.map_windows = processes.map_windows
         for number, shot in numbered if together else processes.part(numbered):
-            line = f"{number}/{len(shots)}  {shot.prompt}  ({shot.source.name}, seed {shot.seed})"
+            line = f"{number}/{len(shots)}  {title(shot.prompt)}  ({shot.source.name}, seed {shot.seed})"
             if not together:
                 processes.print(line)
                 finish(shot)
@@ -192,7 +194,8 @@ class Drawing:
 
     def _parts(self, pipe: "FollowYourPosePipeline", shot: Shot, state: "StreamState") -> Iterator[np.ndarray]:
         skeleton = partial(shot.source.frames, *shot.size)
-        return stream(pipe, self.config, shot.prompt, skeleton, shot.size, shot.seed, state, self.on_step)
+        people = people_of(self.config, shot.source, shot.size)
+        return stream(pipe, self.config, shot.prompt, skeleton, shot.size, shot.seed, state, self.on_step, people)
 
     def _kept(self, shot: Shot) -> UnfinishedVideo:
         return UnfinishedVideo(self.folder / FOLDER, shot.name)
@@ -240,12 +243,13 @@ def sample(
 def stream(
     pipe: "FollowYourPosePipeline",
     config: GenerateConfig,
-    prompt: str,
+    prompt: Prompt,
     skeleton: Frames,
     size: tuple[int, int],
     seed: int,
     state: "StreamState",
     on_step: "Callback | None" = None,
+    people: list[dict[str, Any]] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield a video in parts (f, H, W, 3) uint8 RGB, one after the other; see `FollowYourPosePipeline.stream`."""
     import torch
@@ -253,6 +257,10 @@ def stream(
     parts = pipe.stream(
         prompt,
         skeleton,
+        people=people,
+        scene_share=config.scene_share,
+        overlap=config.overlap,
+        transition=config.transition,
         num_frames=config.num_frames,
         height=size[0],
         width=size[1],
@@ -285,7 +293,7 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
     return next(folder for each in names if not (folder := Path("outputs") / each).exists())
 
 
-def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:
+def print_unknown_words(prompts: Sequence[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:
     """Print a line for each prompt with words on which a model of a small vocabulary was never trained.
 
     Args:
@@ -293,7 +301,7 @@ def print_unknown_words(prompts: str | list[str], pipe: "FollowYourPosePipeline"
     """
     from followyourpose.pipeline.words import read_prompt
 
-    for prompt in [prompts] if isinstance(prompts, str) else prompts:
+    for prompt in prompts:
         if words := read_prompt(pipe.tokenizer, prompt, taught).unknown:
             unknown = ", ".join(words)
             print(printable(f"{prompt!r:.80}: this model was never trained on {unknown}; expect nonsense there"))

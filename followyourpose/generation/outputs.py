@@ -21,6 +21,7 @@ from followyourpose.common.files import atomic_write, printable, slug
 from followyourpose.common.pictures import contact_sheet, enlarge, evenly, to_uint8, write_picture
 from followyourpose.config import GenerateConfig, Output
 from followyourpose.data.video_io import gif_writer, video_writer
+from followyourpose.generation.people import Prompt, chart, title
 from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.generation.unfinished import RECORD
 
@@ -43,7 +44,7 @@ class Shot:
     """
 
     name: str
-    prompt: str
+    prompt: Prompt
     source: SkeletonInput
     seed: int
     size: tuple[int, int]
@@ -56,17 +57,17 @@ class Shot:
 
     def record(self) -> dict[str, Any]:
         """Return the video's entry in the run's record."""
-        return {"prompt": self.prompt, "skeleton": self.source.name, "seed": self.seed, "files": self.files}
+        return {"prompt": title(self.prompt), "skeleton": self.source.name, "seed": self.seed, "files": self.files}
 
 
 def shots_of(
-    config: GenerateConfig, prompts: list[str], sources: list[SkeletonInput], size: tuple[int, int]
+    config: GenerateConfig, prompts: list[Prompt], sources: list[SkeletonInput], size: tuple[int, int]
 ) -> list[Shot]:
     """Return the videos of a run: each skeleton with each prompt and each seed."""
     seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
     shots = []
     for (number, source), (index, prompt), seed in itertools.product(enumerate(sources), enumerate(prompts), seeds):
-        name = f"{index:02d}-{slug(prompt)}"
+        name = f"{index:02d}-{slug(title(prompt))}"
         name += f"-{number:02d}-{slug(source.name)}" if len(sources) > 1 else ""
         name += f"-{seed}" if len(seeds) > 1 else ""
         shots.append(Shot(name, prompt, source, seed, size, tuple(config.outputs)))
@@ -105,7 +106,9 @@ def write_forms(folder: Path, shot: Shot, read: Frames, config: GenerateConfig) 
                 else:
                     write(part)
     if "sheet" in files:
-        write_picture(files["sheet"], contact_sheet(frames(evenly(config.num_frames))))
+        sheet = contact_sheet(frames(evenly(config.num_frames)))
+        changes = chart(config, shot.prompt, sheet.shape[1])
+        write_picture(files["sheet"], sheet if changes is None else np.concatenate([sheet, changes]))
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

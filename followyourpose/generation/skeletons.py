@@ -118,6 +118,10 @@ def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:
         ValueError: as `open_skeleton`, or `config.skeleton` is none of these, or people for one frame are no keypoints.
     """
     entries = config.skeleton if isinstance(config.skeleton, list) else [config.skeleton]
+    if isinstance(config.people, list):
+        if config.skeleton is not None:
+            raise ConfigError(f"skeleton: got {config.skeleton!r}, expected none: each of `people` has one")
+        entries = [[person["skeleton"] for person in config.people]]
     if not entries:
         raise ConfigError("skeleton: got an empty list, expected a path or a list of paths")
     return [
