@@ -135,12 +135,13 @@ class Judges:
         characters, places, poses = [], [], []
         for person, (name, video) in enumerate(zip(mixed.characters, videos, strict=True)):
             parts, keypoints = person_parts(video, mixed.keypoints[:, person])
-            characters.append(self._named(parts)[0] == name)
-            places.append(self._named(video)[1] == mixed.scene.background)
+            characters.append(self.named(parts)[0] == name)
+            places.append(self.named(video)[1] == mixed.scene.background)
             poses.append(pck(self.detector.detect(parts), keypoints, 0.1))
         return characters, places, poses
 
-    def _named(self, frames: np.ndarray) -> tuple[str, str]:
+    def named(self, frames: np.ndarray) -> tuple[str, str]:
+        """Return the character and the place of the caption nearest to frames (f, H, W, 3)."""
         return self.pairs[top1(self.clip.images(frames), self.captions)]
 
 

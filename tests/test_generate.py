@@ -17,7 +17,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from followyourpose.config import ConfigError, CropConfig, GenerateConfig, PoseConfig, RetargetConfig, build_config
+from followyourpose.config import (
+    ConfigError,
+    CropConfig,
+    GenerateConfig,
+    PoseConfig,
+    RetargetConfig,
+    build_config,
+    load_config,
+)
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import check_settings, with_prompts
@@ -164,6 +172,60 @@ def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], 
     assert capsys.readouterr().out == "", "a LoRA taught it"
 
 
+def test_people_have_words_of_their_own_by_file_or_by_track(
+    settings: dict[str, Any], two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [{"skeleton": file, "prompt": prompt} for file, prompt in zip(two, ("a dog", "a cat"), strict=True)]
+    by_file = generate(GenerateConfig(**settings | {"people": words, "style": "red"}))
+    clips = [read_keypoints(file) for file in two]
+    people = [
+        [pose * (1, 1, 1), other * (0.5, 0.5, 1)] for (pose,), (other,) in zip(*(c.frames for c in clips), strict=True)
+    ]
+    write_keypoints(tmp_path / "tracks.json", ClipKeypoints(100, 100, 8, people, [[4, 7]] * 3))
+    tracks = {"people": {4: "a dog", 7: "a cat"}, "skeleton": str(tmp_path / "tracks.json"), "style": "red"}
+    by_track = generate(GenerateConfig(**settings | tracks | {"output": str(tmp_path / "tracks")}))
+    plain = generate(GenerateConfig(**settings | {"skeleton": [two], "output": str(tmp_path / "plain")}))
+    one, other, without = (read_frames(folder / "00-a-cat.gif" if folder is plain else next(folder.glob("*.gif")))
+                           for folder in (by_file, by_track, plain))  # fmt: skip
+    assert abs(one.astype(int) - other).max() <= 8 and (one != without).any()  # keypoints keep three decimals
+    for wrong, reason in (
+        (tracks | {"people": {4: "a dog", 5: "a cat"}}, "tracks.json: got track 5, expected one of 4, 7 in the frames"),
+        (tracks | {"skeleton": two[0]}, "left.json: its people have no track ids"),
+        ({"people": words[:1], "skeleton": two[1]}, "skeleton: got .*right.json', expected none: each of `people`"),
+        ({"people": [words[0] | {"skeleton": tracks["skeleton"]}]}, r"people\[0\]: .*got 2 people in frame 0"),
+        ({"people": [{"prompt": "a dog"}]}, r"people\[0\]: no skeleton, expected a skeleton and a prompt"),
+        ({"people": []}, "people: got none"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            generate(GenerateConfig(**settings | {"output": str(tmp_path / "wrong")} | wrong))
+
+
+def test_prompts_and_numbers_by_frame_are_drawn_under_the_contact_sheet(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tmp_path / "along.yaml"
+    config.write_text(
+        "prompt: {0: a cat, 2: a dog}\nguidance_scale: {0: 2, 1: 3.5}\npose_scale: 0.5\n", encoding="utf-8"
+    )
+    others = [f"{key}={value}" for key, value in settings.items() if key != "prompt"]
+    loaded = load_config(GenerateConfig, config, others)
+    assert loaded.prompt == {0: "a cat", 2: "a dog"} and loaded.guidance_scale == {0: 2.0, 1: 3.5}
+    folder = generate(loaded)
+    (sheet,) = folder.glob("*-sheet.png")
+    assert sheet.name == "00-a-cat-then-a-dog-sheet.png"
+    plain = generate(GenerateConfig(**settings | {"output": str(tmp_path / "plain")}))
+    height, taller = (Image.open(file).height for file in (plain / "00-a-cat-sheet.png", sheet))
+    assert taller == height + 2 * 44
+    assert load_config(GenerateConfig, config, [*others, "prompt={0: a fox}"]).prompt == {0: "a fox"}  # not merged
+    for wrong, reason in (
+        ("prompt={0: a, 3: b}", "prompt: got frame 3, expected at most 2"),
+        ("pose_scale={1: 0.5}", "pose_scale: begins at frame 1"),
+        ("guidance_scale={x: 2}", "guidance_scale: got 'x' before a colon, expected a whole number"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            load_config(GenerateConfig, config, [*others, wrong])
+
+
 def test_a_style_is_put_after_each_prompt(settings: dict[str, Any], tmp_path: Path) -> None:
     style = {"prompt": ["a cat", "a dog"], "style": ", in ink", "num_frames": 1}
     folder = generate(GenerateConfig(**settings | style))
@@ -241,8 +303,8 @@ def refusal(settings: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"prompt": 5}, "prompt: got 5, expected text or a list"),
-        ({"prompt": {"a": "b"}}, "prompt: got a mapping"),
+        ({"prompt": 5}, "prompt: got 5, expected text or a mapping or a list"),
+        ({"prompt": {"a": "b"}}, "prompt: got 'a' before a colon, expected a whole number"),
         ({"prompt": None}, "prompt: got null"),
         ({"prompt": []}, "prompt: got an empty list"),
         ({"prompt": ["a", 5]}, "prompt[1]: got 5, expected text"),

@@ -27,6 +27,7 @@ def widget(schema: type, key: str, low: float = 0, high: float = 100_000, **more
         more: further arguments of the widget, such as its step; `name` is its name, where that is not the key.
     """
     kind, default = get_type_hints(schema)[key], getattr(schema, key)
+    kind = type(default) if kind is Any else kind  # a number, where a config may also have numbers by frame
     more = {"default": default, "tooltip": help_texts(schema)[key].replace("None", "0")} | more
     name = more.pop("name", key)
     if get_origin(kind) is Literal:

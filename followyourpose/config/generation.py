@@ -199,8 +199,9 @@ class GenerateConfig(SamplingConfig):
             for index, prompt in enumerate(prompts):
                 self._check_prompt(f"prompt[{index}]" if prompts is self.prompt else "prompt", prompt)
         check_bounds(
-            self, transition=0, temporal_offset=0, stride=1, num_inference_steps=(1, MOST_STEPS), num_videos_per_prompt=(1, 100_000),
-            seed=(0, LARGEST_SEED), enlarge=(1, 16), height=(1, LARGEST_SIDE), width=(1, LARGEST_SIDE),
+            self, transition=0, temporal_offset=0, stride=1, num_inference_steps=(1, MOST_STEPS),
+            num_videos_per_prompt=(1, 100_000), seed=(0, LARGEST_SEED), enlarge=(1, 16), height=(1, LARGEST_SIDE),
+            width=(1, LARGEST_SIDE),
         )  # fmt: skip
         if not self.outputs:
             raise ValueError(f"outputs: got none, expected at least one of {', '.join(get_args(Output))}")
