@@ -168,7 +168,7 @@ def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], 
     generate(GenerateConfig(**settings | {"prompt": ["a unicorn on Mars", "a"], "style": "inky"}))
     told = [line for line in capsys.readouterr().out.splitlines() if "never trained" in line]
     assert told == ["'a unicorn on Mars': this model was never trained on unicorn, on, Mars; expect nonsense there"]
-    print_unknown_words("a unicorn", SimpleNamespace(tokenizer=load_tokenizer(Path(settings["model"]))), ["unicorn"])
+    print_unknown_words(["a unicorn"], SimpleNamespace(tokenizer=load_tokenizer(Path(settings["model"]))), ["unicorn"])
     assert capsys.readouterr().out == "", "a LoRA taught it"
 
 
