@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from followyourpose.models import loading
 from followyourpose.models.group_norm import GroupNorm, is_channels_last
+from followyourpose.models.unet import TextCache
 from scripts.benchmark_memory import FusedAttention, inputs_without_data, pipeline_without_data
 from scripts.benchmark_parts import Table
 
@@ -123,19 +124,40 @@ def benchmark_count(options: argparse.Namespace) -> dict[str, Any]:
     return {"size": options.size, "shape": shape, "dtype": options.dtype, "layouts": result}
 
 
-def count(size: str, shape: tuple[int, int, int], dtype: str, layout: str = "channels_last") -> Kernels:
-    """Count a denoising step of a video of the shape (f, H, W), without what is done once for a video."""
+def count(
+    size: str, shape: tuple[int, int, int], dtype: str, layout: str = "channels_last", people: int = 0
+) -> Kernels:
+    """Count a denoising step of a video of the shape (f, H, W), without what is done once for a video.
+
+    Args:
+        people: number of people with words of their own.
+    """
     devices, fused = LAYOUTS[layout]
     with Kernels() as kernels, FusedAttention(), torch.no_grad(), mock.patch.object(loading, "CHANNELS_LAST", devices):
         pipe, _ = pipeline_without_data(size, {"dtype": dtype})
         pipe.scheduler.set_timesteps(50)
         latents, condition = inputs_without_data(pipe, shape)
+        if people:
+            condition.text = with_people(condition.text, people, latents)
         timestep = pipe.scheduler.timesteps[0]
         kernels.clear()
         with mock.patch.object(GroupNorm, "forward", kernels.norm(GroupNorm.forward, fused)):
             prediction = pipe.predict(latents, timestep, condition, guidance_scale=2.0)
         pipe.scheduler.step(prediction, timestep, latents)
     return kernels
+
+
+def with_people(text: TextCache, people: int, latents: Tensor) -> TextCache:
+    """Return a text with p people's behind each layer's, (n, p, t, c), and shares (n, p, f, l, 1) of all places."""
+    frames, places, levels = latents.shape[2], latents[0, 0, 0].numel(), len(text) // 2
+    wider = []
+    for block, level in zip(text, (*range(levels), levels - 1, *reversed(range(levels))), strict=True):
+        wider.append([])
+        for context in block:
+            n = len(context[0])
+            own = (x[:, None].expand(-1, people, -1, -1).contiguous() for x in context)
+            wider[-1].append((*context, *own, context[0].new_empty(n, people, frames, places // 4**level, 1)))
+    return wider
 
 
 def _cells(kernels: int, size: int, flop: int) -> tuple[str, str, str]:

@@ -155,6 +155,12 @@ def test_a_step_at_full_size_stays_below_its_ceilings() -> None:
     assert step.flop.total() == pytest.approx(15.0e12, rel=0.01)
 
 
+def test_words_of_two_people_cost_little() -> None:
+    plain, two = (count_step("sd14", (8, 512, 512), "bfloat16", people=people) for people in (0, 2))
+    assert two.bytes.total() <= 1.15 * plain.bytes.total() and two.flop.total() <= 1.01 * plain.flop.total()
+    assert two.kernels.total() <= 1.15 * plain.kernels.total() and two.reads == 0
+
+
 def test_a_count_has_the_copies_that_a_gpu_makes() -> None:
     """cuDNN computes halves with the channels last: it turns images, weights and result, or nothing."""
     convolution, x = torch.nn.Conv2d(4, 8, 3).to("meta", torch.half), torch.empty(2, 4, 8, 8).to("meta", torch.half)
