@@ -52,8 +52,9 @@ class _OnImageModel(Denoise):
     beside: Mapping[str, Callable[[UNet2DConditionModel, AutoencoderKL], nn.Module]] = {}
 
     @classmethod
-    def load(cls, config: TrainConfig) -> nn.ModuleDict:
-        parts = {name: load_component(config.init, name) for name in cls.needs}
+    def load(cls, config: TrainConfig, shapes: Path | None = None) -> nn.ModuleDict:
+        folder, scratch = shapes or config.init, shapes is not None
+        parts = {name: load_component(folder, name, scratch) for name in cls.needs}
         return nn.ModuleDict(parts | {name: new(parts["unet"], parts["vae"]) for name, new in cls.beside.items()})
 
     @classmethod
@@ -90,8 +91,8 @@ class Motion(_OnImageModel):
     """AnimateDiff's motion modules (Guo et al. 2023, arXiv 2307.04725): trainable `^unet.*motion_modules`."""
 
     @classmethod
-    def load(cls, config: TrainConfig) -> nn.ModuleDict:
-        parts = super().load(config)
+    def load(cls, config: TrainConfig, shapes: Path | None = None) -> nn.ModuleDict:
+        parts = super().load(config, shapes)
         unet = UNetMotionModel.from_unet2d(parts["unet"], new_motion(parts["unet"]))
         return nn.ModuleDict({**parts, "unet": unet})
 

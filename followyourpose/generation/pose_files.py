@@ -88,7 +88,11 @@ def open_clip(
 
 def _drawn_clip(source: Path, size: tuple[int, int] | None, fps: float | None) -> ClipKeypoints:
     """Return the people drawn in each frame of a video; print a line about them."""
-    info = probe(source)
+    try:
+        info = probe(source)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{source}: ")
+        raise ValueError(f"{source}: not keypoints (.json or a folder of them), nor drawn: {reason}") from error
     if size not in (None, (info.width, info.height)):
         raise ValueError(f"{source}: size: got {size[0]}x{size[1]}, but its own is {info.width}x{info.height}")
     sample = read_frames(source, evenly(info.num_frames, LOOKED_AT))
