@@ -168,7 +168,7 @@ assert state() == before and torch.equal(torch.random.get_rng_state(), random)
     "file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_every_shipped_config_loads_and_says_what_it_is_for(file: Path) -> None:
-    schemas = dict.fromkeys(("generate", "released", "fast", "demo"), GenerateConfig) | dict.fromkeys(
+    schemas = dict.fromkeys(("generate", "released", "fast", "people", "demo"), GenerateConfig) | dict.fromkeys(
         ("evaluate", "benchmark", "long_video"), EvaluateConfig
     )
     schema = schemas.get(file.stem, TrainConfig)
