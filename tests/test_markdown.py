@@ -125,6 +125,8 @@ def run(words: list[str]) -> None:
             except SystemExit as end:
                 assert not end.code, " ".join(words)
     elif program == "followyourpose" and (fewer := FEWER.get(arguments[0], [])) is not None:
+        if any("people" in word for word in arguments):  # its prompts need as many frames as it has
+            fewer = fewer[:1]
         AcceleratorState._reset_state(True)
         assert main([*small(arguments), *fewer]) == 0, " ".join(words)
 
