@@ -198,16 +198,16 @@ def test_a_second_start_finds_its_code_on_the_disk(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    hits = torch._dynamo.utils.counters["inductor"]
+    counters = torch._dynamo.utils.counters
     block, x, time = tiny_unet.down_blocks[0].resnets[0], torch.randn(3, 8, 8, 8), torch.randn(1, 32)
     found = []
     for _ in range(2):
         torch._dynamo.reset()
-        hits.clear()
+        counters.clear()
         tiny_unet.compile_as("regional")
         with torch.no_grad():
             block(x, time, 3)
-        found.append((hits["fxgraph_cache_miss"], hits["fxgraph_cache_hit"]))
+        found.append(tuple(counters["inductor"][f"fxgraph_cache_{kind}"] for kind in ("miss", "hit")))
     assert found == [(1, 0), (0, 1)] and list((tmp_path / "followyourpose" / "compiled").iterdir())
 
 
