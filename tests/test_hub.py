@@ -285,6 +285,10 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_taken(
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=100_100_000))
     with pytest.raises(DownloadError, match=r"0.1 GB are free, and mine needs 0.0 GB"):
         fetch(of_hub(), tmp_path)
+    size = sum(size or 0 for _, size in fetch(of_hub(), tmp_path, dry_run=True))
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=100_000_000 + size))
+    with pytest.raises(DownloadError, match="GB are free"):
+        fetch(of_hub(released=True), tmp_path)  # what is converted lies beside it for a while
     assert not (tmp_path / "mine").exists()
 
 

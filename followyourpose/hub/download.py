@@ -67,7 +67,7 @@ def _fetch_from(download: Download, source: Source, root: Path, dry_run: bool) -
             whole += source.size
         elif isinstance(source, WebSource) and missing[0].member:  # the .zip, until it is unpacked
             whole += download.size
-        _check_space(download, root, whole)
+        _check_space(download, root, 2 * whole if download.released else whole)  # until it is converted
         for file in _brought(source, missing, root):
             if file.sha256 is not None:
                 _verify(root / file.name, file.sha256)
