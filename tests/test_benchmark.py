@@ -106,7 +106,7 @@ def test_a_variant_with_a_cache_can_have_one_and_small_pictures_do(size: str, st
 def test_generation_is_measured_beside_other_systems(run: Callable[..., str], tmp_path: Path) -> None:
     small = ["--size", "tiny", "--steps", "2", "--frames", "2"]
     files = ["--json", "out/generate.json", "--plot", "out/generate.png"]
-    names = ["plain", "ours", "reuse-2", *([] if run.measures_memory else ["t2i-adapter-per-frame"])]
+    names = ["plain", "ours", *([] if run.measures_memory else ["reuse-2", "t2i-adapter-per-frame"])]
     table = run("generate", *small, *files, "--variants", *names)
     result = json.loads((tmp_path / "out" / "generate.json").read_text())
     assert list(result["variants"]) == names and result["peak_tflops"] > 0
@@ -120,7 +120,7 @@ def test_generation_is_measured_beside_other_systems(run: Callable[..., str], tm
         assert f"\n{name} " in table
     assert result["variants"]["plain"]["ratio"] == 1
     flops = [row["flop"] for row in result["variants"].values()]
-    assert flops[0] > flops[1] > flops[2], "each saves some"
+    assert flops[:3] == sorted(set(flops[:3]), reverse=True), "each saves some"
     assert Image.open(tmp_path / "out" / "generate.png").width > 500
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

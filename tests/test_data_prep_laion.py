@@ -268,7 +268,7 @@ def test_kills_lose_nothing_double_nothing_and_leave_no_process(downloads: tuple
 def test_kills_of_the_command_lose_nothing(downloads: tuple[Path, dict], annotated: Path, tmp_path: Path) -> None:
     out, moment = tmp_path / "out", random.Random(0)
     arguments = [str(downloads[0]), str(out), "--backend", "puppet", "--workers", "2"]
-    for _ in range(5):
+    for _ in range(3):
         kill_at_random([sys.executable, "-m", "data_prep.laion_pose", *arguments], out, IMAGES * 1e-4, moment)
     assert f"{SHARDS} units" in run_script("laion_pose", *arguments).stdout
     assert contents(out) == contents(annotated)
