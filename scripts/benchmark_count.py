@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from followyourpose.models import loading
 from followyourpose.models.group_norm import GroupNorm, is_channels_last
-from followyourpose.models.unet import TextCache
+from followyourpose.models.unet import TextCache, block_levels
 from scripts.benchmark_memory import FusedAttention, inputs_without_data, pipeline_without_data
 from scripts.benchmark_parts import Table
 
@@ -151,7 +151,7 @@ def with_people(text: TextCache, people: int, latents: Tensor) -> TextCache:
     """Return a text with p people's behind each layer's, (n, p, t, c), and shares (n, p, f, l, 1) of all places."""
     frames, places, levels = latents.shape[2], latents[0, 0, 0].numel(), len(text) // 2
     wider = []
-    for block, level in zip(text, (*range(levels), levels - 1, *reversed(range(levels))), strict=True):
+    for block, level in zip(text, block_levels(levels), strict=True):
         wider.append([])
         for context in block:
             n = len(context[0])

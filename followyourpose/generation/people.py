@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from followyourpose.config import ConfigError, GenerateConfig
 from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.pipeline.schedule import numbers, values_of
+from followyourpose.pose.regions import only_person
 from followyourpose.pose.skeleton import NUM_JOINTS
 
 Prompt = str | Mapping[int, str]
@@ -52,14 +53,18 @@ def people_of(config: GenerateConfig, source: SkeletonInput, size: tuple[int, in
         size: height and width of the video.
 
     Raises:
-        ConfigError: a file of one person shows several, or a track is not there.
+        ValueError: a file of one person shows several, or a track is not there.
     """
     if config.people is None:
         return None
     if isinstance(config.people, list):
         alone = [replace(each, others=()) for each in (source, *source.others)]
+        frames = range(len(source.indices))
         return [
-            {"prompt": styled(entry["prompt"], config.style), "skeleton": _only_person(f"people[{i}]", each, size)}
+            {
+                "prompt": styled(entry["prompt"], config.style),
+                "skeleton": only_person(f"people[{i}]: {each.path}", each.people(*size, frames)),
+            }
             | {key: entry[key] for key in ("depth",) if entry.get(key) is not None}
             for i, (entry, each) in enumerate(zip(config.people, alone, strict=True))
         ]
@@ -71,14 +76,6 @@ def people_of(config: GenerateConfig, source: SkeletonInput, size: tuple[int, in
     return [
         {"prompt": styled(prompt, config.style), "skeleton": tracks[track]} for track, prompt in config.people.items()
     ]
-
-
-def _only_person(name: str, source: SkeletonInput, size: tuple[int, int]) -> np.ndarray:
-    frames = source.people(*size, range(len(source.indices)))
-    for number, people in enumerate(frames):
-        if len(people) > 1:
-            raise ConfigError(f"{name}: {source.path}: got {len(people)} people in frame {number}, expected one")
-    return np.stack([people[0] if people else np.zeros((NUM_JOINTS, 3), np.float32) for people in frames])
 
 
 def _tracks(source: SkeletonInput, size: tuple[int, int]) -> dict[int, np.ndarray]:

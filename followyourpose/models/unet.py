@@ -41,6 +41,11 @@ from followyourpose.models.loading import StrictLoading, blocks_per_group
 TextCache = list[list[TextContext]]  # per block in the order of the forward pass, then per attention of that block
 
 
+def block_levels(levels: int) -> list[int]:
+    """Return the level of each block of a `TextCache`: down, middle, up."""
+    return [*range(levels), levels - 1, *reversed(range(levels))]
+
+
 def text_count(text: Tensor | TextCache) -> int:
     """Return the number of texts in (n, t, d), or in its `VideoUNet.encode_text`."""
     return len(text if isinstance(text, Tensor) else text[len(text) // 2][0][0])  # the middle block has attention

@@ -178,8 +178,6 @@ class Call:
         check_share("scene_share", self.scene_share)
         check_numbers("guidance_scale", self.guidance_scale, check_finite)
         check_numbers("pose_scale", self.pose_scale, check_scale)
-        if self.people is not None:
-            check_people(self.people)
         check_share("guidance_rescale", self.guidance_rescale)
         if self.clip_skip is not None:
             check_at_least("clip_skip", self.clip_skip, 0)

@@ -20,7 +20,7 @@ from followyourpose.common.checks import check_finite
 from followyourpose.pipeline.schedule import check_schedule
 from followyourpose.pipeline.skeletons import SkeletonFrames, keypoints_file
 from followyourpose.pipeline.texts import Prompt, Texts, encode_along
-from followyourpose.pose.regions import Overlap, shares
+from followyourpose.pose.regions import Overlap, only_person, shares
 from followyourpose.pose.skeleton import NUM_JOINTS
 
 
@@ -131,14 +131,7 @@ def drawn(people: Sequence[Person], num_frames: int | None, height: int, width: 
 def _frames(name: str, skeleton: Any, num_frames: int | None, height: int, width: int) -> np.ndarray:
     """Return a person's keypoints (f, 17, 3) in pixels of the video; those of a frame without the person are zero."""
     if isinstance(skeleton, str | Path):
-        clip = keypoints_file(skeleton, height, width)
-        crowd = next((number for number, people in enumerate(clip) if len(people) > 1), None)
-        if crowd is not None:
-            raise ValueError(
-                f"{name}.skeleton: {skeleton}: {len(clip[crowd])} people in frame {crowd}, expected one, whose words "
-                "these are"
-            )
-        skeleton = np.stack([people[0] if people else np.zeros((NUM_JOINTS, 3), np.float32) for people in clip])
+        skeleton = only_person(f"{name}.skeleton: {skeleton}", keypoints_file(skeleton, height, width))
     if not isinstance(skeleton, np.ndarray) or skeleton.shape[1:] != (NUM_JOINTS, 3):
         got = f"shape {skeleton.shape}" if isinstance(skeleton, np.ndarray) else type(skeleton).__name__
         raise ValueError(f"{name}.skeleton: got {got}, expected a keypoints file, or an array (f, {NUM_JOINTS}, 3)")

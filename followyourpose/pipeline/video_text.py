@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from followyourpose.models.attention import TextContext
-from followyourpose.models.unet import TextCache, text_count
+from followyourpose.models.unet import TextCache, block_levels, text_count
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.people import People, check_people, open_people
 from followyourpose.pipeline.running import DenoisingPipeline
@@ -73,8 +73,10 @@ class VideoText:
             return (*scene, *own, shares[level])
 
         shares = [] if people is None else [self._for_rows(x, keys_values) for x in people.shares(window, levels)]
-        of_blocks = (*range(levels), levels - 1, *reversed(range(levels)))  # down, middle, up
-        return [[part(each, level) for each in block] for block, level in zip(keys_values, of_blocks, strict=True)]
+        return [
+            [part(each, level) for each in block]
+            for block, level in zip(keys_values, block_levels(levels), strict=True)
+        ]
 
     def _for_rows(self, share: Tensor, keys_values: TextCache) -> Tensor:
         """Repeat people's shares (p, f, l, 1) for all rows of a text; in the unconditional half they are zero."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from followyourpose.pose.skeleton import JOINT, SEEN
+from followyourpose.pose.skeleton import JOINT, NUM_JOINTS, SEEN
 
 Overlap = Literal["distance", "size"]
 LIMB, TRUNK, HEAD = 0.05, 0.09, 0.11  # radii of the capsules
@@ -78,6 +78,18 @@ def shares(
         soft: half the width of the edges; 0: none.
     """
     return np.stack([_frame_shares(people, height, width, cell, order, soft) for people in frames], axis=1)
+
+
+def only_person(place: str, frames: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Return the one person of a clip (f, 17, 3), zero in the frames that show nobody.
+
+    Raises:
+        ValueError: a frame shows several; the message begins with `place`.
+    """
+    for number, people in enumerate(frames):
+        if len(people) > 1:
+            raise ValueError(f"{place}: got {len(people)} people in frame {number}, expected one")
+    return np.stack([people[0] if people else np.zeros((NUM_JOINTS, 3), np.float32) for people in frames])
 
 
 def _frame_shares(
