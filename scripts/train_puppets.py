@@ -8,6 +8,7 @@ OUT/data-blueprint; encoded ones in OUT/cache-*; a folder per run; and at the en
 repository's. To resume, run the same command again.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ RUNS = {
     "base": "autoencoder",
     "stage1": "base",
     "stage2": "stage1",
+    "decoder": "stage2",
     "lora": "checkpoints/puppet",
 }
 # run -> its data: folder, kind, and the folder of the encoded data
@@ -43,13 +45,14 @@ TRAINED_ON = {
     "base": ("data", "images", "cache-images"),
     "stage1": ("data", "images", "cache-images"),
     "stage2": ("data", "clips", "cache-clips"),
+    "decoder": ("data", "images", None),
     "lora": ("data-blueprint", "images", "cache-blueprint"),
 }
 EXPORTS = {
     "judge": "puppet-eval/clip",
     "detector": "puppet-eval/detector",
     "base": "puppet-base",
-    "stage2": "puppet",
+    "decoder": "puppet",
     "lora": "puppet-lora-blueprint",
 }
 
@@ -71,6 +74,8 @@ def main(out: Path) -> None:
         if name in EXPORTS and state.is_main_process and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             export(out / name, target)
+            if name == "decoder":  # one for all that stands on the base
+                shutil.copytree(target / "vae", target.with_name("puppet-base") / "vae", dirs_exist_ok=True)
         state.wait_for_everyone()
 
 

@@ -25,17 +25,21 @@ class Benchmark:
     """A list of `num_videos` scenes of `num_frames`, drawn from `seed`; video i starts from the noise of seed + i.
 
     Attributes:
+        size: height and width in pixels of the real frames.
         digest: of the scenes, by the function of that name.
     """
 
     seed: int
     num_videos: int
     num_frames: int
+    size: int
     digest: str
 
 
-BENCHMARKS = {
-    "puppet-bench-1": Benchmark(1000, 1024, 8, "41d4313d2d1f93f3605ee1cfab97f50ffa45df40fa5802ac1210c05f0cb4c107"),
+_SCENES = "41d4313d2d1f93f3605ee1cfab97f50ffa45df40fa5802ac1210c05f0cb4c107"
+BENCHMARKS = {  # of the same scenes, which larger frames show in more detail
+    "puppet-bench-2": Benchmark(1000, 1024, 8, 128, _SCENES),
+    "puppet-bench-1": Benchmark(1000, 1024, 8, 64, _SCENES),
 }
 
 
@@ -75,7 +79,7 @@ def digest(scenes: Sequence[Scene], seed: int) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def write_benchmark(out: str | Path, name: str, count: int | None = None, size: int = 64) -> Path:
+def write_benchmark(out: str | Path, name: str, count: int | None = None, size: int | None = None) -> Path:
     """Write a benchmark as a folder for any system, and for `evaluate`: manifest.jsonl, keypoints and real frames.
 
     A line is {"prompt", "skeleton", "real", "seed"}: keypoints as JSON and the rendered frames as a folder of .png.
@@ -83,12 +87,13 @@ def write_benchmark(out: str | Path, name: str, count: int | None = None, size: 
 
     Args:
         count: number of videos, the first ones; None: all.
-        size: height and width in pixels.
+        size: height and width in pixels; None: the benchmark's.
 
     Raises:
         ValueError: as `benchmark_scenes`; or the folder has something in it.
     """
     rows, scenes, benchmark = [], benchmark_scenes(name, count), BENCHMARKS[name]
+    size = benchmark.size if size is None else size
     with new_folder(Path(out)) as folder:
         (folder / "skeletons").mkdir()
         for number, scene in enumerate(scenes):

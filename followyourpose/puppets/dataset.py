@@ -26,7 +26,7 @@ CLIP_FPS = 8
 
 
 def write_dataset(
-    out: str | Path, images: int = 0, clips: int = 0, seed: int = 0, size: int = 64, clip_frames: int = 24,
+    out: str | Path, images: int = 0, clips: int = 0, seed: int = 0, size: int = 128, clip_frames: int = 24,
     split: str = "training", style: str | None = None,
 ) -> Path:  # fmt: skip
     """Write `out`/images (tar shards with keypoints) and `out`/clips (captioned videos without poses).
@@ -111,7 +111,7 @@ def _write_shard(folder: Path, size: int, draw: Callable, indices: range) -> Non
 
 def _write_clip(folder: Path, clip_frames: int, draw: Callable, index: int) -> str:
     frames, _, caption = draw(1, index, clip_frames)
-    # Full colour resolution and high quality: at 64 pixels, halved colour would blur every costume.
+    # Full colour resolution and high quality: at this size, halved colour would blur every costume.
     options = ["-crf", "8", "-preset", "veryfast"]
     with imageio.get_writer(
         folder / f"{index:06d}.mp4", fps=CLIP_FPS, codec="libx264", pixelformat="yuv444p", macro_block_size=None,

@@ -7,7 +7,7 @@ import numpy as np
 
 from followyourpose.pose.skeleton import JOINT
 from followyourpose.puppets.backgrounds import BACKGROUNDS
-from followyourpose.puppets.brush import Brush
+from followyourpose.puppets.brush import FINE, Brush
 from followyourpose.puppets.characters import CHARACTERS, draw_character
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, MOTIONS, joints_in_space
 
@@ -154,7 +154,7 @@ def render_scene(
     Returns:
         frames (f, H, W, 3) uint8 RGB, and keypoints (f, people, 17, 3): x, y in pixels, confidence 0 or 1.
     """
-    scale = 4 if max(height, width) <= 128 else 2
+    scale = 4 if min(height, width) < FINE else 2
     backdrop = Brush.blank(height, width, scale)
     BACKGROUNDS[scene.background](backdrop, height, width, np.random.default_rng(scene.seed))
     names = characters or (scene.character,) * len(scene.actors)
@@ -162,8 +162,22 @@ def render_scene(
     video = np.empty((frames, height, width, 3), np.uint8)
     for index in range(frames):
         brush = Brush(backdrop.canvas.copy(), scale)
+        for actor, (joints, _) in zip(scene.actors, bodies, strict=True):
+            _draw_shadow(brush, actor, joints[index], height)
         for name, actor, (joints, head) in zip(names, scene.actors, bodies, strict=True):
-            draw_character(brush, CHARACTERS[name], joints[index], head[index], actor.height * height)
+            flutter = float(np.sin(2 * np.pi * (actor.phase + 2 * actor.speed * index)))
+            draw_character(brush, CHARACTERS[name], joints[index], head[index], actor.height * height, flutter)
         video[index] = brush.frame()
     keypoints = [_keypoints(j, a.yaw, height, width) for a, (j, _) in zip(scene.actors, bodies, strict=True)]
     return video, np.stack(keypoints, 1)
+
+
+def _draw_shadow(brush: Brush, actor: Actor, joints: np.ndarray, height: int) -> None:
+    """The shadow on the ground, smaller the higher the feet are; on fine frames."""
+    if brush.fine:
+        size, ground = actor.height * height, actor.y * height
+        ankles = joints[[JOINT["left_ankle"], JOINT["right_ankle"]]]
+        lift = float(np.clip((ground - ankles[:, 1].max()) / (0.25 * size), 0, 1))
+        spread = 0.16 * size + 0.5 * float(np.ptp(ankles[:, 0]))
+        at = (ankles[:, 0].mean() + 0.04 * size, ground + 0.035 * size)
+        brush.shade(at, ((1 - 0.4 * lift) * spread, (1 - 0.4 * lift) * 0.05 * size), 0.45 + 0.3 * lift)

@@ -21,6 +21,7 @@ from followyourpose.training.components import load_components
 OBJECTIVES = {
     "denoise": "followyourpose.training.objectives:Denoise",
     "autoencode": "followyourpose.puppets.objectives:Autoencode",
+    "decode": "followyourpose.puppets.objectives:Decode",
     "contrast": "followyourpose.puppets.objectives:Contrast",
     "locate": "followyourpose.puppets.objectives:Locate",
 }
@@ -193,11 +194,15 @@ class Denoise(Objective):
         return (weight / weight.mean())[:, :, None]
 
 
-def person_boxes(people: Tensor, height: int, width: int, margin: float = 6.0) -> Tensor:
-    """Keypoints (b, p, 17, 3) in pixels -> boxes around people (b, 1, H, W): 1 inside of one, else 0."""
+def person_boxes(people: Tensor, height: int, width: int, margin: float = 0.1) -> Tensor:
+    """Keypoints (b, p, 17, 3) in pixels -> boxes around people (b, 1, H, W): 1 inside of one, else 0.
+
+    Args:
+        margin: around the joints, as a share of the height.
+    """
     xy, seen = people[..., :2], people[..., 2:] > 0
-    low = xy.masked_fill(~seen, torch.inf).amin(2) - margin  # (b, p, 2)
-    high = xy.masked_fill(~seen, -torch.inf).amax(2) + margin
+    low = xy.masked_fill(~seen, torch.inf).amin(2) - margin * height  # (b, p, 2)
+    high = xy.masked_fill(~seen, -torch.inf).amax(2) + margin * height
     x = torch.arange(width, device=people.device)
     y = torch.arange(height, device=people.device)
     inside_x = (x >= low[..., :1]) & (x <= high[..., :1])  # (b, p, W)
