@@ -1,7 +1,6 @@
-"""Videos drawn by other systems, each on the same frozen base model, through its implementation in diffusers.
+"""Videos drawn by other systems, most on the same frozen base model, through their implementations in diffusers.
 
-All start from one noise for all frames of a video, as the embedded default does, and take the same number of DDIM steps
-at the same guidance. Videos of one call have as many frames each.
+All that denoise take the same number of DDIM steps at the same guidance. Videos of one call have as many frames each.
 
     v videos   f frames   H W pixels   c channels   h w latent size   l tokens   g halves of guidance, of each video
 """
@@ -9,6 +8,7 @@ at the same guidance. Videos of one call have as many frames each.
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,14 @@ from followyourpose.common.device import torch_device
 from followyourpose.common.files import atomic_write
 from followyourpose.common.pictures import to_uint8
 from followyourpose.config import TrainConfig, build_config
+from followyourpose.config.sampling import Noise, PoseGuidance
 from followyourpose.pipeline.image_model import load_image_model
+from followyourpose.pipeline.inputs import initial_noise
 from followyourpose.puppets.benchmark import write_images
 from followyourpose.training.components import load_component
 from followyourpose.training.loop import train
+from scripts.baseline_dance import dance
+from scripts.baseline_people import Person
 from scripts.baseline_pipelines import (
     Parts,
     adapter_pipeline,
@@ -39,10 +43,19 @@ from scripts.baseline_pipelines import (
     controlnet_pipeline,
     to_images,
 )
+from scripts.baseline_warp import warp
 
 STEPS, GUIDANCE = 20, 2.0
 MASA_STEP = 4  # number of steps before MasaCtrl's mutual attention, in the decoder (section 4.1 of its paper)
 TUNING = {"steps": 40, "learning_rate": 1e-3}  # of Tune-A-Video, for each video
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a system that starts from noise, by the names of ours."""
+
+    noise: Noise = "shared"  # initial noise of the frames: independent, mixed or shared
+    pose_guidance: PoseGuidance = "both"  # halves of guidance that see the skeleton: both, or conditional only
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,17 @@ class Task:
     Attributes:
         prompt: its prompt; skeleton: its poses, (f, H, W, 3) uint8; seed: of its noise.
         source: video of another character in these poses, (f, H, W, 3) uint8, and its caption: for systems that edit.
+        person: character and place, and keypoints (f, 17, 3) of its poses: for systems that copy a person.
+        sampling: the same in all tasks of a call.
     """
 
     prompt: str
     skeleton: np.ndarray
     seed: int
     source: tuple[np.ndarray, str]
+    person: Person
+    keypoints: np.ndarray
+    sampling: Sampling = Sampling()
 
 
 Draw = Callable[[Sequence[Task]], list[np.ndarray]]  # -> for each task (f, H, W, 3) uint8
@@ -104,9 +122,9 @@ def animatediff(base: Path, weights: Path) -> Draw:
     pipe = _ready(animatediff_pipeline(_parts(base), motion, controlnet))
 
     def draw(task: Task) -> np.ndarray:
-        out = pipe(
-            task.prompt, num_frames=len(task.skeleton), conditioning_frames=to_images(task.skeleton),
-            latents=rearrange(_noise(pipe, task), "f c h w -> 1 c f h w"), **_settings(task),
+        out = _sampled(
+            pipe, task, task.prompt, num_frames=len(task.skeleton), conditioning_frames=to_images(task.skeleton),
+            latents=_noise(pipe, task),
         )  # fmt: skip
         return to_uint8(out.frames[0])
 
@@ -131,6 +149,16 @@ def tune_a_video(base: Path, weights: Path) -> Draw:
     return lambda tasks: [draw(task) for task in tasks]
 
 
+def first_order_motion(base: Path, weights: Path) -> Draw:
+    """First Order Motion Model, from one picture of the person in that place."""
+    return lambda tasks: [warp(weights, task.person, task.keypoints, task.skeleton.shape[1]) for task in tasks]
+
+
+def everybody_dance_now(base: Path, weights: Path) -> Draw:
+    """Everybody Dance Now, trained on footage of the person in that place."""
+    return lambda tasks: [dance(weights, task.person, task.skeleton) for task in tasks]
+
+
 SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
     "controlnet": controlnet,
     "t2i-adapter": t2i_adapter,
@@ -138,7 +166,10 @@ SYSTEMS: dict[str, Callable[[Path, Path], Draw]] = {
     "masactrl": masactrl,
     "animatediff": animatediff,
     "tune-a-video": tune_a_video,
+    "first-order-motion": first_order_motion,
+    "everybody-dance-now": everybody_dance_now,
 }
+WITHOUT_NOISE = ("tune-a-video", "first-order-motion", "everybody-dance-now")  # of `Sampling`'s
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -187,17 +218,37 @@ def _frames(pipe: Any, tasks: Sequence[Task]) -> list[np.ndarray]:
     """Videos of an image pipeline, every frame an image of its own."""
     prompts = [task.prompt for task in tasks for _ in task.skeleton]
     pictures = [picture for task in tasks for picture in to_images(task.skeleton)]
-    latents = torch.cat([_noise(pipe, task) for task in tasks])
-    images = pipe(prompts, image=pictures, latents=latents, **_settings(tasks[0])).images
+    latents = rearrange([_noise(pipe, task) for task in tasks], "v 1 c f h w -> (v f) c h w")
+    images = _sampled(pipe, tasks[0], prompts, image=pictures, latents=latents).images
     return list(rearrange(to_uint8(images), "(v f) H W c -> v f H W c", v=len(tasks)))
 
 
+def _sampled(pipe: Any, task: Task, *prompts: Any, **inputs: Any) -> Any:
+    """Return the output of a pipeline at the settings of a task."""
+    with ExitStack() as stack:
+        if task.sampling.pose_guidance == "conditional":
+            stack.enter_context(pipe.unet.register_forward_pre_hook(_pose_in_conditional_half, with_kwargs=True))
+        return pipe(*prompts, **inputs, **_settings(task))
+
+
+def _pose_in_conditional_half(unet: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Zero the pose's residuals in the first half of the UNet's batch, the unconditional one."""
+
+    def halved(given: Any) -> Any:
+        if not isinstance(given, Tensor):
+            return [halved(each) for each in given]
+        half = len(given) // 2
+        return torch.cat([torch.zeros_like(given[:half]), given[half:]])
+
+    posed = {key: given for key, given in kwargs.items() if "additional_residual" in key and given is not None}
+    return args, kwargs | {key: halved(given) for key, given in posed.items()}
+
+
 def _noise(pipe: Any, task: Task) -> Tensor:
-    """One noise for all frames, (f, c, h, w)."""
+    """Initial noise of a video, (1, c, f, h, w)."""
     height, width = (side // pipe.vae_scale_factor for side in task.skeleton.shape[1:3])
-    shape = (1, pipe.vae.config.latent_channels, height, width)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(task.seed))
-    return repeat(noise, "1 ... -> f ...", f=len(task.skeleton))
+    shape = (1, pipe.vae.config.latent_channels, len(task.skeleton), height, width)
+    return initial_noise(shape, task.sampling.noise, [torch.Generator().manual_seed(task.seed)], torch.device("cpu"))
 
 
 def _settings(task: Task) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
 from followyourpose.puppets.world import Scene, caption, render_scene, sample_mixed_scene
 
-SIDE, FRAMES, SEED = 64, 8, 7000
+SIDE, FRAMES, SEED = 128, 8, 7000
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 2.0, "pose_guidance": "conditional", "noise": "shared"}
 HEAD = ["", "all characters right", "a character right", "place right", "PCK@0.1"]
 

@@ -20,13 +20,20 @@ from pathlib import Path
 
 from followyourpose.common.files import atomic_write, read_text
 from followyourpose.config import REPOSITORY, TrainConfig, load_config
-from scripts.results import OURS, OURS_BOTH, SYSTEMS, read_judged, results_page
+from scripts.results import FROM_NOISE, OURS, OURS_BOTH, SYSTEMS, read_judged, results_page
 
 CONFIGS = REPOSITORY / "configs" / "puppet"
 PROGRAM, BASELINES = ("-m", "followyourpose"), ("-m", "scripts.baselines")
 TRAINED = ("controlnet", "t2i-adapter", "animatediff")
-OWN = {OURS: (), OURS_BOTH: ("pose_guidance=both",)}  # system that `evaluate` draws -> its settings
-DRAWN = [name for name in SYSTEMS if name not in OWN]  # by `python -m scripts.baselines draw`
+FITTED = ("first-order-motion", "everybody-dance-now")  # trained here, in minutes, with or without --train
+# row that `evaluate` draws -> its settings
+OWN = {OURS: (), OURS_BOTH: ("pose_guidance=both",), f"{OURS}-independent": ("noise=independent",)}
+# row that `python -m scripts.baselines draw` draws -> its system and settings
+DRAWN: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in SYSTEMS if name not in OWN},
+    **{f"{name}-independent": (name, "noise=independent") for name in FROM_NOISE},
+    **{f"{name}-conditional": (name, "pose_guidance=conditional") for name in FROM_NOISE},
+}
 POSE, LEVELS = r"^pose_encoder\.", r"^pose_encoder\.(conv_in|body|zero_convs\.[0-%d])"
 QUERIES = r"^unet\..*attn[12]\.to_q"
 ATTENTION, CONVOLUTION = r"^unet\..*attn_temp", r"^unet\..*conv_temporal"
@@ -75,7 +82,7 @@ class Reproduction:
     def benchmark(self) -> None:
         if not (self.out / "benchmark").exists():
             self.call("benchmark", *PROGRAM, "puppets", self.out / "benchmark",
-                      "--benchmark", "puppet-bench-1", "--clips", self.count)  # fmt: skip
+                      "--benchmark", "puppet-bench-2", "--clips", self.count)  # fmt: skip
 
     def encode(self, stage: str) -> None:
         """Make the cache of a stage's data, before the trainings that share it run at once."""
@@ -107,11 +114,16 @@ class Reproduction:
         kind = load_config(TrainConfig, config).data.kind
         return [f"data.path={self.data / kind}", f"data.cache={self.data / f'cache-{kind}'}"]
 
+    def fit(self, system: str) -> None:
+        if not (self.out / "drawn" / system).exists():
+            self.call(system, *BASELINES, "fit", system, self.out / "weights")
+
     def draw(self, name: str) -> None:
-        folder = self.out / "drawn" / name
+        (system, *settings), folder = DRAWN[name], self.out / "drawn" / name
         if not folder.exists():
-            self.call(name, *BASELINES, "draw", name, self.out / "benchmark", folder,
-                      "--weights", self.weights, "--jobs", self.jobs)  # fmt: skip
+            weights = self.out / "weights" if system in FITTED else self.weights
+            self.call(name, *BASELINES, "draw", system, self.out / "benchmark", folder, *settings,
+                      "--weights", weights, "--jobs", self.jobs)  # fmt: skip
 
     def judge_drawn(self, name: str) -> None:
         self.judge(name, f"videos={self.out / 'drawn' / name}")
@@ -185,6 +197,7 @@ def main() -> None:
     reproduction.benchmark()
     if options.train:
         train_all(reproduction)
+    together(options.jobs, [partial(reproduction.fit, system) for system in FITTED])
     for name in DRAWN:
         reproduction.draw(name)
     together(options.jobs, [

@@ -6,8 +6,6 @@ Real frames are the ceiling of a metric; the model's videos without a skeleton a
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.draw import drawn_sets, flicker_of_stage_2, load_before, load_model, side_of
@@ -61,11 +59,10 @@ def compare(collection: Collection, sets: dict[str, Any], evaluators: Evaluators
         sets: name -> a video of each sample: "", the videos to evaluate; "real" and "no_pose", to compare them with.
         more: further numbers of the report.
     """
-    measured = {}
-    with tqdm(total=len(sets) * len(collection.samples), unit="video", desc="measure") as bar:
-        for name, videos in sets.items():
-            real = None if name == "real" else collection.real
-            measured[name] = measure(videos, collection.samples, evaluators, real, bar.update)
+    measured = {
+        name: measure(videos, collection.samples, evaluators, None if name == "real" else collection.real)
+        for name, videos in sets.items()
+    }
     evaluated = measured[""]
     results = {**evaluated.summary(), "n": len(collection.samples), **evaluated.intervals()}
     for suffix, other in measured.items():

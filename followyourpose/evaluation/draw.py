@@ -3,7 +3,7 @@
 Letters: v videos, f frames, b clips per call, c latent channels, h w latent size, H W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,6 @@ def generate(
     noise: str,
     posed: bool = True,
     as_images: bool = False,
-    advance: Callable[[int], Any] = lambda videos: None,
     kept: KeptArrays | None = None,
 ) -> np.ndarray:
     """Return the model's videos of the samples' prompts, (v, f, H, W, 3) uint8.
@@ -75,7 +74,6 @@ def generate(
     Args:
         posed: whether the skeleton is given.
         as_images: sample each frame by itself, as a video of one frame, from its noise in the video.
-        advance: is called with the number of videos done since, for a progress bar.
         kept: shares the batches among processes, and keeps them; None: they are drawn here.
     """
 
@@ -101,14 +99,15 @@ def generate(
             output_type="np",
             **sampling_arguments(config),
         )
-        advance(len(batch))
+        bar.update(len(batch))
         return rearrange(to_uint8(np.asarray(out.videos)), "(b n) f H W c -> b (n f) H W c", b=len(batch))
 
     batches = [samples[start : start + config.batch_size] for start in range(0, len(samples), config.batch_size)]
-    if kept is None:
-        return np.concatenate([draw(batch) for batch in batches])
-    kind = "images" if as_images else config.long_video.mode
-    return np.concatenate(kept(f"{kind}-{noise}-{'posed' if posed else 'unposed'}-{len(samples)}", draw, batches))
+    kind, pose = "images" if as_images else config.long_video.mode, "posed" if posed else "unposed"
+    with tqdm(total=len(samples), unit="video", desc=f"generate {kind}, {noise} noise, {pose}") as bar:
+        if kept is None:
+            return np.concatenate([draw(batch) for batch in batches])
+        return np.concatenate(kept(f"{kind}-{noise}-{pose}-{len(samples)}", draw, batches))
 
 
 def drawn_sets(
@@ -116,11 +115,7 @@ def drawn_sets(
 ) -> dict[str, np.ndarray]:
     """Draw sets of videos, (v, f, H, W, 3) uint8 each: "", the model's, and "no_pose", unposed from the same noise."""
     sets = {"": True, "no_pose": False} if config.without_skeleton else {"": True}
-    with tqdm(total=len(sets) * len(samples), unit="video", desc="generate") as bar:
-        return {
-            name: generate(pipe, samples, config, config.noise, posed=posed, advance=bar.update, kept=kept)
-            for name, posed in sets.items()
-        }
+    return {name: generate(pipe, samples, config, config.noise, posed, kept=kept) for name, posed in sets.items()}
 
 
 def flicker_of_stage_2(
@@ -138,11 +133,10 @@ def flicker_of_stage_2(
         videos: the model's videos of the samples from the noise of the settings, (v, f, H, W, 3) uint8.
     """
     after, images = {config.noise: videos}, {}
-    with tqdm(total=2 * len(NOISES) * len(samples), unit="video", desc="generate", initial=len(samples)) as bar:
-        for noise in NOISES:
-            images[noise] = generate(before, samples, config, noise, as_images=True, advance=bar.update, kept=kept)
-            if noise not in after:
-                after[noise] = generate(pipe, samples, config, noise, advance=bar.update, kept=kept)
+    for noise in NOISES:
+        images[noise] = generate(before, samples, config, noise, as_images=True, kept=kept)
+        if noise not in after:
+            after[noise] = generate(pipe, samples, config, noise, kept=kept)
     results = {}
     for name, sets in (("flicker_before", images), ("flicker_after", after)):
         values = {noise: list(map(flicker, samples, sets[noise])) for noise in NOISES}

@@ -1,11 +1,9 @@
 """`followyourpose evaluate-pose`: accuracy, steadiness, speed and memory of pose estimators -> a folder."""
 
 import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from followyourpose.config import ConfigError, EvaluatePoseConfig, locate
 from followyourpose.data.video_io import probe
 from followyourpose.evaluation import pose_estimates, pose_judge
 from followyourpose.evaluation.metrics import jitter
+from followyourpose.generation.outputs import versions
 from followyourpose.pose.track import check_smoothing, fill_gaps, link, smooth
 
 _STEADINESS = {
@@ -72,7 +71,7 @@ def evaluate_pose(config: EvaluatePoseConfig) -> Path:
         text = "\n\n".join(_tables(results))
         atomic_write(folder / "metrics.md", f"{text}\n")
         definitions = pose_judge.DEFINITIONS | _STEADINESS | pose_estimates.DEFINITIONS
-        content = {**results, "definitions": definitions, "settings": asdict(config), "versions": _versions()}
+        content = {**results, "definitions": definitions, "settings": asdict(config), "versions": versions()}
         atomic_write(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     print(text)
     return target
@@ -98,10 +97,6 @@ def _annotated(config: EvaluatePoseConfig) -> pose_judge.Annotations | None:
     check_installed("annotations", "pose", "pycocotools")
     file = locate(config.annotations)
     return pose_judge.read_annotated(file, file.parent if config.images is None else locate(config.images))
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "followyourpose": version("followyourpose"), "numpy": np.__version__}
 
 
 def _tables(results: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Letters: f frames, p people, k prompts, H W pixels, d embedding width. Frames ar
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from followyourpose.evaluation.features import ClipFeatures
 from followyourpose.evaluation.metrics import top1
 from followyourpose.evaluation.samples import Sample
 from followyourpose.pose.estimate import open_estimator
-from followyourpose.pose.similarity import object_keypoint_similarity
+from followyourpose.pose.similarity import best_pairs, object_keypoint_similarity
 from followyourpose.pose.skeleton import NUM_JOINTS
 from followyourpose.puppets.backgrounds import BACKGROUNDS
 from followyourpose.puppets.characters import CHARACTERS
@@ -25,17 +25,13 @@ from followyourpose.puppets.world import caption
 _NOBODY = np.full((NUM_JOINTS, 3), (-1e6, -1e6, 0.0), np.float32)
 
 
+@dataclass(eq=False)
 class Evaluators:
-    """A CLIP and a pose estimator.
+    """A CLIP and a pose estimator."""
 
-    Args:
-        clip: the CLIP; its embeddings of captions are computed once and kept.
-        find: function from frames to one (17, 3) per person and frame, such as a `PoseEstimator`.
-    """
-
-    def __init__(self, clip: ClipFeatures, find: Callable[[np.ndarray], list[list[np.ndarray]]]) -> None:
-        self.clip, self.find = clip, find
-        self._texts: dict[str, np.ndarray] = {}
+    clip: ClipFeatures  # its embeddings of captions are computed once and kept
+    find: Callable[[np.ndarray], list[list[np.ndarray]]]  # frames -> one (17, 3) per person and frame
+    _texts: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def texts(self, prompts: Sequence[str]) -> np.ndarray:
         """Return the embeddings (k, d) of k prompts, or raise a ValueError where they are not finite."""
@@ -72,22 +68,15 @@ def _finite(features: np.ndarray, of: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Embeddings and detected people of a video, beside its sample; an undefined one raises a ValueError.
-
-    Attributes:
-        frames: (f, H, W, 3) uint8.
-        images: embeddings (f, d) of the frames; text: that of the prompt, (d,).
-        found: per frame the detected people, (17, 3) each.
-        compared: real frames (f, H, W, 3) uint8 of the same poses; None: there are none.
-    """
+    """Embeddings and detected people of a video, beside its sample; an undefined one raises a ValueError."""
 
     evaluators: Evaluators
     sample: Sample
-    frames: np.ndarray
-    images: np.ndarray
-    text: np.ndarray
-    found: list[list[np.ndarray]]
-    compared: np.ndarray | None = None
+    frames: np.ndarray  # (f, H, W, 3) uint8
+    images: np.ndarray  # embeddings (f, d) of the frames
+    text: np.ndarray  # embedding (d,) of the prompt
+    found: list[list[np.ndarray]]  # per frame the detected people, (17, 3) each
+    compared: np.ndarray | None = None  # real frames (f, H, W, 3) uint8 of the same poses; None: there are none
 
     @cached_property
     def people(self) -> list[list[np.ndarray]]:
@@ -136,9 +125,5 @@ class VideoFeatures:
 def _pairs(found: Sequence[np.ndarray], there: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pair each person there with a detection, the most similar pair first; `_NOBODY` where no detection is left."""
     alike = np.array([[object_keypoint_similarity(a, b) for a in found] for b in there]).reshape(len(there), len(found))
-    chosen = [_NOBODY] * len(there)
-    for _ in range(min(alike.shape)):
-        row, column = np.unravel_index(alike.argmax(), alike.shape)
-        chosen[row] = found[column]
-        alike[row], alike[:, column] = -1, -1
-    return list(zip(chosen, there, strict=True))
+    chosen = best_pairs(alike)
+    return [(found[chosen[i]] if i in chosen else _NOBODY, person) for i, person in enumerate(there)]

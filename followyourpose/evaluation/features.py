@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from followyourpose.common.files import read_json
+from followyourpose.common.pictures import check_frames
 from followyourpose.models.loading import load_network
 
 # Statistics that bring pixels from [0, 1] to [-1, 1], the range of a CLIP trained here.
@@ -47,8 +48,7 @@ class ClipFeatures:
 
         A frame is resized (bicubic) until its shorter side is the model's, then cropped to the square in its middle.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"frames are {frames.shape} {frames.dtype}, expected (n, H, W, 3) uint8")
+        check_frames(frames, least=1)
         chunks = [frames[i : i + self.batch_size] for i in range(0, len(frames), self.batch_size)]
         return np.concatenate([self._embed_images(chunk) for chunk in chunks])
 

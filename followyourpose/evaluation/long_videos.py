@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from followyourpose.common.checks import counted
 from followyourpose.common.tables import markdown_table
@@ -33,10 +32,9 @@ def compare_modes(config: EvaluateConfig, folder: Path, kept: KeptArrays) -> Non
     pipe = load_model(config)
     collection = puppets(config, side_of(pipe), side_of(pipe))
     samples, drawn = collection.samples, {}
-    with tqdm(total=len(config.modes) * len(samples), unit="video", desc="generate") as bar:
-        for mode in config.modes:
-            one = replace(config, long_video=replace(config.long_video, mode=mode))
-            drawn[mode] = generate(pipe, samples, one, config.noise, advance=bar.update, kept=kept)
+    for mode in config.modes:
+        one = replace(config, long_video=replace(config.long_video, mode=mode))
+        drawn[mode] = generate(pipe, samples, one, config.noise, kept=kept)
     if not kept.processes.first:
         return
     evaluators, drawn["real"] = open_evaluators(config), collection.real

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from followyourpose.evaluation import metrics
 from followyourpose.evaluation.evaluators import Evaluators, VideoFeatures
@@ -17,19 +18,13 @@ from followyourpose.evaluation.samples import Sample
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a set of videos.
+    """A number of a set of videos."""
 
-    Attributes:
-        definition: one line for a reader.
-        of: a video's input of the metric; raises a ValueError with the reason where it is undefined.
-        over: the number, from the inputs of several videos.
-        of_each: whether single videos have it, and a set an interval; False for a metric of large sets only.
-    """
-
-    definition: str
+    definition: str  # one line for a reader
+    # a video's input of the metric; raises a ValueError with the reason where it is undefined
     of: Callable[[VideoFeatures], Any]
-    over: Callable[[list[Any]], float] = np.mean
-    of_each: bool = True
+    over: Callable[[list[Any]], float] = np.mean  # the number, from the inputs of several videos
+    of_each: bool = True  # whether single videos have it, and a set an interval; False for a metric of large sets only
 
 
 METRICS = {
@@ -65,6 +60,10 @@ METRICS = {
     "ssim": Metric(
         "structural similarity to the real frames in the same poses", lambda v: metrics.ssim(v.frames, v.real.frames)
     ),
+    "sharpness": Metric(
+        "mean step from a pixel to the next around the people, as a share of the real frames'",
+        lambda v: metrics.sharpness(v.frames, v.real.frames, v.sample.bodies(*v.frames.shape[1:3])),
+    ),
     "frechet": Metric(
         "Fréchet distance of the frames' CLIP embeddings and those of the real frames (FID, by CLIP)",
         lambda v: (v.images, v.real.images),
@@ -83,18 +82,12 @@ DEFINITIONS = {name: metric.definition for name, metric in METRICS.items()}
 
 
 class Measured:
-    """Metrics of v videos.
-
-    Attributes:
-        values: metric -> the input of each video, None where it is undefined.
-        undefined: metric -> reason -> number of videos.
-        sizes: frames, height and width of each video.
-    """
+    """Metrics of v videos."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[Any]] = {name: [] for name in METRICS}
-        self.sizes: list[tuple[int, int, int]] = []
-        self.undefined: dict[str, dict[str, int]] = {}
+        self.values: dict[str, list[Any]] = {name: [] for name in METRICS}  # each video's input, None where undefined
+        self.sizes: list[tuple[int, int, int]] = []  # frames, height and width of each video
+        self.undefined: dict[str, dict[str, int]] = {}  # metric -> reason -> number of videos
 
     def add(self, video: VideoFeatures) -> None:
         """Measure one more video."""
@@ -148,21 +141,18 @@ def measure(
     samples: Sequence[Sample],
     evaluators: Evaluators,
     real: Sequence[np.ndarray] | None = None,
-    advance: Callable[[int], Any] = lambda videos: None,
 ) -> Measured:
     """Measure a video (f, H, W, 3) uint8 of each sample.
 
     Args:
         real: of each sample, real frames (f, H, W, 3) uint8 of the same poses.
-        advance: is called with the number of videos done since, for a progress bar.
 
     Raises:
         ValueError: CLIP's features of a video are not finite; the message names it.
     """
     measured = Measured()
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(tqdm(samples, "measure", unit="video")):
         measured.add(evaluators.features(sample, videos[number], None if real is None else real[number]))
-        advance(1)
     return measured
 
 

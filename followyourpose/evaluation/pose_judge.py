@@ -14,7 +14,9 @@ import numpy as np
 
 from followyourpose.common.files import natural_order, read_json
 from followyourpose.evaluation.metrics.poses import MAX_FOUND
-from followyourpose.pose.formats.layout import joints_of, listed, mapped, table
+from followyourpose.pose.formats.layout import joints_of, mapped, table
+from followyourpose.pose.keypoints_file import listed
+from followyourpose.pose.similarity import best_pairs
 from followyourpose.pose.skeleton import JOINTS, NUM_JOINTS
 
 DEFINITIONS = {
@@ -32,18 +34,12 @@ _NEAR = 0.1  # of the longer side of a person's box
 
 @dataclass(frozen=True)
 class Annotations:
-    """Annotated images.
+    """Annotated images."""
 
-    Attributes:
-        coco: pycocotools' COCO; category: the number of the people's category in it.
-        images: number of an image -> its file, in the natural order of their names.
-        people: number of an image -> the annotations of that category.
-    """
-
-    coco: Any
-    category: int
-    images: dict[int, Path]
-    people: dict[int, list[dict[str, Any]]]
+    coco: Any  # pycocotools' COCO
+    category: int  # number of the people's category in it
+    images: dict[int, Path]  # number of an image -> its file, in the natural order of their names
+    people: dict[int, list[dict[str, Any]]]  # number of an image -> the annotations of that category
 
     @property
     def total(self) -> int:
@@ -149,10 +145,7 @@ def _of_image(poses: Sequence[np.ndarray], people: Sequence[dict[str, Any]], oks
 
     `oks` (p, q) is of the poses (17, 3), the surest first, and the annotated people.
     """
-    pairs: dict[int, int] = {}  # pose -> person: the most similar pair first, each once
-    for pose, person in sorted(np.ndindex(oks.shape), key=lambda pair: -oks[pair]):
-        if pose not in pairs and person not in pairs.values():
-            pairs[pose] = person
+    pairs = best_pairs(oks)  # pose -> person
     found = [pose for pose, person in pairs.items() if oks[pose, person] >= _FOUND]
     second = [pose for pose in range(len(poses)) if pose not in found and (oks[pose] >= _FOUND).any()]
     near = 0

@@ -11,10 +11,8 @@ Shapes: f frames, H W pixels.
 """
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from followyourpose.common.tables import markdown_table
 from followyourpose.config import EvaluateConfig
 from followyourpose.evaluation.measure import DEFINITIONS, METRICS, Measured
 from followyourpose.evaluation.samples import Collection
+from followyourpose.generation.outputs import versions
 from followyourpose.pose.estimate import WEIGHTS
 
 SETS = {"": "value", "real": "real frames", "no_pose": "without skeleton"}  # of videos, and their columns
@@ -39,19 +38,12 @@ _PANELS = 5  # of the plots, in a line
 
 @dataclass(frozen=True)
 class Report:
-    """Results of an evaluation.
+    """Results of an evaluation."""
 
-    Attributes:
-        collection: the samples.
-        videos: the evaluated videos, (f, H, W, 3) uint8 each.
-        measured: name in SETS -> its numbers.
-        results: the first part of metrics.json.
-    """
-
-    collection: Collection
-    videos: Sequence[np.ndarray]
-    measured: dict[str, Measured]
-    results: dict[str, Any]
+    collection: Collection  # the samples
+    videos: Sequence[np.ndarray]  # the evaluated videos, (f, H, W, 3) uint8 each
+    measured: dict[str, Measured]  # name in SETS -> its numbers
+    results: dict[str, Any]  # the first part of metrics.json
 
 
 def write_report(folder: Path, config: EvaluateConfig, report: Report) -> None:
@@ -74,14 +66,13 @@ def write_report(folder: Path, config: EvaluateConfig, report: Report) -> None:
 
 def write_metrics(folder: Path, config: EvaluateConfig, results: dict[str, Any], definitions: dict[str, str]) -> None:
     """Write metrics.json: the results, with definitions, evaluator models, settings and versions."""
-    versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     detector = config.detector or WEIGHTS[config.backend]
     content = {
         **results,
         "definitions": definitions,
         "judges": {"clip": config.clip, "backend": config.backend, "detector": detector},
         "settings": asdict(config),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
     }
     atomic_write(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 

@@ -23,21 +23,14 @@ from followyourpose.puppets.world import Scene, render_scene
 
 @dataclass(frozen=True)
 class Sample:
-    """Prompt and poses of one video; where the poses are unknown, all that needs them raises a ValueError.
+    """Prompt and poses of one video; where the poses are unknown, all that needs them raises a ValueError."""
 
-    Attributes:
-        name: of the video; prompt: its text; seed: of its initial noise.
-        people: per frame one (17, 3) per person; None: the poses are unknown.
-        size: height and width in pixels of the frames that the people are on.
-        scene: of the puppet world; None: of another.
-    """
-
-    name: str
-    prompt: str
-    seed: int
-    people: Sequence[Sequence[np.ndarray]] | None
-    size: tuple[int, int]
-    scene: Scene | None = None
+    name: str  # of the video
+    prompt: str  # its text
+    seed: int  # of its initial noise
+    people: Sequence[Sequence[np.ndarray]] | None  # per frame one (17, 3) per person; None: the poses are unknown
+    size: tuple[int, int]  # height and width in pixels of the frames that the people are on
+    scene: Scene | None = None  # of the puppet world; None: of another
 
     @property
     def skeleton(self) -> np.ndarray:
@@ -69,11 +62,11 @@ class VideoFile(NamedTuple):
     geometry: Geometry | None = None
 
 
+@dataclass(eq=False)
 class VideoFiles(Sequence):
     """Videos in files, each (f, H, W, 3) uint8 and read at every access."""
 
-    def __init__(self, files: Sequence[VideoFile]) -> None:
-        self.files = files
+    files: Sequence[VideoFile]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -86,16 +79,11 @@ class VideoFiles(Sequence):
 
 @dataclass(frozen=True)
 class Collection:
-    """Samples and their videos, (f, H, W, 3) uint8 each.
-
-    Attributes:
-        videos: the videos to evaluate; None: the model draws them.
-        real: real frames in the same poses; None: there are none.
-    """
+    """Samples and their videos, (f, H, W, 3) uint8 each."""
 
     samples: list[Sample]
-    videos: Sequence[np.ndarray] | None = None
-    real: Sequence[np.ndarray] | None = None
+    videos: Sequence[np.ndarray] | None = None  # the videos to evaluate; None: the model draws them
+    real: Sequence[np.ndarray] | None = None  # real frames in the same poses; None: there are none
 
 
 def puppets(config: EvaluateConfig, height: int, width: int) -> Collection:

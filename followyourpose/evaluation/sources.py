@@ -20,7 +20,6 @@ another size.
 Shapes: f frames. Frames are (f, H, W, 3) uint8 RGB, people (17, 3): x, y in pixels, confidence.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from followyourpose.common.checks import counted
+from followyourpose.common.checks import counted, is_text
 from followyourpose.common.files import json_lines, read_json, slug
 from followyourpose.config import GenerateConfig, build_config
 from followyourpose.config.sampling import LARGEST_SEED
@@ -176,7 +175,7 @@ def _row(row: Any, folder: Path) -> tuple[Sample, VideoFile | None, VideoFile | 
 
 def _text(prompt: Any) -> str:
     """Return a prompt, or raise a ValueError: it is no text, or has half a character, which no tokenizer takes."""
-    if not isinstance(prompt, str) or re.search(r"[\ud800-\udfff]", prompt):
+    if not isinstance(prompt, str) or not is_text(prompt):
         raise ValueError(f"prompt: got {prompt!r:.80}, expected the video's text")
     return prompt
 

@@ -11,6 +11,7 @@
     flicker                      flicker                            frames and masks   0       frames
     temporal flickering          temporal_flickering                frames             1
     PSNR, SSIM                   psnr, ssim                         frames and others  inf, 1
+    sharpness                    sharpness                          the same, masks    1
 
 `bootstrap_interval` is the interval of each over videos.
 """
@@ -23,7 +24,15 @@ from followyourpose.evaluation.metrics.embeddings import (
     frechet_distance,
     top1,
 )
-from followyourpose.evaluation.metrics.frames import body_mask, border_change, flicker, psnr, ssim, temporal_flickering
+from followyourpose.evaluation.metrics.frames import (
+    body_mask,
+    border_change,
+    flicker,
+    psnr,
+    sharpness,
+    ssim,
+    temporal_flickering,
+)
 from followyourpose.evaluation.metrics.intervals import bootstrap_interval
 from followyourpose.evaluation.metrics.poses import (
     OKS_THRESHOLDS,
@@ -38,5 +47,5 @@ from followyourpose.evaluation.metrics.poses import (
 __all__ = [
     "FC_PAIRS", "OKS_THRESHOLDS", "Matches", "average_precision", "background_consistency", "body_mask",
     "bootstrap_interval", "border_change", "clip_score", "flicker", "frame_consistency", "frechet_distance",
-    "jitter", "match_people", "nobody_found", "pck", "psnr", "ssim", "temporal_flickering", "top1",
+    "jitter", "match_people", "nobody_found", "pck", "psnr", "sharpness", "ssim", "temporal_flickering", "top1",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Flicker, VBench's temporal flickering, PSNR and SSIM, from pixels alone.
+"""Flicker, VBench's temporal flickering, PSNR, SSIM and sharpness, from pixels alone.
 
 LPIPS is missing: torchmetrics takes its networks and weights from torchvision, which this package does without.
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from followyourpose.common.pictures import check_frames
 from followyourpose.evaluation.metrics.checks import check_finite
 from followyourpose.pose.skeleton import JOINT, LIMBS, body_height
 
@@ -67,7 +68,7 @@ def flicker(frames: np.ndarray, foreground: np.ndarray) -> float:
     Raises:
         ValueError: the shapes do not fit, there are fewer than two frames, or no pixel is background.
     """
-    _check_frames(frames, least=2)
+    check_frames(frames, least=2)
     if foreground.shape != frames.shape[:3] or foreground.dtype != bool:
         raise ValueError(f"foreground: got {foreground.shape} {foreground.dtype}, expected {frames.shape[:3]} bool")
     background = ~(foreground[1:] | foreground[:-1])
@@ -85,7 +86,7 @@ def temporal_flickering(frames: np.ndarray) -> float:
     Raises:
         ValueError: the frames are not (f, H, W, 3) uint8 with f >= 2.
     """
-    _check_frames(frames, least=2)
+    check_frames(frames, least=2)
     return float((255 - _changes(frames).mean()) / 255)
 
 
@@ -99,7 +100,7 @@ def border_change(frames: np.ndarray, borders: Sequence[int]) -> tuple[float, fl
     Raises:
         ValueError: the frames are not (f, H, W, 3) uint8 with f >= 2, or all or none of their changes are at a border.
     """
-    _check_frames(frames, least=2)
+    check_frames(frames, least=2)
     at = np.zeros(len(frames) - 1, bool)
     at[[border - 1 for border in borders]] = True
     if at.all() or not at.any():
@@ -148,14 +149,38 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
     return _mean_over_frames(inner_mean, frames, reference)
 
 
+def sharpness(frames: np.ndarray, reference: np.ndarray, foreground: np.ndarray) -> float:
+    """Mean step from a pixel to the next, to the right and down, in the foreground: a share of the reference's.
+
+    Args:
+        frames, reference: (f, H, W, 3) uint8; 1 is as sharp as the reference, 0 a plane.
+        foreground: (f, H, W) bool, such as `body_mask` of each frame's driving keypoints.
+
+    Raises:
+        ValueError: the shapes do not fit, or the reference has no step in the foreground.
+    """
+    check_frames(frames, least=1)
+    if not frames.shape == reference.shape == (*foreground.shape, 3):
+        got = f"{reference.shape} and {foreground.shape}"
+        raise ValueError(f"reference, foreground: got {got}, expected those of frames {frames.shape}")
+    of_each = [
+        sum(np.abs(np.diff(side.astype(np.int16), axis=axis, append=side.take([-1], axis)))[foreground].sum()
+            for axis in (1, 2))
+        for side in (frames, reference)
+    ]  # fmt: skip
+    if not of_each[1]:
+        raise ValueError("the reference has no step in the foreground: sharpness is undefined")
+    return float(of_each[0] / of_each[1])
+
+
 def _mean_over_frames(
     metric: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", frames: np.ndarray, reference: np.ndarray
 ) -> float:
     """Mean over frames of a metric of two images (1, 3, H, W) in [0, 255], float64."""
     import torch
 
-    _check_frames(frames)
-    _check_frames(reference, "reference")
+    check_frames(frames, least=1)
+    check_frames(reference, "reference", least=1)
     if frames.shape != reference.shape:
         raise ValueError(f"reference: got {reference.shape}, expected the shape of the frames, {frames.shape}")
     pairs = zip(*(torch.from_numpy(side.copy()).movedim(-1, 1)[:, None] for side in (frames, reference)), strict=True)
@@ -173,8 +198,3 @@ def _torchmetrics(name: str) -> "Callable[..., torch.Tensor]":
 def _changes(frames: np.ndarray) -> np.ndarray:
     """Absolute difference of each frame and the next: (f, H, W, 3) uint8 -> (f - 1, H, W, 3) int16."""
     return np.abs(np.diff(frames.astype(np.int16), axis=0))
-
-
-def _check_frames(frames: np.ndarray, name: str = "frames", least: int = 1) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) < least:
-        raise ValueError(f"{name}: got {frames.shape} {frames.dtype}, expected (f, H, W, 3) uint8 with f >= {least}")

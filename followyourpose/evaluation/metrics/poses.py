@@ -61,17 +61,11 @@ def jitter(poses: np.ndarray) -> np.ndarray:
 
 
 class Matches(NamedTuple):
-    """Detections matched with the people of some frames: the input of average precision.
+    """Detections matched with the people of some frames: the input of average precision."""
 
-    Attributes:
-        scores: (p,) confidence of each detection.
-        hits: (p, 10) whether it is a true positive at each of OKS_THRESHOLDS.
-        people: number of people in the targets.
-    """
-
-    scores: np.ndarray
-    hits: np.ndarray
-    people: int
+    scores: np.ndarray  # (p,) confidence of each detection
+    hits: np.ndarray  # (p, 10) whether it is a true positive at each of OKS_THRESHOLDS
+    people: int  # number of people in the targets
 
 
 def match_people(predicted: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> Matches:
