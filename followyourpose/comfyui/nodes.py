@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import ProgressBar
 from comfy_api.latest import ComfyExtension, io
 
+from followyourpose.comfyui.nodes_people import ALONG, PEOPLE, AddPerson, Along, placed
 from followyourpose.comfyui.nodes_pose import (
     KEYPOINTS,
     LoadKeypoints,
@@ -29,13 +30,14 @@ from followyourpose.common.checks import check_multiple, counted
 from followyourpose.common.pictures import evenly
 from followyourpose.config import GenerateConfig, LoraEntry, build_config, find_model
 from followyourpose.config.sampling import LARGEST_SEED, LARGEST_SIDE, MOST_STEPS
-from followyourpose.data.transforms import frame_indices
 from followyourpose.generation.checks import check_settings, model_size
 from followyourpose.generation.generate import load_pipeline, print_unknown_words, stream
 from followyourpose.generation.sampling import scheduler
-from followyourpose.generation.skeletons import SkeletonInput, open_skeleton, print_cut_off
+from followyourpose.generation.skeletons import SkeletonInput, frames_used, open_skeleton, print_cut_off
 from followyourpose.pipeline.denoise import StreamState
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
+from followyourpose.pipeline.schedule import along as texts_along
+from followyourpose.pipeline.schedule import values_of
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.recognise import drawing_of
 
@@ -141,7 +143,7 @@ class Skeleton(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        sources = "Images of limbs on black, or keypoints; nothing: the sample, a dance."
+        sources = "Images of limbs on black, or keypoints; nothing: the people or, without any, the sample, a dance."
         return node(
             "Skeleton",
             "Skeleton for Follow Your Pose",
@@ -156,21 +158,26 @@ class Skeleton(io.ComfyNode):
                 widget(GenerateConfig, "fit"),
                 widget(GenerateConfig, "width", high=LARGEST_SIDE, step=8),
                 widget(GenerateConfig, "height", high=LARGEST_SIDE, step=8),
+                PEOPLE.Input("people", optional=True),
             ],
-            [io.Image.Output(display_name="skeleton")],
+            [io.Image.Output(display_name="skeleton"), PEOPLE.Output(display_name="people")],
         )
 
     @classmethod
-    def execute(cls, model: Model, width: int, height: int, source: Any = None, **chosen: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Model, width: int, height: int, source: Any = None, people: Any = None, **chosen: Any
+    ) -> io.NodeOutput:
         size = (height or model.side, width or model.side)
         for key, side in zip(("height", "width"), size, strict=True):
             check_multiple(key, side, model.divisor, "pixels")
         config = _config(**model.config, **chosen)
+        together = None
+        if people:
+            together, people = placed(people, size, config)
         if source is None:
-            return io.NodeOutput(to_images(open_skeleton(config).frames(*size)))
+            return io.NodeOutput(to_images((together or open_skeleton(config)).frames(*size)), people)
         clip = None if isinstance(source, torch.Tensor) else clip_of("source", source)
-        window = (config.temporal_offset, config.stride, config.num_frames, config.skeleton_end)
-        indices = frame_indices(len(source if clip is None else clip.frames), *window)
+        indices = frames_used(config, len(source if clip is None else clip.frames))
         if clip is not None:
             drawn = SkeletonInput(Path("source"), indices, (clip.height, clip.width), config, clip)
             print_cut_off(drawn, *size)
@@ -183,7 +190,7 @@ class Skeleton(io.ComfyNode):
             raise ValueError("source: got a raw video, expected limbs on black; put Keypoints from Video between")
         if kind == "empty" or not frames.any():
             raise ValueError(f"source: shows nobody in the {counted(len(frames), 'frame')} chosen, expected a skeleton")
-        return io.NodeOutput(to_images(frames))
+        return io.NodeOutput(to_images(frames), people)
 
 
 class Generate(io.ComfyNode):
@@ -194,7 +201,8 @@ class Generate(io.ComfyNode):
         return node(
             "Generate",
             "Generate with Follow Your Pose",
-            "Draws a character that moves as the skeleton does; as many frames as the skeleton has.",
+            "Draws characters that move as the skeleton does, as many frames as it has. The prompt may be lines, "
+            "each behind the frame from which it holds: 0: a panda in the snow.",
             [
                 MODEL.Input("model"),
                 io.Image.Input("skeleton", tooltip="From Skeleton for Follow Your Pose."),
@@ -210,19 +218,24 @@ class Generate(io.ComfyNode):
                 widget(LongVideo, "mode", name="long_video"),
                 widget(LongVideo, "window"),
                 widget(GenerateConfig, "decode_chunk_size", 1, 64),
+                PEOPLE.Input("people", optional=True, tooltip="From Skeleton for Follow Your Pose."),
+                ALONG.Input("along", optional=True),
             ],
             [io.Image.Output(display_name="images")],
         )
 
     @classmethod
     def execute(
-        cls, model: Model, skeleton: torch.Tensor, prompt: str, long_video: str, window: int, **settings: Any
-    ) -> io.NodeOutput:
+        cls, model: Model, skeleton: torch.Tensor, prompt: str, long_video: str, window: int, people: Any = None,
+        along: Any = None, **settings: Any,
+    ) -> io.NodeOutput:  # fmt: skip
         frames = to_bytes("skeleton", skeleton)
         plan = {"mode": long_video, "window": min(window, len(frames)) or None}
-        config = _config(prompt, **model.config, **settings, num_frames=len(frames), long_video=plan)
+        settings |= {"num_frames": len(frames), "long_video": plan} | (along or {})
+        config = _config(texts_along("prompt", prompt), **model.config, **settings)
         height, width = frames.shape[1:3]
-        print_unknown_words([prompt], model.pipe)
+        prompts = [config.prompt, *(person["prompt"] for person in people or [])]
+        print_unknown_words([text for each in prompts for text in values_of(each)], model.pipe)
         pipe = model.on_device(config, height * width)
         rounds = 1 if config.long_video.together else len(config.long_video.windows(len(frames)))
         bar = ProgressBar(rounds * config.num_inference_steps)
@@ -234,12 +247,13 @@ class Generate(io.ComfyNode):
         parts = stream(
             pipe,
             config,
-            prompt,
+            config.prompt,
             lambda numbers: frames[list(numbers)],
             (height, width),
             config.seed,
             StreamState(),
             progress,
+            people,
         )
         return io.NodeOutput(to_images(np.concatenate(list(parts))))
 
@@ -249,8 +263,9 @@ class FollowYourPose(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the nodes."""
-        return [LoadModel, AddLora, VideoKeypoints, LoadKeypoints, Retarget, Skeleton, Generate]
+        pose = [VideoKeypoints, LoadKeypoints, Retarget, Skeleton]
+        return [LoadModel, AddLora, *pose, AddPerson, Along, Generate]
 
 
-def _config(prompt: str = "", **settings: Any) -> GenerateConfig:
+def _config(prompt: str | dict[int, str] = "", **settings: Any) -> GenerateConfig:
     return build_config(GenerateConfig, settings | {"prompt": prompt}, name="settings")

@@ -25,7 +25,7 @@ from followyourpose.pipeline.inputs import check_finite_tensor
 from followyourpose.pose.formats.openpose import openpose_frames, read_openpose
 from followyourpose.pose.formats.read import Reading
 from followyourpose.pose.keypoints_file import ClipKeypoints
-from followyourpose.pose.render import overlay, render_skeleton
+from followyourpose.pose.render import numbered, overlay, render_skeleton
 from followyourpose.pose.retarget import retarget
 
 KEYPOINTS = io.Custom("POSE_KEYPOINT")
@@ -67,8 +67,9 @@ class VideoKeypoints(io.ComfyNode):
         clip = find_people(chunks, config, (height, width), FPS, progress)
         if not any(clip.frames):
             raise ValueError(f"images: {summary(clip, config)}".replace("--backend", "backend"))
-        shown = zip(frames, clip.frames, strict=True)
-        found = [overlay(frame, render_skeleton(each, height, width, config.min_confidence)) for frame, each in shown]
+        sure, found = config.min_confidence, []
+        for frame, each, ids in zip(frames, clip.frames, clip.ids, strict=True):
+            found.append(numbered(overlay(frame, render_skeleton(each, height, width, sure)), each, ids, sure))
         return io.NodeOutput(openpose_frames(clip), to_images(np.stack(found)))
 
 
@@ -77,7 +78,7 @@ class LoadKeypoints(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        place = "A .json, or a folder of them, in the input folder or by its path; empty: a sample."
+        place = "A .json, or a folder of them, in the input folder or by its path; empty, or two.json: a sample."
         return node(
             "LoadKeypoints",
             "Load Keypoints",
@@ -153,8 +154,7 @@ def to_images(frames: np.ndarray) -> torch.Tensor:
 
 
 def _keypoints_file(name: str) -> Path:
-    """Return the sample, or a file or folder of ComfyUI's input folder or by its path."""
-    if not name.strip():
-        return SAMPLE.with_suffix(".json")
-    inside = Path(folder_paths.get_input_directory()) / name.strip()
-    return inside if inside.exists() else locate(name.strip())
+    """Return a file or folder of ComfyUI's input folder, a sample, or a file or folder by its path."""
+    name = name.strip() or SAMPLE.with_suffix(".json").name
+    places = Path(folder_paths.get_input_directory()) / name, SAMPLE.parent / name
+    return next((place for place in places if place.exists()), locate(name))

@@ -14,7 +14,7 @@ from followyourpose.common.checks import check_choice, check_installed, check_mu
 from followyourpose.common.device import machine_memory, torch_device
 from followyourpose.common.files import read_json, read_text
 from followyourpose.config import ConfigError, GenerateConfig, find_model, locate
-from followyourpose.generation.loras import open_embeddings, open_loras
+from followyourpose.generation.loras import kept_loras, open_embeddings
 from followyourpose.generation.people import Prompt, styled
 from followyourpose.generation.unfinished import FOLDER
 from followyourpose.hub import places
@@ -61,7 +61,7 @@ def check_settings(config: GenerateConfig) -> list[Prompt]:
     Raises:
         ValueError: names the setting, what was got and what was expected.
     """
-    open_loras(config.lora)
+    kept_loras(config)
     open_embeddings(config.embeddings)
     for key in ("vae", "config"):
         if (name := getattr(config, key)) is not None:

@@ -6,6 +6,7 @@ Letters: f frames, H W pixels.
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from followyourpose.data.video_io import probe, stream_frames, video_writer
 from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.pose.estimate import Networks, check_estimator, open_estimator
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
-from followyourpose.pose.render import overlay, render_skeleton
+from followyourpose.pose.render import numbered, overlay, render_skeleton
 from followyourpose.pose.track import check_smoothing, fill_gaps, largest, link, per_frame, smooth
 
 _HINTS = {
     "puppet": "the embedded detector finds puppets only; ",
     "light": "light finds a few real people, large in the frame; ",
 }
+_MOST_IDS = 12  # of tracks, the longest, in the summary
 FPS = 8.0  # frames per second of the files, where the source is a folder of images without a rate
 
 
@@ -40,7 +42,8 @@ def extract_pose(
 ) -> ClipKeypoints:
     """Write skeleton.mp4, keypoints.json and, to check them, overlay.mp4 into a new folder; return the keypoints.
 
-    Frame i of each is frame i of the video; where the video's frame rate varies, the files have its average.
+    The overlay has each person's track id, by which `people` of `generate` names people. Frame i of each is frame i of
+    the video; where the video's frame rate varies, the files have its average.
 
     Args:
         video: a video, a gif, an image or a folder of them.
@@ -57,11 +60,14 @@ def extract_pose(
     frames = range(info.num_frames) if frames is None else frames
     with new_folder(Path(output)) as folder:
         with tqdm(total=len(frames), desc="finding people", unit="frame") as bar:
+            looked = 0
 
             def found(count: int) -> None:
+                nonlocal looked
+                looked += count
                 bar.update(count)
                 if on_frames is not None:
-                    on_frames(bar.n, len(frames))
+                    on_frames(looked, len(frames))
 
             chunks = stream_frames(video, frames, ground=WHITE)
             clip = find_people(chunks, config, (info.height, info.width), info.fps or FPS, found)
@@ -73,11 +79,7 @@ def extract_pose(
 
 
 def find_people(
-    chunks: Iterable[np.ndarray],
-    config: PoseConfig,
-    size: tuple[int, int],
-    fps: float,
-    on_chunk: Callable[[int], Any],
+    chunks: Iterable[np.ndarray], config: PoseConfig, size: tuple[int, int], fps: float, on_chunk: Callable[[int], Any]
 ) -> ClipKeypoints:
     """Return the people in a clip's frames, given as chunks (n, H, W, 3) uint8 RGB, tracked and smoothed.
 
@@ -140,7 +142,7 @@ def _tracked(found: list[list[np.ndarray]], config: PoseConfig) -> tuple[list[li
 
 def draw_people(video: str | Path, frames: range, clip: ClipKeypoints, config: PoseConfig, folder: Path) -> None:
     """Write skeleton.mp4 and overlay.mp4 of the people in these frames of a video into a folder."""
-    size, rest = (clip.height, clip.width), iter(clip.frames)
+    size, rest = (clip.height, clip.width), zip(clip.frames, clip.ids, strict=True)
     with (
         video_writer(folder / "skeleton.mp4", *size, clip.fps) as write_skeleton,
         video_writer(folder / "overlay.mp4", *size, clip.fps) as write_overlay,
@@ -148,18 +150,24 @@ def draw_people(video: str | Path, frames: range, clip: ClipKeypoints, config: P
     ):
         for chunk in stream_frames(video, frames, ground=WHITE):
             for frame in chunk:
-                skeleton = render_skeleton(next(rest), *size, config.min_confidence, style=config.style)
+                people, ids = next(rest)
+                skeleton = render_skeleton(people, *size, config.min_confidence, style=config.style)
                 write_skeleton(skeleton[None])
-                write_overlay(overlay(frame, skeleton)[None])
+                write_overlay(numbered(overlay(frame, skeleton), people, ids, config.min_confidence)[None])
             bar.update(len(chunk))
 
 
 def summary(clip: ClipKeypoints, config: PoseConfig) -> str:
-    """Return one line: the people found, and the frames without anybody."""
-    people, empty = {number for each in clip.ids for number in each}, sum(not each for each in clip.frames)
+    """Return one line: the people found, the frames without anybody, and track ids of several."""
+    tracks, empty = Counter(number for each in clip.ids for number in each), sum(not each for each in clip.frames)
     frames = counted(len(clip.frames), "frame")
-    if not people:
+    if not tracks:
         why = _HINTS.get(config.backend, "")
         return f"nobody was found in {frames}, so the skeleton is black ({why}see --backend)"
-    tracks = f"{len(people)} {'person' if len(people) == 1 else 'people'} in {frames}"
-    return f"{tracks}; nobody in {empty} of them" if empty else tracks
+    text = f"{len(tracks)} {'person' if len(tracks) == 1 else 'people'} in {frames}"
+    text += f"; nobody in {empty} of them" if empty else ""
+    if len(tracks) > 1:
+        longest = sorted(tracks.most_common(_MOST_IDS))
+        text += f"; track ids: {', '.join(f'{number} (in {count})' for number, count in longest)}"
+        text += f" and {len(tracks) - _MOST_IDS} of fewer frames" if len(tracks) > _MOST_IDS else ""
+    return text

@@ -8,7 +8,7 @@ import itertools
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,14 @@ from followyourpose.config import GenerateConfig, find_model
 from followyourpose.data.video_io import growing_video
 from followyourpose.generation.checks import check_settings, check_space, frame_size, model_path, with_prompts
 from followyourpose.generation.extract_pose import check_pose, find_poses
-from followyourpose.generation.loras import add_embeddings, apply_loras, open_embeddings, open_loras
+from followyourpose.generation.loras import add_embeddings, add_loras, lora_scales, open_embeddings
 from followyourpose.generation.outputs import INDEX, Frames, Shot, chunks, shots_of, versions, write_forms, write_record
-from followyourpose.generation.people import Prompt, people_of, texts_of, title
+from followyourpose.generation.people import Prompt, announced, loras_of, people_of, texts_of, title
 from followyourpose.generation.sampling import memory_explained, prepare, sampling_arguments
 from followyourpose.generation.sharing import Processes
 from followyourpose.generation.skeletons import check_drawn, open_skeletons, print_cut_off
 from followyourpose.generation.unfinished import FOLDER, RECORD, UnfinishedVideo
+from followyourpose.generation.unknown_words import print_unknown_words
 from followyourpose.models.loading import model_kind
 
 if TYPE_CHECKING:
@@ -121,16 +122,11 @@ def generate(
 
 @dataclass(eq=False)
 class Drawing:
-    """The videos of a run as work for one process or several; a job of `data_prep.scale` too, and travels to actors.
-
-    Attributes:
-        folder: of the run.
-        pipe: from `load_pipeline`; None: not loaded yet.
-    """
+    """The videos of a run as work for one process or several; a job of `data_prep.scale` too, and travels to actors."""
 
     config: GenerateConfig
-    folder: Path
-    pipe: "FollowYourPosePipeline | None" = None
+    folder: Path  # of the run
+    pipe: "FollowYourPosePipeline | None" = None  # from `load_pipeline`; None: not loaded yet
     on_step: "Callback | None" = None
 
     def is_done(self, shot: Shot) -> bool:
@@ -151,16 +147,18 @@ class Drawing:
         from followyourpose.pipeline.denoise import StreamState
 
         finish, todo = self.open(), processes.agree([not self.is_done(shot) for shot in shots])
-        taught = re.findall("[a-z]+", str(self.config.lora).lower())
+        taught = re.findall("[a-z]+", str(loras_of(self.config)).lower())
         print_unknown_words(texts_of(self.config), self.pipe, taught)
         numbered = [each for each, missing in zip(enumerate(shots, 1), todo, strict=True) if missing]
         together = 1 <= len(numbered) < processes.count and self.config.long_video.together
         if processes.count > 1:
-            self.pipe.set_progress_bar_config(disable=not processes.first)
+            self.pipe.set_progress_bar_config(disable=None if processes.first else True)
         if together:
             self.pipe.map_windows = processes.map_windows
         for number, shot in numbered if together else processes.part(numbered):
-            line = f"{number}/{len(shots)}  {title(shot.prompt)}  ({shot.source.name}, seed {shot.seed})"
+            line = (
+                f"{number}/{len(shots)}  {announced(self.config, shot.prompt)}  ({shot.source.name}, seed {shot.seed})"
+            )
             if not together:
                 processes.print(line)
                 finish(shot)
@@ -221,8 +219,9 @@ def load_pipeline(config: GenerateConfig) -> "FollowYourPosePipeline":
     if config.vae is not None:
         pipe.load_vae(find_model(config.vae, "vae"))
     add_embeddings(pipe, open_embeddings(config.embeddings))
-    apply_loras(pipe, open_loras(config.lora))
+    add_loras(pipe, config)
     prepare(pipe, config, device)
+    pipe.set_progress_bar_config(disable=None)  # bars on a terminal alone
     if config.attention is not None:
         pipe.unet.set_attention_backend(config.attention)
     return pipe
@@ -261,6 +260,7 @@ def stream(
         scene_share=config.scene_share,
         overlap=config.overlap,
         transition=config.transition,
+        lora_scales=lora_scales(config),
         num_frames=config.num_frames,
         height=size[0],
         width=size[1],
@@ -291,20 +291,6 @@ def _output(config: GenerateConfig, prompt: str) -> Path:
     name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{slug(prompt)}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(folder for each in names if not (folder := Path("outputs") / each).exists())
-
-
-def print_unknown_words(prompts: Sequence[str], pipe: "FollowYourPosePipeline", taught: Collection[str] = ()) -> None:
-    """Print a line for each prompt with words on which a model of a small vocabulary was never trained.
-
-    Args:
-        taught: words that are known all the same: a LoRA's, by its name.
-    """
-    from followyourpose.pipeline.words import read_prompt
-
-    for prompt in prompts:
-        if words := read_prompt(pipe.tokenizer, prompt, taught).unknown:
-            unknown = ", ".join(words)
-            print(printable(f"{prompt!r:.80}: this model was never trained on {unknown}; expect nonsense there"))
 
 
 def _print_files(folder: Path, shots: list[Shot]) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
 import numpy as np
 
+from followyourpose.common.device import installed_version
 from followyourpose.common.files import atomic_write, printable, slug
 from followyourpose.common.pictures import contact_sheet, enlarge, evenly, to_uint8, write_picture
 from followyourpose.config import GenerateConfig, Output
@@ -35,20 +35,14 @@ _CHUNK = 16  # finished frames in memory at a time
 
 @dataclass(frozen=True)
 class Shot:
-    """One video to draw.
+    """One video to draw."""
 
-    Attributes:
-        name: beginning of its files' names.
-        size: height and width in pixels.
-        outputs: kinds of its files.
-    """
-
-    name: str
+    name: str  # beginning of its files' names
     prompt: Prompt
     source: SkeletonInput
     seed: int
-    size: tuple[int, int]
-    outputs: tuple[Output, ...]
+    size: tuple[int, int]  # height and width in pixels
+    outputs: tuple[Output, ...]  # kinds of its files
 
     @property
     def files(self) -> list[str]:
@@ -119,14 +113,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str | None]:
     """Return the versions of Python and of the packages that draw; None: not installed, as in a bare checkout."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {"python": platform.python_version()} | {name: installed_version(name) for name in VERSIONS}
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

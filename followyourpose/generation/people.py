@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from followyourpose.config import ConfigError, GenerateConfig
+from followyourpose.generation.loras import lora_scales, lora_settings
 from followyourpose.generation.skeletons import SkeletonInput
 from followyourpose.pipeline.schedule import numbers, values_of
 from followyourpose.pose.regions import only_person
@@ -46,6 +47,21 @@ def _people_prompts(config: GenerateConfig) -> dict[str, Prompt]:
     return {f"people[{track}]": prompt for track, prompt in (config.people or {}).items()}
 
 
+def announced(config: GenerateConfig, prompt: Prompt) -> str:
+    """Return a video's prompt and its people's as one line."""
+    return "; ".join(map(title, (prompt, *_people_prompts(config).values())))
+
+
+def loras_of(config: GenerateConfig) -> dict[str, Any]:
+    """Return the entries of a run's LoRAs, people's among them, by the names of their settings."""
+    return {
+        f"{name}[{i}]": entry
+        for name, entries in lora_settings(config).items()
+        for i, entry in enumerate(entries if isinstance(entries, list) else [entries])
+        if entry is not None
+    }
+
+
 def people_of(config: GenerateConfig, source: SkeletonInput, size: tuple[int, int]) -> list[dict[str, Any]] | None:
     """Return the people of a skeleton with words of their own, as the pipeline's calls take them; None: there are none.
 
@@ -66,6 +82,7 @@ def people_of(config: GenerateConfig, source: SkeletonInput, size: tuple[int, in
                 "skeleton": only_person(f"people[{i}]: {each.path}", each.people(*size, frames)),
             }
             | {key: entry[key] for key in ("depth",) if entry.get(key) is not None}
+            | {"lora": lora_scales(config, i)}
             for i, (entry, each) in enumerate(zip(config.people, alone, strict=True))
         ]
     tracks = _tracks(source, size)
@@ -101,6 +118,10 @@ def chart(config: GenerateConfig, prompt: Prompt, width: int) -> np.ndarray | No
     """Return a picture (H, width, 3) of what changes along a video, a row each; None: nothing does."""
     rows: dict[str, Any] = {"prompt": prompt, "guidance_scale": config.guidance_scale, "pose_scale": config.pose_scale}
     rows |= _people_prompts(config)
+    loras = loras_of(config).items()
+    rows |= {
+        f"{name}.weight": entry["weight"] for name, entry in loras if isinstance(entry, dict) and "weight" in entry
+    }
     changing = {name: value for name, value in rows.items() if isinstance(value, Mapping)}
     if not changing:
         return None

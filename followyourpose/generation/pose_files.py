@@ -72,11 +72,7 @@ def edit_pose(
 def open_clip(
     source: Path, size: tuple[int, int] | None = None, fps: float | None = None, images: str | None = None
 ) -> ClipKeypoints:
-    """Return the clip of keypoints or drawn skeletons; print a line about it.
-
-    Raises:
-        ValueError: see `convert_pose`.
-    """
+    """Return the clip of keypoints or drawn skeletons, with the errors of `convert_pose`; print a line about it."""
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder, expected keypoints, or a video of drawn skeletons")
     if not is_keypoints(source):

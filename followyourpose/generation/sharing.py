@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,19 +109,16 @@ def _lost_reported() -> Iterator[None]:
         raise ChildProcessError("another process of the run has ended early; the same command goes on") from error
 
 
+@dataclass(eq=False)
 class KeptArrays:
-    """Arrays of a run that are computed by all processes, and kept in its folder for unfinished files.
+    """Arrays of a run that are computed by all processes, and kept in its folder for unfinished files."""
 
-    Attributes:
-        processes: that share the run.
-    """
-
-    def __init__(self, processes: Processes, work: Path) -> None:
-        self.processes, self._work = processes, work
+    processes: Processes
+    work: Path
 
     def __call__(self, name: str, compute: Callable[[T], np.ndarray], items: Sequence[T]) -> list[np.ndarray]:
         """Return an array (...,) of each item: from its file, NAME-00000.npy and so on, where that is there."""
-        files = [self._work / f"{name}-{number:05d}.npy" for number in range(len(items))]
+        files = [self.work / f"{name}-{number:05d}.npy" for number in range(len(items))]
         for file, item in self.processes.part(list(zip(files, items, strict=True))):
             if not file.exists():
                 array = compute(item)

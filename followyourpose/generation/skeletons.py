@@ -33,23 +33,16 @@ class RawVideoError(ConfigError):
 
 @dataclass(frozen=True)
 class SkeletonInput:
-    """Frames of a skeleton that a run uses; made by `open_skeleton`, which checks them.
+    """Frames of a skeleton that a run uses; made by `open_skeleton`, which checks them."""
 
-    Attributes:
-        path: the source; indices: numbers of its frames, in the order of the run's.
-        size: height and width of the source in pixels.
-        config: of the run: crop of the source, and drawing style of keypoints.
-        keypoints: of the source's frames, from the number `first` on; None: the source's frames are skeletons.
-        others: keypoints that are drawn into the same frames.
-    """
-
-    path: Path
-    indices: list[int]
-    size: tuple[int, int]
-    config: GenerateConfig
+    path: Path  # the source
+    indices: list[int]  # numbers of its frames, in the order of the run's
+    size: tuple[int, int]  # height and width of the source in pixels
+    config: GenerateConfig  # of the run: crop of the source, and drawing style of keypoints
+    # of the source's frames, from the number `first` on; None: the source's frames are skeletons
     keypoints: ClipKeypoints | None = None
     first: int = 0
-    others: tuple["SkeletonInput", ...] = ()
+    others: tuple["SkeletonInput", ...] = ()  # keypoints that are drawn into the same frames
 
     @property
     def name(self) -> str:
@@ -111,6 +104,11 @@ class SkeletonInput:
         return [[person for people in frame for person in people] for frame in zip(*scenes, strict=True)]
 
 
+def frames_used(config: GenerateConfig, total: int) -> list[int]:
+    """Return the numbers of the frames that a run uses of a source of so many; errors as `frame_indices`."""
+    return frame_indices(total, config.temporal_offset, config.stride, config.num_frames, config.skeleton_end)
+
+
 def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:
     """Open every skeleton of a run: a path, or a list of paths and of lists of keypoints files for one frame.
 
@@ -122,21 +120,19 @@ def open_skeletons(config: GenerateConfig) -> list[SkeletonInput]:
         if config.skeleton is not None:
             raise ConfigError(f"skeleton: got {config.skeleton!r}, expected none: each of `people` has one")
         entries = [[person["skeleton"] for person in config.people]]
+        for number, path in enumerate(entries[0]):
+            if not str(path).lower().endswith(".json"):
+                raise ConfigError(f"people[{number}].skeleton: got {path!r}, expected keypoints of this person (.json)")
     if not entries:
         raise ConfigError("skeleton: got an empty list, expected a path or a list of paths")
     return [
-        _together(config, *each) if isinstance(each[1], list) else _one(config, *each) for each in enumerate(entries)
+        _together(config, index, entry) if isinstance(entry, list) else open_skeleton(replace(config, skeleton=entry))
+        for index, entry in enumerate(entries)
     ]
 
 
-def _one(config: GenerateConfig, index: int, path: Any) -> SkeletonInput:
-    if path is not None and not isinstance(path, str) or path is None and isinstance(config.skeleton, list):
-        raise ConfigError(f"skeleton[{index}]: got {path!r}, expected a path, or a list of keypoints .json files")
-    return open_skeleton(replace(config, skeleton=path))
-
-
-def _together(config: GenerateConfig, index: int, paths: list[Any]) -> SkeletonInput:
-    wrong = [path for path in paths if not isinstance(path, str) or not path.lower().endswith(".json")]
+def _together(config: GenerateConfig, index: int, paths: list[str]) -> SkeletonInput:
+    wrong = [path for path in paths if not path.lower().endswith(".json")]
     if wrong or not paths or config.pose.source == "raw":
         got = f"{wrong[0]!r}" if wrong else "an empty list" if not paths else "pose.source raw"
         raise ConfigError(f"skeleton[{index}]: got {got}, expected keypoints .json files, to draw them into one frame")
@@ -166,7 +162,7 @@ def open_skeleton(config: GenerateConfig) -> SkeletonInput:
     else:
         total, size = len(keypoints.frames), (keypoints.height, keypoints.width)
     try:
-        indices = frame_indices(total, config.temporal_offset, config.stride, config.num_frames, config.skeleton_end)
+        indices = frames_used(config, total)
         cover(size, size, **vars(config.crop))
     except ValueError as error:
         raise ValueError(f"skeleton: {path}: {error}") from error

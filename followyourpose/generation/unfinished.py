@@ -13,7 +13,6 @@ they are complete, a state is written after its frames, and the settings are rem
 Shapes: f frames, H W pixels. Frames are (f, H, W, 3) uint8 RGB.
 """
 
-import errno
 import json
 import shutil
 import signal
@@ -27,14 +26,14 @@ import numpy as np
 from PIL import Image
 
 from followyourpose.common.checks import flat
-from followyourpose.common.files import LOCK, atomic_file, atomic_write, locked, printable, read_json
+from followyourpose.common.files import DISK_FULL, LOCK, atomic_file, atomic_write, locked, printable, read_json
+from followyourpose.data.images import UNREADABLE
 
 if TYPE_CHECKING:
     from followyourpose.pipeline.denoise import StreamState
 
 FOLDER, SETTINGS, RECORD = "unfinished", "settings.json", "run.json"
-DISK_FULL, LEAST_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 2**20  # bytes: ffmpeg's errors have no number
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, Image.DecompressionBombError)
+LEAST_SPACE = 2**20  # bytes: ffmpeg's errors have no number
 
 
 class UnfinishedVideo:

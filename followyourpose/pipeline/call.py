@@ -22,8 +22,9 @@ from followyourpose.common.checks import (
     check_share,
 )
 from followyourpose.pipeline.inputs import Generators, Noise, PoseGuidance, check_finite_tensor, check_texts
+from followyourpose.pipeline.lora_scales import check_lora_scales
 from followyourpose.pipeline.people import Person, check_people
-from followyourpose.pipeline.schedule import check_numbers, check_schedule, highest
+from followyourpose.pipeline.schedule import Numbers, check_numbers, check_schedule, highest
 from followyourpose.pipeline.skeletons import Skeleton
 from followyourpose.pipeline.texts import Prompt
 from followyourpose.pipeline.windows import LongVideo
@@ -68,6 +69,8 @@ class Call:
         scene_share: share of the scene's words in the people's places; 0: there act their own words alone.
         overlap: of bodies whose people have no depth: "distance", they share a place, or "size", the larger hides.
         transition: frames between two prompts or numbers by frame: those from the second's frame on; 0: a cut.
+        lora_scales: scales of loaded LoRAs by their names, numbers or numbers by frame, {"ink": {0: 1.0, 16: 0.3}}; 1
+            for those that are not named. The LoRAs of `people` act in their places alone.
         num_frames: None takes the skeleton's, or one frame without a skeleton; a function needs it, and of a path it
             takes the first ones.
         height: pixels; None is the size the model was trained at.
@@ -123,18 +126,19 @@ class Call:
     scene_share: float = 0.0
     overlap: Overlap = "distance"
     transition: int = 0
+    lora_scales: Mapping[str, Numbers] | None = None
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 50
     timesteps: Sequence[int] | Tensor | None = None
-    guidance_scale: float | Mapping[int, float] = 12.5
+    guidance_scale: Numbers = 12.5
     negative_prompt: str | list[str] | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
     pose_guidance: PoseGuidance = "both"
-    pose_scale: float | Mapping[int, float] = 1.0
+    pose_scale: Numbers = 1.0
     pose_start: float = 0.0
     pose_end: float = 1.0
     cache_interval: int = 1
@@ -202,6 +206,7 @@ class Call:
             check_schedule(name, getattr(self, name), num_frames, self.transition)
         for prompt in self.texts:
             check_schedule("prompt", prompt, num_frames, self.transition)
+        check_lora_scales("lora_scales", self.lora_scales, num_frames, self.transition)
         if self.people is not None:
             check_people(self.people, num_frames, self.transition)
 

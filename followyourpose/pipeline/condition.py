@@ -3,10 +3,13 @@
 b videos   f frames   c channels   h w latent height and width   t text tokens
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from followyourpose.models.adapters import LoraScale
+from followyourpose.models.blocks import for_each_text
 from followyourpose.models.unet import TextCache
 
 Interval = tuple[float, float]  # start and end, as fractions of the denoising steps
@@ -30,6 +33,7 @@ class Condition:
     pose_interval: Interval = ALWAYS
     cache_interval: int = 1  # a full step every so many steps
     no_pose: list[Tensor] | None = None  # zeros like the features; None: the pose always acts
+    loras: Mapping[str, LoraScale] = field(default_factory=dict)  # of the named LoRAs; maps of (b f) images
     deep: Tensor | None = field(default=None, init=False, repr=False)  # (b f or 2b f, c, h, w)
 
     def at(self, step: int, steps: int, videos: int, guided: bool) -> tuple[TextCache, list[Tensor] | None]:
@@ -44,6 +48,21 @@ class Condition:
             text = [[tuple(x[-videos:] for x in context) for context in block] for block in text]
             features = None if features is None else [x[-videos:] for x in features]
         return text, features
+
+    def with_loras(self, x: Tensor, rows: int) -> tuple[Tensor, dict[str, LoraScale]]:
+        """Return latents (b, c, f, h, w) and LoRAs' scales as the UNet takes them for so many texts.
+
+        Where LoRAs have maps, the latents and these are repeated for each text of a clip, which elsewhere the UNet
+        itself does at its first text attention: every layer has the same images.
+        """
+        if not any(isinstance(scale, list) for scale in self.loras.values()):
+            return x, dict(self.loras)
+        frames, scales = x.shape[2], self.loras.items()
+        repeated = {
+            name: [for_each_text(level, rows * frames) for level in scale] if isinstance(scale, list) else scale
+            for name, scale in scales
+        }
+        return for_each_text(x, rows), repeated
 
     def deep_at(self, step: int, rows: int) -> Tensor | None:
         """Return the deep features (rows, c, h, w) that a step reuses; None: it is a full one.

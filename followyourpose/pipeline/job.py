@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from followyourpose.common.checks import check_multiple
+from followyourpose.models.adapters import LoraScale
 from followyourpose.models.unet import TextCache
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.condition import ALWAYS, Condition
@@ -62,15 +63,15 @@ class Job:
     def condition(self, group: tuple[Window, ...], keys_values: TextCache) -> Condition:
         """Return the condition of windows that go through the network in one batch."""
         call = self.call
-        windows = [self.text.of_window(window, keys_values) for window in group]
+        texts, loras = zip(*(self.text.of_window(window, keys_values) for window in group), strict=True)
         text = [
             [tuple(map(self._join, zip(*contexts, strict=True))) for contexts in zip(*blocks, strict=True)]
-            for blocks in zip(*windows, strict=True)
+            for blocks in zip(*texts, strict=True)
         ]
         guidance, pose = (call.guidance_start, call.guidance_end), (call.pose_start, call.pose_end)
         features = self._pose(group)
         no_pose = None if features is None or pose == ALWAYS else self._no_pose(features)
-        return Condition(text, features, guidance, pose, call.cache_interval, no_pose)
+        return Condition(text, features, guidance, pose, call.cache_interval, no_pose, self._joined(loras))
 
     def guidance(self, group: tuple[Window, ...]) -> float | Tensor:
         """Return the guidance scale of windows: a number or, where it changes, of each frame, (rows, 1, f, 1, 1)."""
@@ -113,6 +114,18 @@ class Job:
             self._zeros = [torch.zeros_like(x) for x in features]
         return self._zeros
 
+    def _joined(self, windows: Sequence[dict[str, LoraScale]]) -> dict[str, LoraScale]:
+        """Join the LoRAs' scales of several windows, and repeat their maps (f, h, w, 1) for all videos: (b f, ...)."""
+        first, b = windows[0], len(self.noise)
+
+        def level(name: str, number: int) -> Tensor:
+            return torch.cat([each[name][number] for each in windows for _ in range(b)])  # type: ignore[index]
+
+        return {
+            name: [level(name, i) for i in range(len(scale))] if isinstance(scale, list) else scale
+            for name, scale in first.items()
+        }
+
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the conditions of several windows, each with both halves of guidance, by half and then by window."""
         if len(parts) == 1:
@@ -145,13 +158,13 @@ def prepare(pipe: DenoisingPipeline, call: Call) -> Job:
     if call.latents is not None and call.latents.shape != shape:
         raise ValueError(f"latents: got {tuple(call.latents.shape)}, expected {shape}")
     text = encode_video_text(pipe, call, count, (num_frames, height, width))
-    noise = call.latents
+    noise, device = call.latents, pipe._execution_device
     if noise is None:
-        noise = initial_noise(shape, call.noise, call.generator, pipe._execution_device)
+        noise = initial_noise(shape, call.noise, call.generator, device)
     if long_video.mode == "freenoise":
         noise = freenoise(noise, windows, call.generator)
     pipe._interrupt = False
-    noise, steps = noise.to(pipe._execution_device), len(pipe.scheduler.timesteps)
+    noise, steps = noise.to(device), len(pipe.scheduler.timesteps)
     return Job(pipe, call, long_video, noise, steps, windows, skeleton, count, text)
 
 
@@ -200,7 +213,7 @@ def _size(pipe: DenoisingPipeline, call: Call) -> tuple[int, int]:
     The UNet rounds odd sizes up on its way down, the pose encoder rounds them down: with a pose all must divide.
     """
     factor, levels = pipe.vae_scale_factor, len(pipe.unet.config.block_out_channels)
-    divisor = factor if call.skeleton is None else factor * 2 ** (levels - 1)
+    divisor = factor if call.skeleton is None and call.people is None else factor * 2 ** (levels - 1)
     default = (pipe.unet.config.sample_size or 64) * factor
     height, width = (default if side is None else side for side in (call.height, call.width))
     check_multiple("height", height, divisor, "pixels")

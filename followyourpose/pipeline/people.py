@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from followyourpose.common.checks import check_finite
-from followyourpose.pipeline.schedule import check_schedule
+from followyourpose.pipeline.lora_scales import LoraScales, check_lora_scales
+from followyourpose.pipeline.schedule import Numbers, check_schedule
 from followyourpose.pipeline.skeletons import SkeletonFrames, keypoints_file
-from followyourpose.pipeline.texts import Prompt, Texts, encode_along
+from followyourpose.pipeline.texts import Prompt, Texts, TextScales, encode_along
 from followyourpose.pose.regions import Overlap, only_person, shares
 from followyourpose.pose.skeleton import NUM_JOINTS
 
@@ -33,11 +34,19 @@ class Person:
         skeleton: a keypoints file of this person alone, of any tool, or keypoints (f, 17, 3): x and y in pixels of the
             video's height x width, confidence.
         depth: place from the viewer on; the person with the lowest hides the others. None: see `Call.overlap`.
+        lora: LoRAs of this person's places, by the names under which the pipeline has them: a name, or names with
+            their scales, {"hero": 0.8} or {"hero": {0: 1.0, 16: 0.3}}.
     """
 
     prompt: Prompt
     skeleton: str | Path | np.ndarray
     depth: float | None = None
+    lora: str | Mapping[str, Numbers] | None = None
+
+    @property
+    def loras(self) -> Mapping[str, Numbers]:
+        """The LoRAs' scales by their names."""
+        return {self.lora: 1.0} if isinstance(self.lora, str) else self.lora or {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +55,7 @@ class People:
 
     Attributes:
         texts: encoded words of the p people.
+        negatives: of each, the negative prompts with that person's LoRAs, (n, [s,] t, d); None: the scene's.
         frames: their keypoints (f, p, 17, 3) in pixels of the video.
         order: numbers from the viewer on, or the rule of overlaps, see `pose.regions.shares`.
         size: h w of the latents; factor: pixels of a latent's side.
@@ -53,6 +63,7 @@ class People:
     """
 
     texts: Texts
+    negatives: list[Tensor] | None
     frames: np.ndarray
     order: Overlap | tuple[float, ...]
     size: tuple[int, int]
@@ -60,11 +71,10 @@ class People:
     scene_share: float
 
     def shares(self, window: Sequence[int], levels: int) -> list[Tensor]:
-        """Return people's shares of the places of a window's frames, (p, f, h_i w_i, 1) on each of the levels."""
+        """Return people's shares of the places of a window's frames, (p, f, h_i, w_i) on each of the levels."""
         people = [list(self.frames[frame]) for frame in window]
-        fine = torch.from_numpy(shares(people, *self.size, self.factor, self.order)) * (1 - self.scene_share)
-        areas = [torch.nn.functional.avg_pool2d(fine, 2**level) for level in range(levels)]
-        return [area.flatten(2)[..., None] for area in areas]
+        fine = torch.from_numpy(shares(people, *self.size, self.factor, self.order))
+        return [torch.nn.functional.avg_pool2d(fine, 2**level) for level in range(levels)]
 
 
 def check_people(people: Any, num_frames: int | None = None, transition: int = 0) -> list[Person]:
@@ -83,12 +93,15 @@ def check_people(people: Any, num_frames: int | None = None, transition: int = 0
                 person = Person(**person)
             except TypeError as error:
                 keys = ", ".join(map(str, person)) or "nothing"
-                raise ValueError(f"{name}: got {keys}, expected prompt, skeleton and, if need be, depth") from error
+                raise ValueError(
+                    f"{name}: got {keys}, expected prompt, skeleton and, if need be, depth and lora"
+                ) from error
         if not isinstance(person, Person):
             raise ValueError(f"{name}: got {type(person).__name__}, expected a Person, or a mapping like one")
         check_schedule(f"{name}.prompt", person.prompt, num_frames, transition)
         if person.depth is not None:
             check_finite(f"{name}.depth", person.depth)
+        check_lora_scales(f"{name}.lora", person.loras, num_frames, transition)
         given.append(person)
     with_depth = sum(person.depth is not None for person in given)
     if with_depth not in (0, len(given)):
@@ -97,23 +110,28 @@ def check_people(people: Any, num_frames: int | None = None, transition: int = 0
 
 
 def open_people(
-    people: Sequence[Person], size: tuple[int, int, int], factor: int, transition: int, scene_share: float,
-    overlap: Overlap, encode: Callable[[list[str]], Tensor],
+    people: Sequence[Person], size: tuple[int, int, int], factor: int, loras: LoraScales, scene_share: float,
+    overlap: Overlap, encode: Callable[[list[str], TextScales], Tensor],
+    negatives: Callable[[Texts, int], Tensor],
 ) -> People:  # fmt: skip
     """Read the people of a call, (f, 17, 3) each, and encode their words, (p, [s,] t, d).
 
     Args:
         size: frames, height and width of the video, in pixels.
-        factor, scene_share: as in `People`; transition, encode: as in `encode_along`.
+        factor, scene_share: as in `People`; encode: as in `encode_along`.
+        loras: of the call, in which people have their own; negatives: of these texts, and a person's number, to the
+            negative prompts as in `People`.
 
     Raises:
         ValueError: keypoints that cannot be read, are too short, have two people in a frame, or nobody in all of them.
     """
     frames = np.stack([_frames(f"people[{i}]", person.skeleton, *size) for i, person in enumerate(people)], axis=1)
-    texts = encode_along([person.prompt for person in people], size[0], transition, encode)
+    scales = [loras.of_text(size[0], i) for i in range(len(people))] if loras.names else []
+    texts = encode_along([person.prompt for person in people], size[0], loras.transition, encode, scales)
+    own = [negatives(texts, i) for i in range(len(people))] if scales else None
     depth = tuple(person.depth for person in people if person.depth is not None)
     latents = size[1] // factor, size[2] // factor
-    return People(texts, frames, depth or overlap, latents, factor, scene_share)
+    return People(texts, own, frames, depth or overlap, latents, factor, scene_share)
 
 
 def drawn(people: Sequence[Person], num_frames: int | None, height: int, width: int) -> tuple[SkeletonFrames, int]:

@@ -165,7 +165,8 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
         x = self.scheduler.scale_model_input(latents, timestep).contiguous()
         if timestep.device != x.device:
             timestep = torch.full((), timestep.item(), device=x.device)  # a copy from the CPU would wait for the GPU
-        with scaled_loras(self.unet, self.cross_attention_scale):
+        x, loras = condition.with_loras(x, text_count(text))
+        with scaled_loras(self.unet, self.cross_attention_scale, loras):
             if condition.cache_interval == 1:
                 prediction = self.unet(x, timestep, text, features)
             else:
@@ -198,15 +199,16 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
             ValueError: a prompt is neither text nor a list of texts, the numbers do not fit, or some are not finite.
         """
         embeds, unet = [], self.unet  # a pipeline that encodes prompts alone has none
+        device = self._execution_device  # looked for among all modules
         width = self.text_encoder.config.hidden_size if unet is None else unet.config.cross_attention_dim
         for name, texts, given in (
             ("prompt", prompt, prompt_embeds),
             ("negative_prompt", negative_prompt or "", negative_prompt_embeds),
         ):
-            encoded = self._encode(name, texts, clip_skip, lora_scale) if given is None else given
+            encoded = self._encode(name, texts, clip_skip, lora_scale, device) if given is None else given
             if encoded.ndim != 3 or encoded.shape[2] != width:
                 raise ValueError(f"{name}_embeds: got {tuple(encoded.shape)}, expected (n, t, {width})")
-            embeds.append(encoded.to(self._execution_device, encoded.dtype if unet is None else unet.dtype))
+            embeds.append(encoded.to(device, encoded.dtype if unet is None else unet.dtype))
             check_finite_tensor(name if given is None else f"{name}_embeds", embeds[-1])
         if len(embeds[1]) not in (1, len(embeds[0])) or embeds[0].shape[1:] != embeds[1].shape[1:]:
             raise ValueError(
@@ -215,7 +217,7 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
             )
         return embeds[0], embeds[1].expand_as(embeds[0])
 
-    def _encode(self, name: str, texts: Any, clip_skip: int | None, lora_scale: float) -> Tensor:
+    def _encode(self, name: str, texts: Any, clip_skip: int | None, lora_scale: float, device: torch.device) -> Tensor:
         """Encode a text or a list of texts: (n, t, d)."""
         texts = self.maybe_convert_prompt(check_texts(name, texts), self.tokenizer)
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
@@ -224,7 +226,7 @@ class FollowYourPosePipeline(Additions, RunningCall, Loading):
                 ignored = self.tokenizer.decode(ids[length - 1 : -1])
                 logger.warning(f"{name} {text!r:.60} is longer than {length} tokens; ignored: {ignored!r}")
         tokens = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        ids = tokens.input_ids.to(self._execution_device)
+        ids = tokens.input_ids.to(device)
         with scaled_loras(self.text_encoder, lora_scale):
             if clip_skip is None:
                 return self.text_encoder(ids).last_hidden_state

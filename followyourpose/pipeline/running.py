@@ -12,17 +12,18 @@ from torch import Tensor
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import TextCache, VideoUNet
 from followyourpose.pipeline.call import Call, check_lora_scale
-from followyourpose.pipeline.schedule import highest
+from followyourpose.pipeline.schedule import Numbers, highest
 
 
 class DenoisingPipeline(Protocol):
     """The part of a pipeline that its calls and their denoising need; `FollowYourPosePipeline` documents it."""
 
     unet: VideoUNet
+    text_encoder: Any
     pose_encoder: PoseEncoder
     scheduler: Any
     vae_scale_factor: int
-    guidance_scale: float | Mapping[int, float]
+    guidance_scale: Numbers
     cross_attention_scale: float
     _interrupt: bool
     begin: Callable[[Call, int], None]
@@ -43,7 +44,7 @@ class RunningCall:
     Callbacks set `_guidance_scale`, `_guidance_rescale`, `_cross_attention_kwargs` and `_interrupt`.
     """
 
-    _guidance_scale: float | Mapping[int, float] = Call.guidance_scale
+    _guidance_scale: Numbers = Call.guidance_scale
     _guidance_rescale = Call.guidance_rescale
     _clip_skip: int | None = None
     _cross_attention_kwargs: Mapping[str, float] | None = None
@@ -60,7 +61,7 @@ class RunningCall:
         self._num_timesteps = num_timesteps
 
     @property
-    def guidance_scale(self) -> float | Mapping[int, float]:
+    def guidance_scale(self) -> Numbers:
         """The factor w of classifier-free guidance, or factors by frame; at 1 and below there is none."""
         return self._guidance_scale
 

@@ -4,6 +4,7 @@ A value holds from its frame on. Where the `transition` is n frames, the n frame
 the two, in even steps: frame 16 + i has the share (i + 1) / (n + 1) of the second value. A plain value holds always.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from followyourpose.common.checks import check_at_least
 
 Value = TypeVar("Value")
+_NUMBER = re.compile(r"^[ \t]*(\d{1,9})[ \t]*:(?=\s|$)", re.MULTILINE)
+Numbers = float | Mapping[int, float]  # one for the whole video, or one from each of these frames on
 Blend = tuple[int, int, float]  # indices of two of a schedule's values, and the share of the second
 
 
@@ -41,6 +44,32 @@ def check_schedule(name: str, value: Any, num_frames: int | None = None, transit
             )
 
 
+def texts_by_number(name: str, text: str) -> dict[int, str]:
+    """Return the texts behind the numbers with which lines begin, "0: a cat" and "16: a dog"; before the first: 0's.
+
+    Raises:
+        ValueError: a number is there twice.
+    """
+    before, *parts = _NUMBER.split(text)
+    parts = ["0", before, *parts] if before.strip() else parts
+    texts: dict[int, str] = {}
+    for number, part in zip(map(int, parts[::2]), parts[1::2], strict=True):
+        if number in texts:
+            raise ValueError(f"{name}: got {number}: twice, expected each number once")
+        texts[number] = part.strip()
+    return texts
+
+
+def along(name: str, text: str) -> str | dict[int, str]:
+    """Return a text or, where lines begin with the frames from which they hold, texts by frame; errors as above."""
+    return texts_by_number(name, text) if _NUMBER.search(text) else text
+
+
+def lines_of(texts: str | Mapping[int, str]) -> str:
+    """Return a text, or texts by frame, as `along` takes them."""
+    return texts if isinstance(texts, str) else "\n".join(f"{number}: {texts[number]}" for number in sorted(texts))
+
+
 def values_of(schedule: Value | Mapping[int, Value]) -> list[Value]:
     """Return the values of a schedule in the order of their frames; of a plain value, this one."""
     return [schedule[frame] for frame in sorted(schedule)] if isinstance(schedule, Mapping) else [schedule]
@@ -60,13 +89,13 @@ def blends(schedule: Any, frames: Sequence[int], transition: int = 0) -> list[Bl
     return [blend(frame) for frame in frames]
 
 
-def numbers(schedule: float | Mapping[int, float], frames: Sequence[int], transition: int = 0) -> list[float]:
+def numbers(schedule: Numbers, frames: Sequence[int], transition: int = 0) -> list[float]:
     """Return the number of each frame, between two values in a straight line."""
     values = values_of(schedule)
     return [values[a] + share * (values[b] - values[a]) for a, b, share in blends(schedule, frames, transition)]
 
 
-def highest(schedule: float | Mapping[int, float]) -> float:
+def highest(schedule: Numbers) -> float:
     """Return the highest number of a schedule; a plain number is its own."""
     return max(values_of(schedule))
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from followyourpose.pipeline.schedule import blends, values_of
+from followyourpose.pipeline.schedule import Blend, blends, values_of
 
 Prompt = str | Mapping[int, str]  # one for the whole video, or one from each of these frames on
+TextScales = tuple[tuple[str, float], ...]  # of the LoRAs that a text is encoded with, by their names
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,32 +22,49 @@ class Texts:
     Attributes:
         embeds: (n, t, d), or (n, s, t, d) where a prompt changes along the video.
         states: of each frame, its index among the s; None: the prompts do not change.
+        scales: of each prompt, the LoRAs of each of its states; empty: no LoRA has a scale by frame or person.
     """
 
     embeds: Tensor
     states: tuple[int, ...] | None = None
+    scales: tuple[tuple[TextScales, ...], ...] = ()
 
 
 def encode_along(
-    prompts: Sequence[Prompt], num_frames: int, transition: int, encode: Callable[[list[str]], Tensor]
-) -> Texts:
-    """Encode prompts, each text of them once.
+    prompts: Sequence[Prompt], num_frames: int, transition: int, encode: Callable[[list[str], TextScales], Tensor],
+    scales: Sequence[Sequence[TextScales]] = (),
+) -> Texts:  # fmt: skip
+    """Encode prompts, each text of them once for each of its LoRAs' scales.
 
     Args:
         num_frames: of the video; transition: of them, those between two prompts, see schedule.py.
-        encode: of texts, to states (texts, t, d).
+        encode: of texts, with LoRAs, to states (texts, t, d).
+        scales: of each prompt, the LoRAs of each frame; empty: none has a scale by frame or person.
     """
     texts = [values_of(prompt) for prompt in prompts]
-    embeds = list(encode([text for each in texts for text in each]).split([len(each) for each in texts]))
-    if not any(isinstance(prompt, Mapping) for prompt in prompts):
-        return Texts(torch.cat(embeds))
-    along = list(zip(*(blends(prompt, range(num_frames), transition) for prompt in prompts), strict=True))
-    distinct = {blend: state for state, blend in enumerate(dict.fromkeys(along))}
+    of_frames = scales or [[()] * num_frames] * len(prompts)
     states = [
-        torch.stack([slerp(own[a], own[b], share) for own, (a, b, share) in zip(embeds, blend, strict=True)])
-        for blend in distinct
+        zip(blends(prompt, range(num_frames), transition), own, strict=True)
+        for prompt, own in zip(prompts, of_frames, strict=True)
     ]
-    return Texts(torch.stack(states, dim=1), tuple(distinct[blend] for blend in along))
+    along = list(zip(*states, strict=True))
+    distinct = {state: number for number, state in enumerate(dict.fromkeys(along))}
+    encoded = {
+        own: encode([text for each in texts for text in each], own).split([len(each) for each in texts])
+        for own in dict.fromkeys(own for state in distinct for _, own in state)
+    }
+
+    def embedded(prompt: int, blend: Blend, own: TextScales) -> Tensor:
+        a, b, share = blend
+        return slerp(encoded[own][prompt][a], encoded[own][prompt][b], share)
+
+    embeds = torch.stack(
+        [torch.stack([embedded(i, *each) for i, each in enumerate(state)]) for state in distinct], dim=1
+    )
+    used = tuple(zip(*([own for _, own in state] for state in distinct), strict=True)) if scales else ()
+    if len(distinct) == 1 and not any(isinstance(prompt, Mapping) for prompt in prompts):
+        return Texts(embeds[:, 0], scales=used)
+    return Texts(embeds, tuple(distinct[state] for state in along), used)
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -18,6 +18,7 @@ from typing import get_args
 from followyourpose.common.files import LOCK, locked
 from followyourpose.config import ConfigError, GenerateConfig, Output
 from followyourpose.generation.checks import check_settings, with_prompts
+from followyourpose.pipeline.schedule import values_of
 from followyourpose.web.files import ClientFiles
 from followyourpose.web.jobs import Studio
 from followyourpose.web.page import CSS, theme
@@ -52,8 +53,8 @@ def running_page(
     """Serve the page while entered, and yield its address.
 
     Args:
-        config: the model, how it runs, and the first values of the controls; its prompts are suggestions, and its LoRAs
-            a choice.
+        config: the model, how it runs, and the first values of the controls; its prompts are suggestions, its LoRAs a
+            choice, and its people left out.
         limits: of a client's requests.
         host: address to listen on; 0.0.0.0: all addresses of this machine. At a local one (127.0.0.1, localhost, ::1)
             requests for other host names are refused; requests of other pages' scripts are everywhere.
@@ -63,7 +64,8 @@ def running_page(
     Raises:
         ValueError: Gradio is not installed, or a setting or the model cannot be used. OSError: the port is taken.
     """
-    config = replace(with_prompts(config), outputs=list(get_args(Output)))  # the page shows all of them
+    first = {key: values_of(getattr(config, key))[0] for key in ("guidance_scale", "pose_scale")}
+    config = replace(with_prompts(config), outputs=list(get_args(Output)), people=None, **first)  # all are shown
     check_settings(config)
     with _temporary_folder() as folder:
         jobs, files = folder / "jobs", folder / "files"  # Gradio serves the second alone

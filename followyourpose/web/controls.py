@@ -13,13 +13,14 @@ from followyourpose.data.transforms import ENDS
 from followyourpose.generation.loras import open_loras
 from followyourpose.generation.sampling import SCHEDULERS
 from followyourpose.generation.skeletons import SAMPLE
+from followyourpose.pipeline.schedule import lines_of
 from followyourpose.pipeline.windows import MODES
 from followyourpose.web.requests import SIGNATURES, Limits, configure
 
 if TYPE_CHECKING:
     from gradio.components import Component
 
-SAMPLES = {"dance": None, "left": SAMPLE.with_name("left.json"), "right": SAMPLE.with_name("right.json")}
+SAMPLES = {"dance": None} | {name: SAMPLE.with_name(f"{name}.json") for name in ("left", "right", "two")}
 NO_LORA = "none"
 SEEDS = 2**31  # random seeds are below
 YOUR_OWN, FIND = "Upload your own", "Find its people"
@@ -31,7 +32,7 @@ LABELS = {
     "crop_right": "Crop right, pixels", "crop_top": "Crop top, pixels", "crop_bottom": "Crop bottom, pixels",
     "seed": "Seed", "num_inference_steps": "Denoising steps", "guidance_scale": "Guidance scale",
     "pose_scale": "Pose strength", "scheduler": "Sampler", "long_video_mode": "Long videos", "lora": "LoRA",
-    "lora_weight": "LoRA weight",
+    "lora_weight": "LoRA weight", "people": "Sentence of each person", "transition": "Frames between two prompts",
 }  # fmt: skip
 PRESETS = ("fast", "standard", "released")
 _PRESET = ("num_inference_steps", "guidance_scale", "scheduler")  # keys that a preset sets
@@ -78,12 +79,25 @@ def driving_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Compo
     return controls
 
 
-def prompt_control(config: GenerateConfig) -> dict[str, "Component"]:
-    """Lay out the prompt."""
+def prompt_controls(config: GenerateConfig) -> tuple[dict[str, "Component"], list[str]]:
+    """Lay out the prompt; return it, and the prompts to suggest."""
     import gradio as gr
 
-    first = config.prompt if isinstance(config.prompt, str) else config.prompt[0]
-    return {"prompt": gr.Textbox(first, label=LABELS["prompt"], lines=2, max_lines=4, placeholder="Who is where?")}
+    prompts = [lines_of(prompt) for prompt in (config.prompt if isinstance(config.prompt, list) else [config.prompt])]
+    box = gr.Textbox(prompts[0], label=LABELS["prompt"], lines=2, max_lines=4, placeholder="Who is where?")
+    return {"prompt": box}, prompts
+
+
+def people_control() -> dict[str, "Component"]:
+    """Lay out people's sentences, which are shown where a driving video has several people."""
+    import gradio as gr
+
+    return {
+        "people": gr.Textbox(
+            "", label=LABELS["people"], lines=2, max_lines=8, visible=False, elem_classes="people",
+            placeholder="0: a robot on the moon", info="a line each, behind the number; the prompt is the scene's",
+        )
+    }  # fmt: skip
 
 
 def sampling_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Component"]:
@@ -102,6 +116,10 @@ def sampling_controls(config: GenerateConfig, limits: Limits) -> dict[str, "Comp
         "long_video_mode": gr.Dropdown(
             list(MODES), value=config.long_video.mode, label=LABELS["long_video_mode"],
             info="joins the windows of videos longer than one",
+        ),
+        "transition": gr.Slider(
+            0, 16, min(config.transition, 16), step=1, precision=0, label=LABELS["transition"],
+            info="a prompt may be several, a line each from its frame on: 0: a panda in the snow, 8: a panda at sea",
         ),
         "lora": gr.Dropdown([NO_LORA, *loras_of(config)], value=NO_LORA, label=LABELS["lora"]),
         "lora_weight": gr.Slider(0, 2, 1, step=0.05, label=LABELS["lora_weight"]),

@@ -11,33 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 from followyourpose.config import GenerateConfig
 from followyourpose.generation.outputs import FORMS
+from followyourpose.generation.people import texts_of, title
 from followyourpose.generation.skeletons import SAMPLE, RawVideoError
 from followyourpose.web import markup
 from followyourpose.web.clients import Clients, Event
-from followyourpose.web.controls import SAMPLES, SEEDS, YOUR_OWN, driving_video, in_labels
+from followyourpose.web.controls import LABELS, SAMPLES, SEEDS, YOUR_OWN, driving_video, in_labels
 from followyourpose.web.jobs import OVER, Cancelled, Report
 from followyourpose.web.requests import check_upload, public, recipe
 
 if TYPE_CHECKING:
     import gradio
 
+ASSETS = "followyourpose/assets"  # of the samples, as the command line finds them
 
 # ---- before a job ----------------------------------------------------------------------------------------------------
 
 
 def preview(clients: Clients, names: Sequence[str]) -> Event:
-    """Event: the driving frames as HTML, and whether the search for people is offered."""
+    """Event: the driving frames as HTML, and whether the search for people, and sentences of theirs, are offered."""
     import gradio as gr
 
-    def event(request: gr.Request, *values: Any) -> tuple[str, Any]:
+    def event(request: gr.Request, *values: Any) -> tuple[str, Any, Any]:
+        given, raw, crowds = dict(zip(names, values, strict=True)), False, []
         try:
-            given = dict(zip(names, values, strict=True))
             clients.check_files(request, given["upload"])
-            return markup.frames(*clients.studio.preview(clients.config(given))), gr.update(visible=False)
+            *frames, crowds = clients.studio.preview(clients.config(given))
+            shown = markup.frames(*frames) + markup.crowds(crowds)
         except RawVideoError:
-            return markup.plain("This is a video of people, and the model follows skeletons."), gr.update(visible=True)
+            shown, raw = markup.plain("This is a video of people, and the model follows skeletons."), True
         except ValueError as error:
-            return markup.problem(in_labels(public(str(error)))), gr.update(visible=False)
+            shown = markup.problem(in_labels(public(str(error))))
+        return shown, gr.update(visible=raw), gr.update(visible=bool(crowds or given["people"]))
 
     return event
 
@@ -52,10 +56,10 @@ def describe(clients: Clients, names: Sequence[str]) -> Event:
             config = clients.config(given)
         except ValueError as error:
             message = in_labels(public(str(error)))
-            at_prompt = message.startswith("Prompt")
+            at_prompt = message.startswith(("Prompt", LABELS["people"]))
             note, cost = (markup.problem(message), gr.skip()) if at_prompt else (gr.skip(), markup.problem(message))
             return [note, cost, gr.skip(), gr.skip()]
-        reading = markup.read(*clients.studio.read(config.prompt, given["lora"]))
+        reading = markup.read(*clients.studio.read(texts_of(config), given["lora"]))
         return [
             reading,
             markup.cost(config, clients.studio.estimate(config)),
@@ -93,10 +97,10 @@ def uploaded(path: str | None) -> dict[str, Any]:
     return gr.update(value=path, label=Path(path).name if path else YOUR_OWN)
 
 
-def taken(chosen: str | None) -> tuple[Any, str | None, str]:
-    """Event: values of upload, sample and content, for a sample that was picked or a file that was given."""
+def taken(chosen: str | None) -> tuple[Any, str | None, str, str]:
+    """Event: values of upload, sample, content and people, for a sample that was picked or a file that was given."""
     sample = chosen if chosen in SAMPLES else None
-    return uploaded(None if sample else chosen), sample, "skeleton"
+    return uploaded(None if sample else chosen), sample, "skeleton", ""
 
 
 # ---- generation ------------------------------------------------------------------------------------------------------
@@ -111,7 +115,7 @@ def generate(clients: Clients) -> Event:
         fit: str, crop_left: int, crop_right: int, crop_top: int, crop_bottom: int, pose_source: str,
         skeleton_size: str, seed: int, random_seed: bool, num_inference_steps: int, guidance_scale: float,
         pose_scale: float, scheduler: str, negative_prompt: str, long_video_mode: str, lora: str, lora_weight: float,
-        upload: str | None = None, request: gr.Request = None,
+        people: str, transition: int, upload: str | None = None, request: gr.Request = None,
     ) -> Iterator[list[Any]]:  # fmt: skip
         values = {name: value for name, value in locals().items() if name not in ("request", "clients", "gr")}
         if random_seed:
@@ -126,9 +130,10 @@ def generate(clients: Clients) -> Event:
                         yield [*[gr.skip()] * 8, markup.progress(report, "Step"), None]
                     else:
                         clients.count(request, report)
-                        name = Path(upload).name if upload else config.skeleton
-                        made = f"{config.prompt}, seed {config.seed}, in {markup.duration(time.monotonic() - start)}"
-                        yield [*_results(report, config, name), markup.plain(made), values]
+                        name = Path(upload).name if upload else config.skeleton and f"{ASSETS}/{sample}.json"
+                        made = f"{title(config.prompt)}, seed {config.seed}"
+                        status = markup.plain(f"{made}, in {markup.duration(time.monotonic() - start)}")
+                        yield [*_results(report, config, name), status, values | {"name": made}]
             except Cancelled:
                 yield [*[gr.skip()] * 8, markup.plain("Cancelled."), None]
 
@@ -151,7 +156,7 @@ def remember(made: list[dict[str, Any]], used: dict[str, Any] | None, *shown: st
 
     if used is None:  # cancelled
         return made, gr.skip(), gr.skip(), gr.update(visible=bool(made))
-    made = [*made, {"name": f"{used['prompt']}, seed {used['seed']}", "used": used, "shown": shown}]
+    made = [*made, {"name": used["name"], "used": used, "shown": shown}]
     others = [("nothing", -1), *((f"{number}: {each['name']}", number - 1) for number, each in enumerate(made, 1))]
     cards = markup.cards([(each["name"], each["shown"][1]) for each in made])
     return made, cards, gr.update(choices=others), gr.update(visible=True)

@@ -46,7 +46,7 @@ def _extracted(clients: Clients, video: Path, folder: Path) -> list[Any]:
 
     clip = read_keypoints(folder / "keypoints.json")
     counts = Counter(number for ids in clip.ids or [] for number in ids)
-    choices = [(f"{number + 1}: in {counted(count, 'frame')}", number) for number, count in sorted(counts.items())]
+    choices = [(f"{number}: in {counted(count, 'frame')}", number) for number, count in sorted(counts.items())]
     several = len(counts) > 1
     skeleton, overlay, keypoints = (str(folder / name) for name in ("skeleton.mp4", "overlay.mp4", "keypoints.json"))
     found = f"{len(counts)} {'person' if len(counts) == 1 else 'people'} found in {counted(len(clip.frames), 'frame')}."
@@ -59,9 +59,9 @@ def _extracted(clients: Clients, video: Path, folder: Path) -> list[Any]:
 
 
 def _fullest(video: Path, clip: ClipKeypoints) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """Return the frame with the most people, (H, W, 3) uint8, its people, (17, 3) each, and their numbers from 1."""
+    """Return the frame with the most people, (H, W, 3) uint8, its people, (17, 3) each, and their track ids."""
     index = max(range(len(clip.frames)), key=lambda i: len(clip.frames[i]))
-    return read_frames(video, [index])[0], clip.frames[index], [number + 1 for number in (clip.ids or [])[index]]
+    return read_frames(video, [index])[0], clip.frames[index], (clip.ids or [])[index]
 
 
 def _confidence(clip: ClipKeypoints) -> np.ndarray:

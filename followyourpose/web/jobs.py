@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,17 +21,17 @@ import numpy as np
 from followyourpose.common.files import slug
 from followyourpose.common.pictures import contact_sheet, evenly, to_uint8
 from followyourpose.config import GenerateConfig
-from followyourpose.data.transforms import cover
-from followyourpose.data.video_io import read_frames, stream_frames, write_video
-from followyourpose.generation.extract_pose import FPS, draw_people, extract_pose, find_people
+from followyourpose.data.video_io import read_frames, write_video
+from followyourpose.generation.extract_pose import draw_people, extract_pose
 from followyourpose.generation.generate import generate, load_pipeline
 from followyourpose.generation.outputs import FORMS
+from followyourpose.generation.people import title
 from followyourpose.generation.sampling import scheduler
-from followyourpose.generation.skeletons import SkeletonInput, check_drawn, cut_off, open_skeleton
 from followyourpose.pipeline.words import ReadPrompt, read_prompt
-from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
+from followyourpose.pose.keypoints_file import read_keypoints, write_keypoints
 from followyourpose.pose.render import overlay
 from followyourpose.web.controls import loras_of
+from followyourpose.web.preview import Previews
 from followyourpose.web.requests import Limits, without_folder
 
 if TYPE_CHECKING:
@@ -40,12 +40,10 @@ if TYPE_CHECKING:
     from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 
 OVER = "-skeleton-over.mp4"  # ending of the video under its skeleton, beside `FORMS`
-PICTURE_SIDE = 128  # pixels of a frame in the preview
 PICTURE_FRAMES = 4  # frames in the live preview
 PICTURE_SHARE = 0.1  # fraction of the time that the live preview may take
 LAST_STEP = 30  # seconds that a cancelled job may take to end
 TRIAL_FRAMES, TRIAL_STEPS = 4, 2  # of the short job that measures the speed
-FOUND = 8  # raw videos whose people are remembered
 
 
 class Cancelled(Exception):
@@ -79,16 +77,16 @@ class Studio:
 
     def __init__(self, config: GenerateConfig, limits: Limits, folder: Path) -> None:
         self.config, self.limits, self.folder = config, limits, folder
-        self._turn, self._finding = threading.Lock(), threading.Lock()
+        self._turn = threading.Lock()
         self._running: dict[threading.Event, str] = {}  # event that cancels a job -> its owner
         self._pipe: FollowYourPosePipeline | None = None
         self._lora: Any = None  # merged into the weights
         self._pace: float | None = None  # seconds of a frame at a step, without guidance
-        self._found: dict[tuple[str, range], ClipKeypoints] = {}
         pipe = self._loaded(replace(config, lora=None))
         self._tokenizer = pipe.tokenizer
         size = (pipe.unet.config.sample_size or 64) * pipe.vae_scale_factor
         self.height, self.width = config.height or size, config.width or size
+        self.preview = Previews(self.height, self.width).of
 
     def measure(self) -> None:
         """Learn the speed by a short job, for `estimate`; every later job corrects it."""
@@ -104,36 +102,16 @@ class Studio:
         """Return the seconds that a job will take once it has its turn; None: unknown as yet."""
         return None if self._pace is None else self._pace * _work_of(config)
 
-    def read(self, prompt: str, lora: str) -> tuple[ReadPrompt, dict[str, str]]:
-        """Return how a prompt is read with a LoRA by this name, and words of it that another LoRA would add: word ->
-        name. The words that a LoRA teaches are those of its name."""
+    def read(self, texts: Sequence[str], lora: str) -> tuple[ReadPrompt, dict[str, str]]:
+        """Return how the longest of a job's texts is read with a LoRA by this name, with the unknown words of all, and
+        words that another LoRA would add: word -> name. The words that a LoRA teaches are those of its name."""
         taught = {name: set(re.findall("[a-z]+", name.lower())) for name in loras_of(self.config)}
-        reading = read_prompt(self._tokenizer, prompt, taught.get(lora, ()))
+        readings = [read_prompt(self._tokenizer, text, taught.get(lora, ())) for text in texts]
+        unknown = list(dict.fromkeys(word for each in readings for word in each.unknown))
+        reading = replace(max(readings, key=lambda each: each.tokens), unknown=unknown)
         return reading, {
             word: name for word in reading.unknown for name, words in taught.items() if word.lower() in words
         }
-
-    def preview(self, config: GenerateConfig) -> tuple[np.ndarray, list[int], float]:
-        """Return the driving frames, small, on one picture (H, W, 3) uint8 RGB, their numbers in the source, and the
-        share of the skeleton that they cut off.
-
-        Of a raw video the frames have the skeletons of their people over them.
-
-        Raises:
-            ValueError: as `open_skeleton`, `check_drawn` and `extract_pose`; the message has no folder.
-        """
-        with without_folder(config.skeleton):
-            source = open_skeleton(config)
-            check_drawn(source)
-            frames = to_uint8(source.frames(self.height, self.width))
-            if config.pose.source == "raw":
-                source = source.found(self._people(source))
-                skeletons = to_uint8(source.frames(self.height, self.width))
-                frames = np.stack([overlay(*pair) for pair in zip(frames, skeletons, strict=True)])
-        scale = min(1, PICTURE_SIDE / max(self.height, self.width))
-        small = max(1, round(self.height * scale)), max(1, round(self.width * scale))
-        picture = contact_sheet(cover(frames.shape[1:3], small).of_frames(frames), len(frames))
-        return picture, source.indices, cut_off(source, self.height, self.width)
 
     def generate(self, owner: str, config: GenerateConfig) -> Iterator[Report | Path]:
         """Yield reports and, last, the folder that `generate` wrote, which is removed when the iterator is closed.
@@ -238,17 +216,6 @@ class Studio:
             if isinstance(latest, Path):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _people(self, source: SkeletonInput) -> ClipKeypoints:
-        """Return the people in the used frames of a raw video; of the latest videos they are remembered."""
-        key = (str(source.path), source.span)
-        with self._finding:
-            if key not in self._found:
-                chunks = stream_frames(source.path, source.span)
-                self._found[key] = find_people(chunks, self.config.pose, source.size, FPS, lambda count: None)
-                if len(self._found) > FOUND:
-                    self._found.pop(next(iter(self._found)))
-            return self._found[key]
-
     @contextmanager
     def _timed(self, config: GenerateConfig) -> Iterator[None]:
         start = time.monotonic()
@@ -275,7 +242,7 @@ def _work_of(config: GenerateConfig) -> int:
 
 def _rename(folder: Path, config: GenerateConfig) -> None:
     """Name the files of a result after prompt and seed, and write the video under its skeleton beside them."""
-    name = f"{slug(config.prompt)}-{config.seed}"
+    name = f"{slug(title(config.prompt))}-{config.seed}"
     (pair,) = folder.glob(f"*{FORMS[-1]}")
     old = pair.name.removesuffix(FORMS[-1])
     for form in FORMS:

@@ -10,14 +10,14 @@ from html import escape
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from followyourpose.common.checks import counted
 from followyourpose.config import GenerateConfig
 from followyourpose.pipeline.words import ReadPrompt
-from followyourpose.pose.render import overlay, render_skeleton
-from followyourpose.pose.skeleton import SEEN
+from followyourpose.pose.render import numbered, overlay, render_skeleton
 from followyourpose.web.jobs import Report
+from followyourpose.web.preview import Box, Crowd
 
 TOLD = 0.02  # least share cut off that is worth a line
 BARS = 200  # of the strip of confidence, at most
@@ -58,6 +58,31 @@ def frames(picture: np.ndarray, numbers: Sequence[int], cut: float) -> str:
     text = f"{counted(len(numbers), 'frame')} of the driving video: {', '.join(map(str, numbers))}"
     shape = f"{cut:.0%} of the skeleton is cut off; black around it, under Frames, keeps all. " if cut >= TOLD else ""
     return f'<figure class="frames">{_image(picture, text)}<figcaption>{shape}{text}</figcaption></figure>'
+
+
+def crowds(shown: Sequence[Crowd]) -> str:
+    """Return frames of several people, each a button: the smaller in front of the larger."""
+    if not shown:
+        return ""
+    figures = []
+    for number, picture, boxes in shown:
+        behind = sorted(boxes, key=lambda track: _area(boxes[track]), reverse=True)
+        buttons = "".join(
+            f'<button type="button" data-person="{track}" aria-label="Write the sentence of person {track}"'
+            f' title="Person {track}" style="left:{left:.1%};top:{top:.1%};width:{right - left:.1%};'
+            f'height:{bottom - top:.1%};z-index:{behind.index(track)}"></button>'
+            for track, (left, top, right, bottom) in sorted(boxes.items())
+        )
+        text = f"Frame {number}, with the numbers of its people"
+        figures.append(f'<div class="crowd">{_image(picture, text)}{buttons}</div>')
+    return (
+        f"<figure>{''.join(figures)}<figcaption>Click a person to write that person’s sentence.</figcaption></figure>"
+    )
+
+
+def _area(box: Box) -> float:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
 
 
 def progress(report: Report, unit: str) -> str:
@@ -124,13 +149,9 @@ def confidence(values: np.ndarray) -> str:
 
 
 def who(frame: np.ndarray, people: Sequence[np.ndarray], numbers: Sequence[int]) -> str:
-    """Return a frame (H, W, 3) with its people, (17, 3) each, and a number at each of them."""
-    height, width = frame.shape[:2]
-    picture = Image.fromarray(overlay(frame, render_skeleton(people, height, width)))
-    draw, size = ImageDraw.Draw(picture), max(12, height // 12)
-    for person, number in zip(people, numbers, strict=True):
-        x, y = person[person[:, 2] >= SEEN, :2].mean(0)
-        draw.text((x, y), str(number), "white", ImageFont.load_default(size), "mm", stroke_width=3, stroke_fill="black")
+    """Return a frame (H, W, 3) with its people, (17, 3) each, and their numbers."""
+    drawn = overlay(frame, render_skeleton(people, *frame.shape[:2]))
+    picture = Image.fromarray(numbered(drawn, people, numbers))
     picture.thumbnail((PICTURE, PICTURE))
     return f"<figure>{_image(np.asarray(picture), 'The people, with their numbers')}</figure>"
 

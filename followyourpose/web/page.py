@@ -10,7 +10,8 @@ from followyourpose.web.controls import (
     PRESETS,
     driving_choice,
     driving_controls,
-    prompt_control,
+    people_control,
+    prompt_controls,
     sampling_controls,
 )
 from followyourpose.web.requests import SIGNATURES, Limits
@@ -24,6 +25,17 @@ FORMS = {"off": 0, "beside": 3, "over": 4}  # of the skeleton -> place of that v
 CARDS = """element.addEventListener('click', click => {
   const button = click.target.closest('button');
   if (button) trigger({look: 'look', again: 'again'}[button.dataset.event], {index: button.dataset.index});
+})"""
+BEGIN_SENTENCE = """element.addEventListener('click', click => {
+  const number = click.target.closest('button')?.dataset.person, box = document.querySelector('.people textarea');
+  if (number === undefined || !box) return;
+  const lines = box.value.split('\\n').filter(line => line.trim());
+  let place = lines.findIndex(line => line.trim().startsWith(number + ':'));
+  if (place < 0) place = lines.push(number + ': ') - 1;
+  box.value = lines.join('\\n');
+  box.dispatchEvent(new Event('input', {bubbles: true}));
+  box.focus();
+  box.selectionStart = box.selectionEnd = lines.slice(0, place + 1).join('\\n').length;
 })"""
 CSS = """
 footer {display: none}
@@ -44,7 +56,13 @@ h1 small {font-size: var(--text-md); font-weight: normal; margin-left: .5rem}
 .suggestions button {flex: none}
 .suggestions button .gallery {overflow: visible; white-space: nowrap !important}
 .choice {align-items: center}
+.choice .wrap {gap: .25rem}
+.choice label {padding: .3rem}
 .choice button {display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
+.crowd {display: inline-block; margin-top: .5rem; position: relative}
+.crowd img {max-height: 18rem; max-width: 100%}
+.crowd button {background: none; border: 2px dashed transparent; min-height: 24px; min-width: 24px; position: absolute}
+.crowd button:hover {border-color: white}
 .frames img, .cards img, .confidence svg {width: 100%}
 .confidence svg {fill: var(--primary-500); height: 3rem}
 .empty-place {align-content: center; border: 1px dashed var(--border-color-primary); min-height: min(26rem, 50vh);
@@ -146,15 +164,15 @@ def generate_tab(config: GenerateConfig, limits: Limits) -> GenerateTab:
 
     with gr.Row():
         with gr.Column(min_width=320, scale=2):
-            controls, note = prompt_control(config), gr.HTML(label="Tokens")
-            prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
+            (controls, prompts), note = prompt_controls(config), gr.HTML(label="Tokens")
             with gr.Column(elem_classes="suggestions"):
                 gr.Examples(
                     [[text] for text in prompts], controls["prompt"], examples_per_page=len(prompts),
                     api_visibility="private",
                 )  # fmt: skip
             controls |= driving_choice()
-            frames, find = gr.HTML(label="Frames"), gr.Button(FIND, visible=False)
+            frames, find = gr.HTML(label="Frames", js_on_load=BEGIN_SENTENCE), gr.Button(FIND, visible=False)
+            controls |= people_control()
             quality = gr.Radio(list(PRESETS), value="standard", label="Quality")
             buttons, cost = _start_and_cancel("Generate"), gr.HTML(label="Time")
             with gr.Accordion("Frames", open=False) as driving_fold:

@@ -15,6 +15,7 @@ from followyourpose.common.checks import check_at_least
 from followyourpose.config import REPOSITORY, ConfigError, GenerateConfig, build_config, written
 from followyourpose.data.video_io import probe, stream_frames
 from followyourpose.data.video_readers import VideoInfo
+from followyourpose.pipeline.schedule import along, texts_by_number
 from followyourpose.pose.formats import read_any
 from followyourpose.pose.formats.read import FPS
 
@@ -61,12 +62,13 @@ def configure(base: GenerateConfig, limits: Limits, **settings: Any) -> Generate
     """Return `base` with the settings of a client. An upload among them is not checked here.
 
     Args:
-        settings: keys of a config; nested ones with `_` in place of the dot (crop_left).
+        settings: keys of a config; nested ones with `_` in place of the dot (crop_left). The prompt may be lines by
+            frame, and people are lines by track id.
 
     Raises:
         ValueError: a setting has the wrong type, is out of range, or is beyond the limits.
     """
-    for key in ("prompt", "negative_prompt"):
+    for key in ("prompt", "negative_prompt", "people"):
         text, most = str(settings.get(key, "")), limits.prompt_characters
         if len(text) > most:
             raise ConfigError(f"{key}: got {len(text)} characters, expected at most {most}")
@@ -75,6 +77,10 @@ def configure(base: GenerateConfig, limits: Limits, **settings: Any) -> Generate
     for key in ("num_frames", "num_inference_steps"):
         if isinstance(value := settings.get(key), int):
             check_at_least(key, value, 1, getattr(limits, key))
+    if isinstance(prompt := settings.get("prompt"), str):
+        settings["prompt"] = along("prompt", prompt)
+    sentences = texts_by_number("people", settings.get("people") or "")
+    settings["people"] = {track: text for track, text in sentences.items() if text} or None
     values = asdict(base) | {"num_videos_per_prompt": 1}
     for key, value in settings.items():
         if key in values:

@@ -87,7 +87,7 @@ def _connect_generation(page: "gradio.Blocks", tab: GenerateTab, clients: Client
     names, values = list(controls), list(controls.values())
     within = [driving[name] for name in ("temporal_offset", "crop_left", "crop_right", "crop_top", "crop_bottom")]
     frames = {
-        "fn": events.preview(clients, names), "inputs": values, "outputs": [tab.frames, tab.find],
+        "fn": events.preview(clients, names), "inputs": values, "outputs": [tab.frames, tab.find, controls["people"]],
         "show_progress": "minimal", "show_progress_on": tab.frames, **BESIDE_JOBS,
     }  # fmt: skip
     ends = {
@@ -103,7 +103,8 @@ def _connect_generation(page: "gradio.Blocks", tab: GenerateTab, clients: Client
     gr.on([page.load, *(control.change for name, control in controls.items() if name != "upload")], **texts)
 
     def take(event: Any, file: "Component | None") -> None:
-        taken = event(events.taken, file, [controls["upload"], controls["sample"], driving["pose_source"]], **AT_ONCE)
+        outputs = [controls[name] for name in ("upload", "sample", "pose_source", "people")]
+        taken = event(events.taken, file, outputs, **AT_ONCE)
         taken.then(**ends).then(**frames)  # one after the other: values beyond the new ends would be refused
 
     take(controls["upload"].upload, controls["upload"])
