@@ -25,7 +25,6 @@ from data_prep.scale import run
 from data_prep.units import is_done, new_files, remove_orphans, write_marker
 from followyourpose.common.checks import check_at_least
 from followyourpose.common.files import atomic_write, read_json
-from followyourpose.config import locate
 from followyourpose.data.image_folder import MANIFESTS
 from followyourpose.data.images import WHITE
 from followyourpose.data.labels import Dropped
@@ -43,23 +42,16 @@ Unit = tuple[str, ...]  # names of files that still need captions, at most `UNIT
 
 @dataclass(frozen=True)
 class Captioning:
-    """Job that captions files of the folder `source` into the folder `parts`.
-
-    Attributes:
-        frames: so many of each clip, the middles of equal parts; every: or else each so-many-eth from the first;
-            0: not used.
-        batch: frames that the model gets at a time.
-        most: tokens of a caption.
-    """
+    """Job that captions files of the folder `source` into the folder `parts`."""
 
     source: Path
     parts: Path
     model: str
     prompt: str = ""
-    frames: int = 1
-    every: int = 0
-    batch: int = 16
-    most: int = 40
+    frames: int = 1  # so many of each clip, the middles of equal parts
+    every: int = 0  # or else each so-many-eth from the first; 0: not used
+    batch: int = 16  # frames that the model gets at a time
+    most: int = 40  # tokens of a caption
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -156,7 +148,7 @@ def find_files(source: Path, out: Path) -> dict[str, dict[str, Any]]:
     """
     rows, manifest = {}, source / MANIFESTS[0]
     if manifest.is_file():
-        for where, row in json_rows(manifest, "an object with video or image", Dropped()):
+        for where, row in json_rows(manifest, Dropped()):
             name = (row.get("video") or row.get("image")) if isinstance(row, dict) else None
             if not isinstance(name, str):
                 raise ValueError(f"{where}: expected an object with video or image")
@@ -244,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         0 if every else options.frames, every, options.batch, options.most,
     )  # fmt: skip
     rows = find_files(job.source, options.out)
-    resolve(job.model, "--model", locate)
+    resolve(job.model, "--model")
     remove_orphans(job.parts)
     run(job, _units(list(rows), job), **runner_of(options))
     if is_last(options, options.out):

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KINDS
 
 from followyourpose.common.device import torch_device
-from followyourpose.config import locate
 from followyourpose.hub.resolve import resolve
 
 QUESTION = "Describe this picture in one sentence."  # to a model that chats, where no prompt is given
@@ -30,7 +29,7 @@ class Captioner:
     """
 
     def __init__(self, model: str, prompt: str = "", most: int = 40) -> None:
-        folder = resolve(model, "--model", locate)
+        folder = resolve(model, "--model")
         self.device = torch_device(None)
         precision = torch.float32 if self.device == "cpu" else "auto"  # processors are slow at halves
         try:

@@ -22,17 +22,11 @@ _FRAME = re.compile(r"pts_time:(\S+)\s+lavfi\.scd\.mafd=(\S+)\s+lavfi\.scd\.scor
 
 @dataclass(frozen=True)
 class Look:
-    """Measurements of a video's frames.
+    """Measurements of a video's frames."""
 
-    Attributes:
-        times: (n,) seconds since the video's start.
-        change: (n,) mean difference of luma from the frame before, in per cent of white.
-        jump: (n,) scene score, in per cent: high where a scene begins, low in fast motion.
-    """
-
-    times: np.ndarray
-    change: np.ndarray
-    jump: np.ndarray
+    times: np.ndarray  # (n,) seconds since the video's start
+    change: np.ndarray  # (n,) mean difference of luma from the frame before, in per cent of white
+    jump: np.ndarray  # (n,) scene score, in per cent: high where a scene begins, low in fast motion
 
     def frames(self, start: float, end: float) -> tuple[int, int]:
         """Return the span of the frames shown from `start` on and before `end`, in seconds."""

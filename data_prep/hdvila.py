@@ -26,29 +26,22 @@ from data_prep.command import add_runner, is_last, parser, runner_of, start
 from data_prep.ffmpeg import Look, cut, look
 from data_prep.scale import run
 from data_prep.units import is_done, new_files, remove_orphans, write_marker
-from followyourpose.common.checks import check_at_least
+from followyourpose.common.checks import check_at_least, is_text
 from followyourpose.common.files import read_json
 from followyourpose.data.hdvila import clip_place
-from followyourpose.data.labels import Dropped, is_text
+from followyourpose.data.labels import Dropped
 from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.data.video_readers import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits of the clips that are kept.
+    """Limits of the clips that are kept."""
 
-    Attributes:
-        min_frames: fewest frames; stage 2 takes 8, up to 4 apart.
-        max_jump: scene score, in per cent, from which a new scene begins; a clip keeps its longest scene.
-        min_motion: least mean change of luma from frame to frame, in per cent.
-        short_side: largest smaller side, in pixels.
-    """
-
-    min_frames: int = 32
-    max_jump: float = 8.0
-    min_motion: float = 0.1
-    short_side: int = 512
+    min_frames: int = 32  # fewest frames; stage 2 takes 8, up to 4 apart
+    max_jump: float = 8.0  # scene score, in per cent, from which a new scene begins; a clip keeps its longest scene
+    min_motion: float = 0.1  # least mean change of luma from frame to frame, in per cent
+    short_side: int = 512  # largest smaller side, in pixels
 
     def check(self) -> None:
         """Raise a ValueError with the name of the flag where a number is out of range."""

@@ -23,10 +23,10 @@ from data_prep.command import add_runner, parser, runner_of, start
 from data_prep.scale import run
 from data_prep.selection import Selection, largest_area
 from data_prep.units import is_done, new_files, remove_orphans, write_marker
-from followyourpose.common.checks import check_choice, check_installed
+from followyourpose.common.checks import check_choice, check_installed, is_text
 from followyourpose.common.files import parse_json, read_json
 from followyourpose.data.image_pose import Samples, read_image, scan_shard
-from followyourpose.data.labels import SEEN, as_text, is_text, only_inside
+from followyourpose.data.labels import SEEN, as_text, only_inside
 from followyourpose.data.prepared import STATS, add_up, summary
 from followyourpose.pose.estimate import WEIGHTS, PoseEstimator, check_estimator, open_estimator
 from followyourpose.pose.skeleton import JOINTS

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,14 +126,10 @@ class _Actor:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    @cached_property
-    def work(self) -> Callable[[Any], None]:
-        return self.job.open()
-
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         try:
             for unit in batch["unit"]:
-                self.work(pickle.loads(unit))
+                _do(self.job, pickle.loads(unit))
         except (ValueError, OSError) as error:
             return {"error": [str(error)]}
         return {"error": [""]}

@@ -12,19 +12,13 @@ from followyourpose.data.labels import SEEN, Rules
 
 @dataclass(frozen=True)
 class Selection:
-    """Limits of the images that are kept; people with at least one seen joint count.
+    """Limits of the images that are kept; people with at least one seen joint count."""
 
-    Attributes:
-        min_keypoints: one person must have more than this share of its joints seen (the paper: 0.5).
-        people: fewest and most.
-        area: smallest and largest share of the image for the box around the largest person's joints.
-        min_size: least smaller side, in pixels.
-    """
-
-    min_keypoints: float = 0.5
-    people: tuple[int, int] = (1, 8)
+    min_keypoints: float = 0.5  # one person must have more than this share of its joints seen (the paper: 0.5)
+    people: tuple[int, int] = (1, 8)  # fewest and most
+    # smallest and largest share of the image for the box around the largest person's joints
     area: tuple[float, float] = (0.02, 1.0)
-    min_size: int = 0
+    min_size: int = 0  # least smaller side, in pixels
 
     def check(self) -> None:
         """Raise a ValueError with the name of the flag where a number is out of range."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from followyourpose.common.files import read_json
 
 
@@ -78,21 +80,9 @@ def remove_orphans(out: Path) -> None:
     """Remove the folders that killed processes of this machine left in `out`; those of other machines may be alive."""
     for folder in out.glob(".*.partial"):
         pid = folder.name.split(".")[-2]
-        if folder.name.endswith(_owner(pid)) and pid.isdecimal() and not _is_alive(int(pid)):
+        if folder.name.endswith(_owner(pid)) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _owner(pid: int | str) -> str:
     return f".{platform.node()}.{pid}.partial"
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # a signal of 0 would end the process there
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-__all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet", "skeleton_tensor"]
+__all__ = ["FollowYourPosePipeline", "PoseEncoder", "VideoUNet", "prepare_process", "skeleton_tensor"]
 
 _HOMES = {
     "FollowYourPosePipeline": "followyourpose.pipeline.pipeline",
     "PoseEncoder": "followyourpose.models.pose_encoder",
     "VideoUNet": "followyourpose.models.unet",
+    "prepare_process": "followyourpose.common.device",
     "skeleton_tensor": "followyourpose.pipeline.skeletons",
 }
 
@@ -18,6 +19,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    from followyourpose.common.device import hide_torchvision_hints
+
+    hide_torchvision_hints()
     return getattr(import_module(_HOMES[name]), name)
 
 

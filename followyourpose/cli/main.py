@@ -8,11 +8,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from followyourpose.cli import runs, tools
 from followyourpose.cli.parser import Parser, adder
-from followyourpose.common.device import prepare_threads, torchvision_mismatch
+from followyourpose.common.device import installed_version, prepare_process, torchvision_mismatch
 
 EXPECTED_ERRORS = (ValueError, OSError)  # raised by bad input; anything else is a bug and keeps its traceback
 
@@ -20,7 +19,10 @@ EXPECTED_ERRORS = (ValueError, OSError)  # raised by bad input; anything else is
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; `arguments` None takes those of the process. Return the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision, which nothing here uses
-    prepare_threads()
+    prepare_process()
+    if not sys.stderr.isatty():
+        for setting in ("DELAY", "MININTERVAL"):  # in a log a bar is noise, but of a long stage a state a minute
+            os.environ.setdefault(f"TQDM_{setting}", "60")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is printed as \\xe9
             stream.reconfigure(errors="backslashreplace")
@@ -52,10 +54,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, left = parser.parse_known_args(arguments)
     if wrong := [text for text in left if text.startswith("-") or not hasattr(options, "arguments")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+        setting = _as_setting(wrong[0], arguments) if hasattr(options, "arguments") else ""
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}{setting}")
     if left:
         options.arguments += left
     return options
+
+
+def _as_setting(flag: str, arguments: Sequence[str] | None) -> str:
+    """Return the hint at the setting that a flag such as `--prompt TEXT` was meant for."""
+    given = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    key, equals, value = flag.lstrip("-").partition("=")
+    value = value if equals else given[given.index(flag) + 1]
+    return f'; settings are written without dashes: {key.replace("-", "_")}="{value}"'
 
 
 def _one_line(error: BaseException) -> str:
@@ -71,16 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "`followyourpose VERB --help` is the manual of a verb: every key, its default and its unit.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"followyourpose {_version()}")
+    version = installed_version("followyourpose") or "(not installed)"
+    parser.add_argument("--version", action="version", version=f"followyourpose {version}")
     parser.set_defaults(debug=False)
     add = adder(parser)
     for verb in (*runs.VERBS, *tools.VERBS):
         verb(add)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("followyourpose")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -83,22 +83,25 @@ def _add_puppets(add: Add) -> None:
         "followyourpose puppets data/puppets --images 20000 --clips 2000",
         "followyourpose puppets data/held-out --images 0 --clips 64 --seed 1 --split held-out",
         "followyourpose puppets data/puppet-blueprint --images 6000 --seed 2 --style blueprint",
-        "followyourpose puppets data/puppet-bench-1 --benchmark puppet-bench-1 --clips 64",
+        "followyourpose puppets data/puppet-bench-2 --benchmark puppet-bench-2 --clips 64",
     )  # fmt: skip
     verb.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     numbers = (
         ("--images", 0, "number of images"), ("--clips", 0, "number of clips"), ("--seed", 0, "of the scenes"),
-        ("--size", 64, "height and width in pixels"), ("--clip-frames", 24, "frames per clip"),
+        ("--clip-frames", 24, "frames per clip"),
     )  # fmt: skip
     for flag, default, help in numbers:
         verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{help} (default: {default})")
+    verb.add_argument(
+        "--size", type=int, metavar="N", help="height and width in pixels (default: 128, or a benchmark's)"
+    )
     verb.add_argument(
         "--split", default="training", choices=("training", "held-out", "all"),
         help="pairs of a character and a place, and motions: training's, the held-out ones, or all",
     )  # fmt: skip
     verb.add_argument("--style", metavar="NAME", help="draw all in a style, and name it in captions: blueprint")
     what = "write a benchmark's prompts, skeletons, seeds and real frames instead, for any system and for evaluate's"
-    verb.add_argument("--benchmark", metavar="NAME", help=f"{what} `videos`: puppet-bench-1, or its first --clips")
+    verb.add_argument("--benchmark", metavar="NAME", help=f"{what} `videos`: puppet-bench-2, or its first --clips")
 
 
 def _add_convert_weights(add: Add) -> None:
@@ -175,10 +178,7 @@ def _add_inspect(add: Add) -> None:
 
 
 def _add_comfyui(add: Add) -> None:
-    examples = (
-        "followyourpose comfyui install ComfyUI",
-        "followyourpose comfyui install ComfyUI/custom_nodes",
-    )
+    examples = ("followyourpose comfyui install ComfyUI", "followyourpose comfyui install ComfyUI/custom_nodes")
     comfyui = add("comfyui", None, "nodes for ComfyUI", "Nodes for ComfyUI.", *examples)
     verb = adder(comfyui)(
         "install", verbs.comfyui_install, "add the nodes",

@@ -2,16 +2,19 @@
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
+import sys
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from followyourpose.common.checks import check_above_zero, parse_size
+from followyourpose.common.checks import check_above_zero, check_choice, parse_size
 from followyourpose.common.files import atomic_write
 from followyourpose.config import (
     REPOSITORY,
+    ConfigError,
     EvaluateConfig,
     EvaluatePoseConfig,
     GenerateConfig,
@@ -136,7 +139,7 @@ def puppets(options: argparse.Namespace) -> None:
         images=options.images,
         clips=options.clips,
         seed=options.seed,
-        size=options.size,
+        size=128 if options.size is None else options.size,
         clip_frames=options.clip_frames,
         split=options.split,
         style=options.style,
@@ -191,10 +194,9 @@ def configs(options: argparse.Namespace) -> None:
     """Shipped configs: a list, the text of one, or copies."""
     from followyourpose.common.tables import markdown_table
 
-    home = REPOSITORY / "configs"
-    shipped = {file.relative_to(home).with_suffix("").as_posix(): file for file in sorted(home.rglob("*.yaml"))}
-    if options.name is not None and options.name not in shipped:
-        raise ValueError(f"configs: got {options.name!r}, expected one of {', '.join(shipped)}")
+    shipped = _shipped()
+    if options.name is not None:
+        check_choice("configs", options.name, tuple(shipped))
     chosen = list(shipped) if options.name is None else [options.name]
     if options.to is not None:
         for name in chosen:
@@ -208,7 +210,14 @@ def configs(options: argparse.Namespace) -> None:
         rows = [(name, _use(file.read_text(encoding="utf-8"))) for name, file in shipped.items()]
         print(markdown_table(["name", "use"], rows, aligned=True))
     else:
+        print(f"{shipped[options.name]}:", file=sys.stderr)  # apart, for the text may go to a file
         print(shipped[options.name].read_text(encoding="utf-8"), end="")
+
+
+def _shipped() -> dict[str, Path]:
+    """Return the shipped configs by name, such as puppet/generate."""
+    home = REPOSITORY / "configs"
+    return {file.relative_to(home).with_suffix("").as_posix(): file for file in sorted(home.rglob("*.yaml"))}
 
 
 def _use(text: str) -> str:
@@ -221,7 +230,7 @@ def _use(text: str) -> str:
 def download(options: argparse.Namespace) -> None:
     """Models of others, by name."""
     from followyourpose.common.tables import markdown_table
-    from followyourpose.hub.download import by_name, fetch
+    from followyourpose.hub.download import fetch
     from followyourpose.hub.registry import DOWNLOADS
 
     root = options.to or places.CHECKPOINTS
@@ -232,7 +241,9 @@ def download(options: argparse.Namespace) -> None:
         ]
         print(markdown_table(["name", "purpose", "size", "licence", f"in {root}"], rows, aligned=True))
         return
-    for each in [by_name(name) for name in options.names]:
+    for name in options.names:
+        check_choice("download", name, tuple(DOWNLOADS))
+    for each in [DOWNLOADS[name] for name in options.names]:
         if options.dry_run:
             print("\n".join(f"{_bytes(size):>10}  {name}" for name, size in fetch(each, root, dry_run=True)))
             continue
@@ -279,4 +290,21 @@ def _config(schema: type, arguments: list[str], default: str | None = None) -> A
         return build_config(schema, {}, overrides, "no CONFIG file was given")
     named = REPOSITORY / "configs" / f"{file}.yaml"  # puppet/fast
     path = locate(file)
-    return load_config(schema, named if named.is_file() and not path.exists() else path, overrides)
+    if path.exists() or not named.is_file():
+        try:
+            return load_config(schema, path, overrides)
+        except ConfigError as error:
+            raise error if path.exists() else ConfigError(f"{error}{_meant(file, schema)}") from error
+    return load_config(schema, named, overrides)
+
+
+def _meant(file: str, schema: type) -> str:
+    """Return the hint for a config that is not there: the nearest of the shipped ones, or the prompt that it may be."""
+    prompt = f'prompt="{file}"' if " " in file.strip() else 'prompt="..."'
+    name = file.removeprefix("configs/").removesuffix(".yaml")
+    if near := difflib.get_close_matches(name, _shipped(), n=1, cutoff=0.7):
+        return f"; the nearest shipped config is {near[0]}"
+    if file.endswith(".yaml"):
+        return ""
+    listed = "; `followyourpose configs` lists the shipped ones"
+    return f"; a prompt is written {prompt}{listed}" if hasattr(schema, "prompt") else listed

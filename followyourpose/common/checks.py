@@ -13,9 +13,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
 
 
+def is_text(text: str) -> bool:
+    """Whether a string is Unicode text: JSON may hold half a character, such as half an emoji."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def check_unicode(name: str, text: str) -> None:
     """Raise a ValueError where text holds half of a surrogate pair, which UTF-8 and tokenizers refuse."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not is_text(text):
         raise ValueError(f"{name}: got {text!r:.80}, expected text in Unicode, without halves of surrogate pairs")
 
 

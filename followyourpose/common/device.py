@@ -1,8 +1,9 @@
-"""Choice of device, dtype and threads, the machine's memory, and the packaging fault that stops most users of PyTorch.
+"""Choice of device, dtype, threads and memory pages, the machine's memory, and the packages that users stumble over.
 
 PyTorch is imported late: settings are checked without the seconds that this takes.
 """
 
+import logging
 import math
 import os
 import re
@@ -19,15 +20,27 @@ SPINS = 10_000
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def prepare_threads() -> None:
-    """Let OpenMP's threads sleep while they wait, and be no more than the cores; acts before PyTorch is imported.
+def prepare_process() -> None:
+    """Let OpenMP's threads sleep while they wait, and be no more than the cores; take large tensors in large pages.
 
-    Variables that the environment has stay as they are.
+    Of Linux's large pages a step touches hundreds of times fewer; where the kernel grants none, nothing changes. This
+    sets environment variables that PyTorch reads when it is imported, so it acts before that alone. Variables that are
+    set stay as they are.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # of every OpenMP; libgomp prefers the number
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def hide_torchvision_hints() -> None:
+    """Keep transformers from asking for torchvision, which nothing here needs; its other messages stay."""
+    logging.getLogger("transformers.utils.import_utils").addFilter(_no_torchvision_hint)
+
+
+def _no_torchvision_hint(record: logging.LogRecord) -> bool:
+    return "requires torchvision (not installed)" not in str(record.msg)
 
 
 def use_threads(threads: int | None) -> None:
@@ -106,12 +119,20 @@ def machine_memory() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
 
 
-def torchvision_mismatch() -> str | None:
-    """Return a line on a torchvision built for another torch, which diffusers cannot import; None: no fault."""
+def installed_version(package: str) -> str | None:
+    """Return a package's version; None: it is not installed, as this one in a bare checkout."""
     try:
-        needs, torchvision, torch = requires("torchvision") or [], version("torchvision"), version("torch")
+        return version(package)
     except PackageNotFoundError:
         return None
+
+
+def torchvision_mismatch() -> str | None:
+    """Return a line on a torchvision built for another torch, which diffusers cannot import; None: no fault."""
+    torchvision, torch = installed_version("torchvision"), installed_version("torch")
+    if torchvision is None or torch is None:
+        return None
+    needs = requires("torchvision") or []
     built_for = next((match[1] for need in needs if (match := re.match(r"torch\s*\(?==\s*([\w.]+)", need))), None)
     if built_for is None or torch.partition("+")[0] == built_for:
         return None

@@ -30,10 +30,8 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: another command holds the lock, or the folder cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
+    with errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
         with _held(folder / LOCK, folder), full_disk_reported(folder):
             for path in folder.rglob(".*.partial*"):
@@ -55,12 +53,10 @@ def new_folder(target: Path) -> Iterator[Path]:
             before anything is done.
     """
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
     with _held(target.with_name(f".{target.name}.lock"), target):
-        try:
+        with errors_named(target):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise ValueError(
                     f"{target}: is there already, expected a new or an empty folder; nothing is overwritten"
@@ -68,8 +64,6 @@ def new_folder(target: Path) -> Iterator[Path]:
             for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
                 _remove(left)
             partial.mkdir()
-        except OSError as error:
-            raise ValueError(f"{target}: cannot be written ({error.strerror})") from error
         try:
             with full_disk_reported(target):
                 yield partial
@@ -78,6 +72,15 @@ def new_folder(target: Path) -> Iterator[Path]:
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def errors_named(path: Path, what: str = "written") -> Iterator[None]:
+    """Turn the system's errors into a ValueError that names the file or folder: "PATH: cannot be written (reason)"."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be {what} ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -95,14 +98,13 @@ def full_disk_reported(folder: Path) -> Iterator[None]:
 def _held(file: Path, folder: Path) -> Iterator[None]:
     """Hold a lock file without waiting for it; its name goes with the lock, but stays where a process is killed."""
     lock = FileLock(file, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"{folder}: another command is writing there; wait until it has ended, or choose another folder"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from error
+    with errors_named(folder):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"{folder}: another command is writing there; wait until it has ended, or choose another folder"
+            ) from None
     try:
         yield
     finally:
@@ -161,11 +163,8 @@ def read_text(path: Path, most: int = LARGEST_JSON) -> str:
     Raises:
         ValueError: the file cannot be read, is larger than `most` bytes or is not UTF-8; the message names it.
     """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    with errors_named(path, "read"), open(path, "rb") as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"{path}: cannot be read (larger than {most:,} bytes)")
     try:
@@ -174,13 +173,9 @@ def read_text(path: Path, most: int = LARGEST_JSON) -> str:
         raise ValueError(f"{path}: cannot be read (not UTF-8 text: {error.reason} at byte {error.start})") from error
 
 
-def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        ValueError: as `read_text` and `parse_json`; the message names the file.
-    """
-    return parse_json(read_text(path, most), str(path))
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; errors as of `read_text` and `parse_json`, which name it."""
+    return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str | bytes, name: str, convert: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -201,30 +196,36 @@ def parse_json(text: str | bytes, name: str, convert: Callable[[dict[str, Any]],
         raise ValueError(f"{name}: not a JSON file that can be read (nested too deeply)") from None
 
 
-def json_lines(path: Path, most: int = LARGEST_JSON) -> Iterator[tuple[int, Any]]:
+def json_lines(
+    path: Path, most: int = LARGEST_JSON, beyond: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, Any]]:
     """Yield the number, from 1, and the content of each line of a file of JSON lines; blank lines are left out.
 
     Only a line feed ends a line. The text is UTF-8, with or without a byte-order mark.
+
+    Args:
+        beyond: called with the number of a line that is JSON but cannot be read, for its numbers of thousands of digits
+            or its brackets a thousand deep; None: it is an error.
 
     Raises:
         ValueError: the file cannot be read, or a line is longer than `most` bytes or no JSON in UTF-8; the message
             names the file and the line.
     """
     number = 0
-    try:
-        with open(path, "rb") as file:
-            while line := file.readline(most + 1):
-                number += 1
-                if len(line) > most:
-                    raise ValueError(f"longer than {most:,} bytes")
+    with errors_named(path, "read"), open(path, "rb") as file:
+        while line := file.readline(most + 1):
+            number += 1
+            if len(line) > most:
+                raise ValueError(f"{path}: line {number}: not JSON (longer than {most:,} bytes)")
+            try:
                 if text := line.decode("utf-8-sig").strip():
                     yield number, json.loads(text)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: line {number}: not JSON ({error})") from error
-    except RecursionError:
-        raise ValueError(f"{path}: line {number}: not JSON that can be read (nested too deeply)") from None
+            except (ValueError, RecursionError) as error:
+                if beyond is None or isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
+                    deep = isinstance(error, RecursionError)
+                    why = "that can be read (nested too deeply)" if deep else f"({error})"
+                    raise ValueError(f"{path}: line {number}: not JSON {why}") from error
+                beyond(number)
 
 
 def slug(text: str) -> str:

@@ -11,10 +11,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from followyourpose.common.files import atomic_file
+from followyourpose.common.files import atomic_file, errors_named
 
 SHEET_FRAMES, SHEET_COLUMNS = 16, 8
 LINE, _LETTER = 14, 6  # pixels: height of a line of text, width of a letter on average
+
+
+def check_frames(frames: np.ndarray, name: str = "frames", least: int = 0) -> None:
+    """Raise a ValueError unless frames are (f, H, W, 3) uint8, at least so many."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) < least:
+        number = f" with f >= {least}" if least else ""
+        raise ValueError(f"{name}: got {frames.shape} {frames.dtype}, expected (f, H, W, 3) uint8{number}")
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
@@ -84,9 +91,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     Raises:
         ValueError: the place cannot be written; the message names it.
     """
-    try:
+    with errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
             Image.fromarray(picture).save(partial, "PNG")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from error

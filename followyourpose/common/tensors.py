@@ -6,7 +6,8 @@ shapes, values and facts. Files of other programs, and of earlier versions, have
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: the file is missing, cut off or damaged; the message names it.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, _facts(file.metadata())
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    with _opened(path) as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, _facts(file.metadata())
     checksum = facts.pop(CHECKSUM, None)
     if checksum is not None and checksum != _checksum(tensors, facts):
         raise ValueError(f"{path}: is damaged, its checksum is that of another content")
@@ -55,10 +53,16 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, cut off or damaged; the message names it.
     """
+    with _opened(path) as file:
+        return _facts(file.metadata())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            return _facts(file.metadata())
-    except (OSError, SafetensorError) as error:
+            yield file
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 

@@ -7,14 +7,7 @@ from omegaconf import MISSING
 
 from followyourpose.common.checks import check_bounds, check_choice, check_finite, check_window
 from followyourpose.config.loader import PROSE
-from followyourpose.config.sampling import (
-    LARGEST_SEED,
-    MOST_STEPS,
-    Backend,
-    Noise,
-    PoseGuidance,
-    SamplingConfig,
-)
+from followyourpose.config.sampling import LARGEST_SEED, MOST_STEPS, Backend, Noise, PoseGuidance, SamplingConfig
 from followyourpose.pipeline.windows import LongVideo, Mode
 
 MOST_VIDEOS = 100_000
@@ -33,7 +26,7 @@ class EvaluateConfig(SamplingConfig):
     detector: str | None = None  # the backend's file, or its name in `followyourpose download`; None: the default one
     detector_config: str | None = None  # of mmpose, a file or a name that it ships; None: the one it is named after
     boxes: str | None = None  # a YOLOX or RTMDet .onnx that finds people, or yolox; None: light's own, or whole frames
-    benchmark: Literal["puppet-bench-1"] | None = None  # benchmark of the scenes, or of `videos`; None: scenes of seed
+    benchmark: Literal["puppet-bench-1", "puppet-bench-2"] | None = None  # of the scenes, or of `videos`; None: by seed
     num_videos: int = 64  # held-out scenes
     without_skeleton: bool = True  # draw all once more without a skeleton: the chance baseline
     flicker_videos: int = 16  # number of scenes drawn also with other noise, and before stage 2

@@ -1,5 +1,6 @@
 """Settings of `followyourpose generate`, `demo` and `extract-pose`, each with its default, its unit and its check."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -87,10 +88,13 @@ class LoraEntry:
     """One LoRA of a run."""
 
     path: str = MISSING  # the LoRA's file or folder
-    weight: float = 1.0  # factor of the LoRA's additions
+    weight: Any = field(default=1.0, metadata=NUMBERS)  # factor of its additions; by frame: {0: 1.0, 16: 0.3}
 
     def __post_init__(self) -> None:
-        check_finite("lora weight", self.weight)
+        check_numbers("lora weight", self.weight, check_finite)
+
+
+LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
 
 
 @dataclass
@@ -112,6 +116,7 @@ class PersonEntry:
     skeleton: str = MISSING  # keypoints of this person alone (.json)
     prompt: Any = field(default=MISSING, metadata=PROSE | {"kind": PROMPT})  # the words, also by frame
     depth: float | None = None  # place from the viewer on: the lowest hides the others; None: see overlap
+    lora: Any = field(default=None, metadata=LORAS)  # LoRA files that act in this person's places alone
 
     def __post_init__(self) -> None:
         if self.depth is not None:
@@ -120,7 +125,6 @@ class PersonEntry:
 
 PROMPTS = PROSE | {"kind": PROMPT | list[PROMPT]}
 PEOPLE = PROSE | {"kind": list[PersonEntry] | dict[int, PROMPT] | None}
-LORAS = {"kind": str | LoraEntry | list[str | LoraEntry] | None}
 EMBEDDINGS = {"kind": str | EmbeddingEntry | list[str | EmbeddingEntry] | None}
 Output = Literal["mp4", "gif", "sheet", "with-skeleton"]
 SKELETONS = {"kind": str | list[str | list[str]] | None}
@@ -137,10 +141,8 @@ class GenerateConfig(SamplingConfig):
     prompt: Any = field(  # a string, texts by frame such as {0: ..., 16: ...}, a list, or prompts.txt, a prompt a line
         default=MISSING, metadata=PROMPTS
     )
-    people: Any = (
-        field(  # words for each person: [{skeleton: left.json, prompt: ...}, ...], or by track {0: ..., 1: ...}
-            default=None, metadata=PEOPLE
-        )
+    people: Any = field(  # words of each person: [{skeleton: left.json, prompt: ...}, ...], or by track {0: ...}
+        default=None, metadata=PEOPLE
     )
     scene_share: float = 0.0  # share of the prompt's words in people's places; 0: people's own words alone
     overlap: Overlap = "distance"  # of bodies: distance, they share a place; size, the larger body hides the others
@@ -154,15 +156,11 @@ class GenerateConfig(SamplingConfig):
     embeddings: Any = field(  # textual inversions: a path, {path: ..., word: <hero>}, or a list
         default=None, metadata=EMBEDDINGS
     )
-    skeleton: Any = (
-        field(  # a video, gif, folder of frames, or keypoints of any tool, or a list; None: the shipped sample
-            default=None, metadata=SKELETONS
-        )
+    skeleton: Any = field(  # a video, gif, folder of frames, or keypoints of any tool, or a list; None: the sample
+        default=None, metadata=SKELETONS
     )
     skeleton_size: str | None = None  # WxH in pixels, such as 1280x720, of other tools' keypoints that have no size
-    skeleton_resize: Literal["area", "bilinear"] = (
-        "area"  # of drawn frames: area keeps thin limbs; bilinear, as released
-    )
+    skeleton_resize: Literal["area", "bilinear"] = "area"  # of drawn frames; area keeps thin limbs; bilinear: released
     pose: PoseConfig = field(default_factory=PoseConfig)
     retarget: RetargetConfig = field(default_factory=RetargetConfig)
     temporal_offset: int = 0  # frames of the skeleton to skip at its beginning
@@ -212,6 +210,7 @@ class GenerateConfig(SamplingConfig):
         for key in ("guidance_scale", "pose_scale"):
             check_schedule(key, getattr(self, key), self.num_frames, self.transition)
         self._check_people()
+        self._check_loras("lora", self.lora)
         check_unicode("negative_prompt", self.negative_prompt)
         check_unicode("style", self.style)
         if not 0.1 <= self.fps <= 100:
@@ -235,5 +234,11 @@ class GenerateConfig(SamplingConfig):
                 for key in ("skeleton", "prompt"):
                     if key not in person:
                         raise ValueError(f"people[{number}]: no {key}, expected a skeleton and a prompt")
+                self._check_loras(f"people[{number}].lora", person.get("lora"))
                 person = person["prompt"]
             self._check_prompt(f"people[{number}]", person)
+
+    def _check_loras(self, name: str, entries: Any) -> None:
+        for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            weight = entry.get("weight") if isinstance(entry, Mapping) else getattr(entry, "weight", None)
+            check_schedule(f"{name}[{index}].weight", weight, self.num_frames, self.transition)

@@ -45,6 +45,10 @@ class Plain(Written):
     """The same without quotes: a number, a boolean or null where the field's type asks for one."""
 
 
+class Argument(str):
+    """Text behind the `=` of an override, whose form is the field's."""
+
+
 def find_model(name: str | Path, key: str) -> Path:
     """Return the folder or file that a setting names by a name of the registry, a path or a hub id.
 
@@ -83,7 +87,7 @@ def build_config(
         if not (key and equals):
             raise ConfigError(f"command line: got {override!r}, expected key=value")
         source = f"command line: {override}"
-        layer: Any = _argument(text, _kind_at(schema, key, source), source, key)
+        layer: Any = Argument(text)
         for part in reversed(key.split(".")):
             layer = {part: layer}
         values = _merged(values, _mapping(schema, layer, source, ""))
@@ -180,15 +184,12 @@ class _Reader:
         return merged | own
 
 
-def _argument(text: str, kind: Any, source: str, key: str) -> Any:
-    """Return the value of `key=text`; a list or a mapping only where the key can be one and the text begins so."""
-    kinds = _alternatives(kind)
+def _read_argument(text: str, kinds: Sequence[Any], source: str) -> Any:
+    """Return the value of an override; a list or a mapping only where the key can be one and the text begins so."""
     opening = {"[": any(typing.get_origin(each) is list for each in kinds), "{": any(map(_is_mapping, kinds))}
     if opening.get(text.lstrip()[:1]):
         return _parse(text, source)
-    if str in kinds and types.NoneType not in kinds:
-        return Written(text)
-    return Plain(text)
+    return Written(text) if str in kinds and types.NoneType not in kinds else Plain(text)
 
 
 # ---- values as the schema asks for them ------------------------------------------------------------------------------
@@ -215,6 +216,8 @@ def _mapping(schema: type, content: Any, source: str, prefix: str) -> dict[str, 
 def _value(kind: Any, value: Any, source: str, key: str, prose: bool) -> Any:
     """Return `value` as a type asks: a scalar, list[...], dict[str or int, ...], a dataclass, or a union of these."""
     kinds = _alternatives(kind)
+    if isinstance(value, Argument):
+        value = _read_argument(value, kinds, source)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if types.NoneType in kinds and (value is None or isinstance(value, Plain) and value in _NULL):
@@ -292,23 +295,6 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 def _is_mapping(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
-
-
-def _kind_at(schema: Any, key: str, source: str) -> Any:
-    """Return the type of a dotted key, Any where the key is unknown (which reading it reports)."""
-    kind: Any = schema
-    for part in key.split("."):
-        mapping = next((each for each in _alternatives(kind) if _is_mapping(each)), None)
-        if mapping is None:
-            raise ConfigError(f"{source}: unknown key {key}; {key.rpartition('.')[0]} has no keys of its own")
-        if typing.get_origin(mapping) is dict:
-            kind = typing.get_args(mapping)[1]
-            continue
-        field = next((field for field in dataclasses.fields(mapping) if field.name == part), None)
-        if field is None:
-            return Any
-        kind = field.metadata.get("kind", typing.get_type_hints(mapping)[part])
-    return kind
 
 
 def _named(kind: Any) -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from followyourpose.common.checks import check_bounds, check_interval, check_scale
-from followyourpose.config.threads import ThreadsConfig
 from followyourpose.pipeline.schedule import check_numbers
 
 PoseGuidance = Literal["both", "conditional"]
@@ -17,6 +16,16 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 8192  # pixels
 NUMBERS = {"kind": float | dict[int, float]}
 MOST_STEPS = 1000  # denoising steps: as many as the noise schedule has timesteps
+
+
+@dataclass
+class ThreadsConfig:
+    """Share of the machine that a process takes, a setting of every verb that computes."""
+
+    threads: int | None = None  # CPU threads of a process; None: one for each core that it may use
+
+    def __post_init__(self) -> None:
+        check_bounds(self, threads=1)
 
 
 @dataclass

@@ -7,8 +7,7 @@ from omegaconf import MISSING
 
 from followyourpose.common.checks import check_above_zero, check_bounds, check_scale, check_share
 from followyourpose.config.loader import PROSE
-from followyourpose.config.sampling import LARGEST_SEED, Compile, Noise, PoseGuidance
-from followyourpose.config.threads import ThreadsConfig
+from followyourpose.config.sampling import LARGEST_SEED, Compile, Noise, PoseGuidance, ThreadsConfig
 
 
 @dataclass
@@ -129,7 +128,7 @@ class TrainConfig(ThreadsConfig):
 
     output: str = MISSING  # the run's folder; the same command resumes what is there
     init: str = MISSING  # a pipeline folder, an image model's folder, or the folder of another run
-    objective: Literal["denoise", "autoencode", "contrast", "locate"] = "denoise"  # the loss; all but denoise: puppets
+    objective: Literal["denoise", "autoencode", "decode", "contrast", "locate"] = "denoise"  # loss; 2nd on: puppets'
     scratch: list[str] = field(default_factory=list)  # components that start from random weights
     network: NetworkConfig = field(default_factory=NetworkConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

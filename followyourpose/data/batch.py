@@ -86,11 +86,7 @@ def to_skeleton(frames: np.ndarray) -> Tensor:
     return _tensor(frames).permute(3, 0, 1, 2).float() / 255
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    """Return an array's tensor, a copy's where it may not be written, such as a decoder's."""
-    return torch.from_numpy(np.require(array, requirements="W"))
-
-
+@dataclass(eq=False)
 class Clips(Dataset):
     """Samples of `num_frames` frames of a source's clips, with a random start and stride, in one size.
 
@@ -100,24 +96,19 @@ class Clips(Dataset):
     Frames of another size are resized to cover `size` and cropped, all frames of a clip alike; the keypoints move with
     them, and the skeleton is drawn afterwards. Moments are taken as they are: they cannot be cropped or mirrored.
 
-    Args:
-        stride: lowest and highest distance of two frames, in frames; lowered where a clip is too short for it.
-        size: (H, W) of the samples.
-        render: draws keypoints as a skeleton; None leaves the clip unposed.
-        mirror: keypoints -> those of the mirrored image; needed where clips with keypoints are flipped.
-        crop: "center", the crop nearest to the middle that keeps the people, or "random", any that keeps them.
-        flip: probability that a clip is mirrored.
-
     Raises:
         ValueError: on access, no sample could be read in many tries; the first is named with the reason.
     """
 
-    def __init__(
-        self, source: Source, num_frames: int, stride: Sequence[int], size: tuple[int, int], render: Render | None,
-        mirror: Mirror | None = None, crop: str = "center", flip: float = 0.0, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.source, self.num_frames, self.stride, self.size, self.render = source, num_frames, stride, size, render
-        self.mirror, self.crop, self.flip, self.seed = mirror, crop, flip, seed
+    source: Source
+    num_frames: int
+    stride: Sequence[int]  # lowest and highest distance of two frames, in frames; lowered where a clip is too short
+    size: tuple[int, int]  # (H, W) of the samples
+    render: Render | None  # draws keypoints as a skeleton; None leaves the clip unposed
+    mirror: Mirror | None = None  # keypoints -> those of the mirrored image, where clips with keypoints are flipped
+    crop: str = "center"  # the crop nearest to the middle that keeps the people, or "random", any that keeps them
+    flip: float = 0.0  # probability that a clip is mirrored
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.source)

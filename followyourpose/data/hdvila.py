@@ -74,7 +74,7 @@ def _read_metadata(folder: Path, dropped: Dropped) -> Iterator[Clip]:
     expected = "an object with clip: [{clip_id}]"
     for file in sorted(folder.glob("hdvila_part*.jsonl")):
         part = file.stem.removeprefix("hdvila_part")
-        for where, row in json_rows(file, expected, dropped):
+        for where, row in json_rows(file, dropped):
             try:
                 yield from [clip_place(part, clip["clip_id"]) for clip in row["clip"]]
             except (KeyError, TypeError, AttributeError) as error:

@@ -8,24 +8,20 @@ from typing import Any
 import numpy as np
 
 from followyourpose.common.checks import check_installed
-from followyourpose.common.files import parse_json, read_json
+from followyourpose.common.files import parse_json
 from followyourpose.data.images import image_size, read_image
 from followyourpose.data.labels import NO_LABEL, PAPER, STRINGS, Dropped, Rules, parse_people, rescaled
 from followyourpose.data.manifest import json_rows
 
 MANIFESTS = ("manifest.jsonl", "manifest.parquet")
-_EXPECTED = "image, caption, and people or label"
+_EXPECTED = "image, caption and people"
 
 
 class ImagePoseFolder:
     """Random access to the images of `path`/manifest.jsonl or .parquet; an image is a clip of one frame.
 
     A row has `image` (a path within the folder), `caption`, `people` ([{"keypoints": [[x, y, confidence] * 17]}], also
-    as a JSON string) or else `label` (the path of a JSON file with it), and `width` and `height`, the size in pixels to
-    which the keypoints belong.
-
-    Attributes:
-        dropped: number of images left out, by reason.
+    as a JSON string), and `width` and `height`, the size in pixels to which the keypoints belong.
 
     Raises:
         ValueError: there is no manifest, a row of it is not as above, or no image is left.
@@ -33,7 +29,7 @@ class ImagePoseFolder:
 
     def __init__(self, path: str | Path, limit: int | None = None, rules: Rules = PAPER) -> None:
         self.path = Path(path)
-        self.dropped = Dropped()
+        self.dropped = Dropped()  # images left out, by reason
         rows: list[str] = []
         manifest = next((self.path / name for name in MANIFESTS if (self.path / name).is_file()), None)
         if manifest is None:
@@ -41,9 +37,10 @@ class ImagePoseFolder:
         for where, row in _rows(manifest, self.dropped):
             if limit is not None and len(rows) >= limit:
                 break
-            image, caption, label = _fields(row, where)
+            image, caption, people = _fields(row, where)
             try:
-                people, size = self._people(row, label)
+                people = parse_json(people, "people") if isinstance(people, str) else people
+                people, size = parse_people({**row, "people": people})
                 reason = rules.against(caption, people, size)
             except ValueError:
                 reason = NO_LABEL
@@ -56,14 +53,6 @@ class ImagePoseFolder:
         if not rows:
             raise ValueError(f"{manifest}: no image, expected at least one (limit: {limit}; {self.dropped})")
         self._rows = np.array(rows, STRINGS)
-
-    def _people(self, row: dict[str, Any], label: str | None) -> tuple[np.ndarray, tuple[int, int] | None]:
-        """Return the people (p, 17, 3) of a row, and the recorded (H, W)."""
-        if label is not None:
-            return parse_people(read_json(self.path / label))
-        if isinstance(row["people"], str):
-            return parse_people({**row, "people": parse_json(row["people"], "people")})
-        return parse_people(row)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -87,13 +76,10 @@ class ImagePoseFolder:
         return read_image(Path(self.name(index)), self.name(index))
 
 
-def _fields(row: Any, where: str) -> tuple[str, str, str | None]:
-    """Return the image and the caption of a row, and the path of its label; None: the row has its people."""
+def _fields(row: Any, where: str) -> tuple[str, str, Any]:
+    """Return the image, the caption and the people of a row."""
     try:
-        fields = row["image"], row["caption"].strip(), row["label"] if row.get("people") is None else None
-        if not isinstance(fields[0], str) or not isinstance(fields[2], str | None):
-            raise TypeError("image or label is no string")
-        return fields
+        return row["image"] + "", row["caption"].strip(), row["people"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: expected {_EXPECTED} ({type(error).__name__}: {error})") from error
 
@@ -101,7 +87,7 @@ def _fields(row: Any, where: str) -> tuple[str, str, str | None]:
 def _rows(manifest: Path, dropped: Dropped) -> Iterator[tuple[str, Any]]:
     """Yield the place and the content of each row."""
     if manifest.suffix == ".jsonl":
-        yield from json_rows(manifest, _EXPECTED, dropped)
+        yield from json_rows(manifest, dropped)
         return
     check_installed(str(manifest), "data", "pyarrow")
     from pyarrow import ArrowException

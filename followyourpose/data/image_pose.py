@@ -33,9 +33,6 @@ class ImagePoseShards:
         shards: a folder with .tar files, or the files themselves.
         limit: use only so many images, from the first; None: all.
 
-    Attributes:
-        dropped: number of images left out, by reason; a shard that is cut off is used up to there, and counted too.
-
     Raises:
         ValueError: there is no shard, or no image is left.
     """
@@ -45,7 +42,7 @@ class ImagePoseShards:
         self.shards = sorted(Path(shards).glob("*.tar")) if is_folder else list(shards)
         if not self.shards:
             raise ValueError(f"{shards}: holds no .tar shard; expected a folder of stage-1 shards (KEY.jpg/.txt/.json)")
-        self.dropped = Dropped()
+        self.dropped = Dropped()  # images left out, by reason; a shard cut off is used up to there, and counted too
         keys: list[str] = []
         places: list[tuple[int, ...]] = []
         for number, shard in enumerate(self.shards):
@@ -117,17 +114,11 @@ def _good_images(shard: Path, rules: Rules, dropped: Dropped) -> Iterator[tuple[
 
 
 class Scan(NamedTuple):
-    """Content of a shard.
+    """Content of a shard."""
 
-    Attributes:
-        samples: places of the parts of each image, and its texts, by key.
-        whole: whether the shard has its end.
-        left_out: reason and name of each image that belongs to no sample.
-    """
-
-    samples: Samples
-    whole: bool
-    left_out: list[tuple[str, str]]
+    samples: Samples  # places of the parts of each image, and its texts, by key
+    whole: bool  # whether the shard has its end
+    left_out: list[tuple[str, str]]  # reason and name of each image that belongs to no sample
 
 
 def scan_shard(shard: Path) -> Scan:

@@ -51,7 +51,7 @@ def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
     """
     with _opened(file, name) as image:
         size = image.height, image.width
-        return size[::-1] if is_turned(image) else size
+        return size[::-1] if _orientation(image) >= 5 else size  # on its side
 
 
 def frames_of(image: Image.Image) -> int:
@@ -64,18 +64,14 @@ def hidden_frames(image: Image.Image) -> int:
     return int(image.info.get("default_image", False))
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Whether an open image is shown with its height and width exchanged."""
-    return _orientation(image) >= 5
-
-
 def shown(image: Image.Image, ground: int) -> np.ndarray:
     """Return the current frame of an open image (H, W, 3) as viewers show it, over a grey `ground`.
 
     Raises:
         ValueError: its numbers have no range that is known.
     """
-    return np.asarray(flatten(_upright(_in_eight_bits(image), _orientation(image)), ground))
+    turn, image = _UPRIGHT.get(_orientation(image)), _in_eight_bits(image)
+    return np.asarray(flatten(image if turn is None else image.transpose(turn), ground))
 
 
 def flatten(image: Image.Image, ground: int) -> Image.Image:
@@ -103,10 +99,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except UNREADABLE:
         return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

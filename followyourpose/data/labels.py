@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from followyourpose.common.checks import is_text
+
 # Strings of data sets lie in arrays, which forked workers share: after 400,000 captions were read, each worker held
 # 8 MiB of its own, and 70 MiB where they were a list of objects.
 STRINGS = np.dtypes.StringDType()
@@ -42,18 +44,13 @@ class Dropped(dict[str, int]):
 
 @dataclass(frozen=True)
 class Rules:
-    """Requirements on the images of stage 1 (paper, section 4.1).
+    """Requirements on the images of stage 1 (paper, section 4.1)."""
 
-    Attributes:
-        min_keypoints: a person counts only with more than this share of its joints seen, and an image needs one such;
-            0 keeps every image, also without people.
-        min_caption: characters of the caption.
-        min_size: pixels of the smaller side.
-    """
-
+    # a person counts only with more than this share of its joints seen, and an image needs one such; 0 keeps every
+    # image, also without people
     min_keypoints: float = 0.5
-    min_caption: int = 1
-    min_size: int = 0
+    min_caption: int = 1  # characters of the caption
+    min_size: int = 0  # pixels of the smaller side
 
     def against(self, caption: str, people: np.ndarray, size: tuple[int, int] | None) -> str | None:
         """Return the reason to leave out an image with this caption, people (p, 17, 3) and (H, W); None keeps it.
@@ -103,15 +100,6 @@ def parse_people(label: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int] 
 def as_text(name: str) -> str:
     """Return the name of a file, or of a tar's member, as text that can be written: names may be of any bytes."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def is_text(caption: str) -> bool:
-    """Whether a caption is Unicode text: JSON may hold half a character, such as half an emoji."""
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def rescaled(people: np.ndarray, recorded: tuple[int, int] | None, actual: tuple[int, int]) -> np.ndarray:

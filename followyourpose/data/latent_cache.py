@@ -1,9 +1,8 @@
 """Encoded data set on disk, a source for training without the pictures.
 
 cache.json                   data and networks of the encoding, and how many samples or captions each shard holds
-captions.json                the distinct captions
-labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame;
-                             names (n_bytes,) and name_ends (n,): the samples' names in UTF-8, one after the other
+texts.json                   the distinct captions, and the samples' names
+labels.safetensors           frames (n,): of every sample; captions (n_frames,): the nearest one to every frame
 latents-NUMBER.safetensors   moments (n_frames, 2c, h, w), half precision: the VAE's posterior of frame after frame, NaN
                              where a sample could not be read; people (n_frames,): number of people in a frame, -1
                              where it is unknown; keypoints (n_people, 17, 3), frame after frame
@@ -14,12 +13,12 @@ Every file has checksums: a shard's `checksums` (n,) are those of its rows of mo
 Shapes: f frames, p people, c latent channels, h w latent size, l tokens.
 """
 
+import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +26,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from followyourpose.common.files import parse_json, read_json
+from followyourpose.common.files import read_json
 from followyourpose.common.tensors import read_facts, read_tensors
 from followyourpose.data.labels import STRINGS
 
-PLAN, CAPTIONS, LABELS, CHECKSUMS = "cache.json", "captions.json", "labels.safetensors", "checksums"
+PLAN, TEXTS, LABELS, CHECKSUMS = "cache.json", "texts.json", "labels.safetensors", "checksums"
 
 
 @dataclass
 class Plan:
-    """Content of cache.json.
+    """Content of cache.json."""
 
-    Attributes:
-        identity: everything that the contents depend on, by configuration key or network.
-        latents: samples in each shard of latents.
-        text: distinct captions in each shard of text.
-    """
-
-    identity: dict[str, str | int]
-    latents: list[int]
-    text: list[int]
+    identity: dict[str, str | int]  # everything that the contents depend on, by configuration key or network
+    latents: list[int]  # samples in each shard of latents
+    text: list[int]  # distinct captions in each shard of text
 
     def shards(self) -> list[tuple[str, range]]:
         """Return every shard's name and its captions or samples; the text's shards come first."""
@@ -58,11 +51,7 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Read cache.json.
-
-    Raises:
-        ValueError: it is missing, or is no such file.
-    """
+    """Read cache.json; a ValueError where it is missing, or is no such file."""
     try:
         return Plan(**read_json(folder / PLAN))
     except (ValueError, TypeError) as error:
@@ -74,18 +63,6 @@ def missing_shards(folder: Path) -> list[str]:
     if not (folder / PLAN).is_file():
         return [PLAN]
     return [name for name, _ in read_plan(folder).shards() if not (folder / name).is_file()]
-
-
-def packed(strings: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return strings as bytes (n_bytes,) uint8, one after the other in UTF-8, and the end (n,) of each in them."""
-    encoded = [string.encode() for string in strings]
-    ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
-    return np.array(bytearray().join(encoded), np.uint8), ends
-
-
-def unpacked(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the strings (n,) of `packed` arrays (n_bytes,) and (n,)."""
-    return np.array([content[start:end].tobytes().decode() for start, end in pairwise([0, *ends.tolist()])], STRINGS)
 
 
 def checksums(rows: Tensor) -> Tensor:
@@ -102,10 +79,9 @@ def load_labels(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with safe_open(shard, "np") as file:
             people, keypoints = file.get_tensor("people"), file.get_tensor("keypoints")
-        stored = read_facts(shard).get(LABELS)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{shard}: cannot be read ({error}); remove it, and encode it again") from error
-    if stored not in (None, label_checksum(people, keypoints)):
+    if read_facts(shard).get(LABELS) != label_checksum(people, keypoints):
         raise ValueError(f"{shard}: is damaged, its checksum is that of other labels; remove it, and encode it again")
     return people, keypoints
 
@@ -133,12 +109,11 @@ class LatentCache:
         if missing := missing_shards(self.folder):
             raise ValueError(f"{folder}: {missing[0]} is missing; run the command that encodes it again")
         labels, facts = read_tensors(self.folder / LABELS)
-        captions = (self.folder / CAPTIONS).read_bytes()
-        if facts.get(CAPTIONS) not in (None, sha256(captions).hexdigest()):
-            raise ValueError(f"{self.folder / CAPTIONS}: is damaged, its checksum is that of another content")
-        self._captions: list[str] = parse_json(captions, str(self.folder / CAPTIONS))
+        texts = (self.folder / TEXTS).read_bytes()
+        if facts.get(TEXTS) != sha256(texts).hexdigest():
+            raise ValueError(f"{self.folder / TEXTS}: is damaged, its checksum is that of another content")
+        self._captions, self._names = (np.array(each, STRINGS) for each in json.loads(texts).values())
         self._caption_of, frames = labels["captions"].numpy(), labels["frames"].numpy()
-        self._names = unpacked(labels["names"].numpy(), labels["name_ends"].numpy()) if "names" in labels else None
         self._frames, self._starts = frames[:limit], np.cumsum(frames) - frames  # a sample's first frame
         shards = [load_labels(self.folder / name) for name, _ in plan.shards() if name.startswith("latents")]
         self._people = np.concatenate([people for people, _ in shards])
@@ -182,8 +157,8 @@ class LatentCache:
         return {"moments": moments.transpose(0, 1), "text": text[0]}
 
     def name(self, index: int) -> str:
-        """Return the name that the data set gives a sample; its number in a cache that was written without names."""
-        return f"{self.folder}: sample {index}" if self._names is None else self._names[index]
+        """Return the name that the data set gives a sample."""
+        return self._names[index]
 
     def _rows(self, file: str, name: str, rows: list[int]) -> Tensor:
         """Read these rows of a shard's tensor, and no others."""
@@ -192,8 +167,6 @@ class LatentCache:
             if key not in self._open:
                 self._open[key] = safe_open(self.folder / file, "pt")
             values = self._open[key].get_slice(name)[rows]
-            if CHECKSUMS not in self._open[key].keys():  # of an earlier version
-                return values
             stored = self._open[key].get_slice(CHECKSUMS)[rows]
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{self.folder / file}: cannot be read ({error})") from error

@@ -8,7 +8,7 @@ from followyourpose.data.image_folder import MANIFESTS, ImagePoseFolder
 from followyourpose.data.image_pose import ImagePoseShards
 from followyourpose.data.labels import PAPER, Rules
 from followyourpose.data.latent_cache import PLAN
-from followyourpose.data.remote import is_pattern, missing_copies, shard_files
+from followyourpose.data.remote import is_pattern, shard_files
 from followyourpose.data.video_clips import VideoClips
 
 Layout = Literal["shards", "images", "clips", "latents"]
@@ -65,8 +65,3 @@ def open_data(
         return ImagePoseShards(shard_files(str(path), download), limit, rules)
     has_manifest = any((Path(path) / name).is_file() for name in MANIFESTS)
     return (ImagePoseFolder if has_manifest else ImagePoseShards)(path, limit, rules)
-
-
-def shards_at_hand(path: str, download: str | Path) -> bool:
-    """Whether `open_data` would copy no remote shard."""
-    return "://" not in path or not missing_copies(path, download)

@@ -1,15 +1,17 @@
 """Stage-2 data: captioned video clips without poses, in a folder with a manifest or in HD-VILA-100M's layout."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from followyourpose.common.checks import is_text
 from followyourpose.data.hdvila import Captions, hdvila_clips
 from followyourpose.data.images import WHITE
-from followyourpose.data.labels import NO_TEXT, STRINGS, Dropped, is_text
+from followyourpose.data.labels import NO_TEXT, STRINGS, Dropped
 from followyourpose.data.manifest import BEYOND, json_rows
 from followyourpose.data.video_io import probe, read_frames
 
@@ -24,9 +26,6 @@ class VideoClips:
     Args:
         limit: use only so many clips, from the first; None: all.
 
-    Attributes:
-        dropped: number of clips left out, by reason.
-
     Raises:
         ValueError: neither layout is there, a line of the manifest is not such an object, or no clip is left.
     """
@@ -34,8 +33,8 @@ class VideoClips:
     def __init__(self, path: str | Path, limit: int | None = None, captions: str | Path | None = None) -> None:
         path = Path(path)
         manifest = path / "manifest.jsonl"
-        files = cache(_files)
-        self.dropped = Dropped()
+        files = cache(lambda folder: frozenset(os.listdir(folder)) if folder.is_dir() else frozenset())
+        self.dropped = Dropped()  # clips left out, by reason
         is_listed = manifest.is_file() and captions is None
         found = _listed(manifest, self.dropped) if is_listed else hdvila_clips(path, self.dropped, captions)
         clips: list[str] = []
@@ -81,14 +80,9 @@ class VideoClips:
         return json.loads(self._clips[index])
 
 
-def _files(folder: Path) -> frozenset[str]:
-    """Return the names in a folder."""
-    return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
-
-
 def _listed(manifest: Path, dropped: Dropped) -> Iterator[tuple[Path, Captions]]:
     expected = "an object with video and caption"
-    for where, row in json_rows(manifest, expected, dropped):
+    for where, row in json_rows(manifest, dropped):
         try:
             caption = row["caption"]
             rows = [{"frame": 0, "caption": caption}] if isinstance(caption, str) else caption

@@ -70,11 +70,7 @@ class VideoDecoder:
         self.container.close()
 
     def frames(self, indices: list[int]) -> np.ndarray:
-        """Return the frames (f, H, W, 3) at these indices.
-
-        Raises:
-            IndexError: one of them cannot be decoded.
-        """
+        """Return the frames (f, H, W, 3) at these indices; an IndexError where one of them cannot be decoded."""
         first, last = min(indices), max(indices)
         goes_on = 0 < first == self.next or not self.times and 0 < self.next <= first
         if not goes_on:

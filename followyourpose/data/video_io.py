@@ -14,7 +14,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
 from followyourpose.common.files import atomic_file
-from followyourpose.data.images import BLACK
+from followyourpose.data.images import BLACK, UNREADABLE
 from followyourpose.data.video_readers import Reader, VideoError, VideoInfo, reader_for
 
 _CHUNK_BYTES = 2**27  # of frames in memory at a time, when a video is read from its beginning to its end
@@ -82,7 +82,9 @@ def _opened(path: str | Path, ground: int = BLACK) -> Iterator[Reader]:
             yield reader
     except VideoError:
         raise
-    except kind.errors() as error:
+    except Exception as error:
+        if not isinstance(error, UNREADABLE) and type(error).__module__ != "av.error":
+            raise
         raise VideoError(f"{path}: cannot be read as frames ({' '.join(str(error).split())[:120]})") from error
 
 
@@ -90,11 +92,7 @@ def _opened(path: str | Path, ground: int = BLACK) -> Iterator[Reader]:
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Write (f, H, W, 3) uint8 RGB as `video_writer` does.
-
-    Raises:
-        VideoError: the frames or `fps` are not as above, the name does not end in .mp4, or the place cannot be written.
-    """
+    """Write (f, H, W, 3) uint8 RGB as `video_writer` does, with its errors."""
     _check_frames(path, frames)
     with video_writer(path, *frames.shape[1:3], fps) as write:
         write(frames)
@@ -111,10 +109,7 @@ def video_writer(path: str | Path, height: int, width: int, fps: float) -> Itera
         VideoError: the frames or `fps` are not as above, the name does not end in .mp4, or the place cannot be written.
     """
     _check_place(path, ".mp4", fps)
-    with (
-        _whole(path) as partial,
-        _encoder(path, partial, height, width, fps, "-movflags", "+faststart") as write,
-    ):
+    with _whole(path) as partial, _encoder(path, partial, height, width, fps, "-movflags", "+faststart") as write:
         yield write
 
 
@@ -173,11 +168,7 @@ def _encoder(
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Write (f, H, W, 3) uint8 RGB as `gif_writer` does.
-
-    Raises:
-        VideoError: the frames or `fps` are not as above, the name does not end in .gif, or the place cannot be written.
-    """
+    """Write (f, H, W, 3) uint8 RGB as `gif_writer` does, with its errors."""
     _check_frames(path, frames)
     with gif_writer(path, *frames.shape[1:3], fps) as write:
         write(frames)

@@ -4,39 +4,18 @@ Frames are (f, H, W, 3) uint8 RGB. Images that follow one another, such as those
 """
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from followyourpose.common.files import natural_order
-from followyourpose.data.images import UNREADABLE, frames_of, hidden_frames, read_image, shown
+from followyourpose.data.images import frames_of, hidden_frames, read_image, shown
 from followyourpose.data.video_decoder import VideoDecoder, VideoError, VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ACCEPTED = f"a video ({', '.join(VIDEO_SUFFIXES)}), a .gif, an image or a folder of them ({', '.join(IMAGE_SUFFIXES)})"
 _FPS = 10.0  # of an animation without durations, as in browsers
-
-
-class Reader(Protocol):
-    """Reader of one path: its `info`, and the frames (f, H, W, 3) at valid indices.
-
-    Args:
-        ground: grey from 0 to 255 under what is transparent.
-    """
-
-    info: VideoInfo
-
-    def __init__(self, path: Path, ground: int) -> None: ...
-
-    def frames(self, indices: list[int]) -> np.ndarray: ...
-
-    def close(self) -> None: ...
-
-    @staticmethod
-    def errors() -> tuple[type[Exception], ...]:
-        """Return the errors of the library behind it for a file that it cannot read."""
 
 
 class _Folder:
@@ -70,10 +49,6 @@ class _Folder:
             return read_image(file, str(file), self.ground)[0]
         except ValueError as error:
             raise VideoError(f"{file}: cannot be read as a frame ({str(error).removeprefix(f'{file}: ')})") from error
-
-    @staticmethod
-    def errors() -> tuple[type[Exception], ...]:
-        return (OSError,)
 
 
 class _Image:
@@ -113,17 +88,9 @@ class _Image:
             milliseconds += self.image.info.get("duration", 0)
         return milliseconds / 1000
 
-    @staticmethod
-    def errors() -> tuple[type[Exception], ...]:
-        return UNREADABLE
 
-
-class _Video(VideoDecoder):
-    @staticmethod
-    def errors() -> tuple[type[Exception], ...]:
-        import av
-
-        return av.error.FFmpegError, IndexError, OSError
+# Of one path, over a `ground`, the grey from 0 to 255 under what is transparent: its `info`, and `frames` at indices.
+Reader = _Folder | _Image | VideoDecoder
 
 
 def reader_for(path: Path) -> type[Reader]:
@@ -141,7 +108,7 @@ def reader_for(path: Path) -> type[Reader]:
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path}: not an accepted type of file, expected {ACCEPTED}")
     _check_container(path)
-    return _Video
+    return VideoDecoder
 
 
 def _check_container(path: Path) -> None:

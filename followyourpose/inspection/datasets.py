@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from followyourpose.common.checks import counted
 from followyourpose.common.pictures import caption, grid, write_picture
+from followyourpose.data.batch import place
 from followyourpose.data.labels import SEEN
 from followyourpose.data.prepared import add_up, stats_files, summary
 from followyourpose.data.sources import DataSet, layout_of, open_data
@@ -147,11 +147,7 @@ def _tile(frames: Sequence[np.ndarray], text: str, people: np.ndarray | None) ->
 def _fitted(frame: np.ndarray, people: np.ndarray | None) -> np.ndarray:
     """Draw a frame (H, W, 3) as large as fits into a tile, with the skeletons of people (p, 17, 3) over it."""
     scale = (_TILE - 4) / max(frame.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
-    picture = np.asarray(Image.fromarray(frame).resize((width, height)))
-    if people is None:
-        return picture
-    moved = people.copy()
-    moved[..., :2] = (people[..., :2] + 0.5) * scale - 0.5
-    skeleton = render_skeleton(list(moved), height, width)
-    return np.where(skeleton.any(-1, keepdims=True), skeleton, picture)
+    size = tuple(max(1, round(side * scale)) for side in frame.shape[:2])
+    frames, people = place(frame[None], people, size)
+    skeleton = render_skeleton([] if people is None else list(people), *size)
+    return np.where(skeleton.any(-1, keepdims=True), skeleton, frames[0])

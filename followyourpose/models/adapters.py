@@ -1,10 +1,16 @@
-"""Scales of loaded LoRAs: one for each block of the UNet, as diffusers' `set_adapters` takes them, or one of a call."""
+"""Scales of loaded LoRAs: by block of the UNet, as diffusers' `set_adapters` takes them; of a call; by frame and place.
 
-from collections.abc import Iterator, Mapping, Sequence
+n images, the frames of all clips   h w height and width of a level, or 1
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor, nn
+
 Scales = float | Mapping[str, Any] | None  # None: 1
+LoraScale = float | list[Tensor]  # one for all places, or a map (n, h, w, 1) of each level of the UNet
 _BLOCKS = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 
 
@@ -38,18 +44,65 @@ class BlockScales:
 
 
 @contextmanager
-def scaled_loras(model: Any, scale: float) -> Iterator[None]:
-    """Multiply the scales of a model's active LoRAs for the duration of the block."""
-    before = [] if scale == 1 else [(module, dict(module.scaling)) for _, module in _tuned(model)]
+def scaled_loras(model: Any, scale: float = 1.0, own: Mapping[str, LoraScale] | None = None) -> Iterator[None]:
+    """Multiply the scales of a model's active LoRAs for the duration of the block.
+
+    Args:
+        own: scales of LoRAs by their names, beside the one of all. Maps multiply what a LoRA adds to the images of a
+            layer, at the layer's level; the keys and values of the text, which have no place, are left to the caller.
+    """
+    own = own or {}
+    before = [] if scale == 1 and not own else [(*each, dict(each[1].scaling)) for each in _tuned(model)]
     try:
-        for module, _ in before:
-            for name in module.active_adapters:
-                if name in module.scaling:
-                    module.scaling[name] *= scale
+        for layer, module, scaling in before:
+            for name in scaling.keys() & set(module.active_adapters):
+                factor = own.get(name, 1.0)
+                here = _at_layer(factor, layer, module) if isinstance(factor, list) else factor
+                module.scaling[name] = scaling[name] * scale * here
         yield
     finally:
-        for module, scaling in before:
+        for _, module, scaling in before:
             module.scaling.update(scaling)  # exactly as it was: to divide again would round, and not undo a 0
+
+
+def active_loras(model: Any) -> set[str]:
+    """Return the names of a model's active LoRAs."""
+    return {name for _, module in _tuned(model) for name in module.scaling.keys() & set(module.active_adapters)}
+
+
+def check_mapped(model: Any, names: Iterable[str]) -> None:
+    """Raise a ValueError unless LoRAs can have maps as their scales, layer by layer.
+
+    A time has no place before it meets an image, and DoRA's norm is that of the whole addition.
+    """
+    for name in names:
+        for layer, module in _tuned(model):
+            if name in module.scaling and layer.startswith("time_embedding."):
+                raise ValueError(
+                    f"{name}: got a LoRA of {layer}, which acts everywhere, expected none by frame or person"
+                )
+            if name in module.lora_variant:
+                raise ValueError(f"{name}: got a DoRA ({layer}), expected a plain LoRA by frame or person")
+
+
+def _at_layer(maps: list[Tensor], layer: str, module: Any) -> Tensor | float:
+    """Return the map of a layer's level, in the shape of what the layer gives."""
+    if layer.endswith(("attn2.to_k", "attn2.to_v")):
+        return 1.0
+    own = maps[_level(layer, len(maps))]
+    if isinstance(module.get_base_layer(), nn.Conv2d):
+        return own.movedim(-1, 1)  # n 1 h w
+    return own if layer.endswith(".time_emb_proj") else own.flatten(1, 2)  # of tokens: n l 1
+
+
+def _level(layer: str, levels: int) -> int:
+    """Return the level of a layer's output: down_blocks.0.downsamplers.0.conv has that of block 1."""
+    part, *rest = layer.split(".")
+    if part == "mid_block":
+        return levels - 1
+    if part == "down_blocks":
+        return int(rest[0]) + (rest[1] == "downsamplers")
+    return levels - 1 - int(rest[0]) - (rest[1] == "upsamplers") if part == "up_blocks" else 0
 
 
 def _tuned(model: Any) -> Iterator[tuple[str, Any]]:

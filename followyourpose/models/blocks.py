@@ -132,7 +132,8 @@ class Transformer(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolutions per frame, the time added between them, residual: (b f) c h w -> (b f) c_out h w.
 
-    The time (1 or b, c_time) comes activated, once for all blocks.
+    The time (1 or b, c_time) comes activated, once for all blocks. A LoRA of its projection may act by frame and place:
+    then it is one for each image.
     """
 
     def __init__(self, c_in: int, c_out: int, time_channels: int, groups: int, eps: float):
@@ -145,9 +146,9 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
-        time = self.time_emb_proj(time)[..., None, None]
+        clips, time = len(time), self.time_emb_proj(time[:, None, None]).permute(0, 3, 1, 2)  # n c 1 1, or n c h w
         if len(time) > 1:
-            time = for_each_text(time.repeat_interleave(frames, dim=0), len(x))
+            time = for_each_text(time.repeat_interleave(frames, dim=0) if len(time) == clips else time, len(x))
         y = self.conv1(self.norm1(x, frames)) + time
         return self.conv_shortcut(x) + self.conv2(self.norm2(y, frames))
 

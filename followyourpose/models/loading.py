@@ -168,7 +168,9 @@ def check_loaded(source: str | PathLike[str], model: str, info: Mapping[str, Any
     found = {problem: info.get(key) or () for key, problem in PROBLEMS.items()}
     if extra:
         del found[PROBLEMS["unexpected_keys"]]
-    _refuse(source, model, {problem: [_name(each) for each in names] for problem, names in found.items()})
+    # a weight of another shape comes with its shapes behind its name
+    names = {problem: [key if isinstance(key, str) else key[0] for key in keys] for problem, keys in found.items()}
+    _refuse(source, model, names)
 
 
 def load_every_weight(
@@ -199,8 +201,3 @@ def _refuse(source: str | PathLike[str], model: str, problems: Mapping[str, Iter
     parts = [f"{len(names)} {problem}, e.g. {', '.join(names[:3])}" for problem, names in found.items() if names]
     if parts:
         raise ValueError(f"{source}: got weights that do not fit {model}: {'; '.join(parts)}")
-
-
-def _name(key: Any) -> str:
-    """Return the weight's name; a weight of another shape comes with its shapes behind it."""
-    return str(key if isinstance(key, str) else key[0])

@@ -8,7 +8,6 @@ A light convolutional network, frame by frame. Modules carry the released weight
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -96,11 +95,3 @@ def zero_start(pose_encoder: PoseEncoder) -> None:
     """
     for parameter in pose_encoder.zero_convs.parameters():
         nn.init.zeros_(parameter)
-
-
-@torch.no_grad()
-def identity_start(pose_encoder: PoseEncoder) -> None:
-    """Set the last convolution of every level to the identity, in place: the same as the released encoder's none."""
-    for zero_conv in pose_encoder.zero_convs:
-        nn.init.dirac_(zero_conv.get_parameter("weight"))
-        nn.init.zeros_(zero_conv.get_parameter("bias"))

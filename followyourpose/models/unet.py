@@ -26,14 +26,7 @@ from torch import Tensor, nn
 from followyourpose.common.checks import check_choice
 from followyourpose.models.adapters import BlockScales
 from followyourpose.models.attention import AttentionSettings, TextContext
-from followyourpose.models.blocks import (
-    DownBlock,
-    MidBlock,
-    ResnetBlock,
-    Transformer,
-    TransformerBlock,
-    UpBlock,
-)
+from followyourpose.models.blocks import DownBlock, MidBlock, ResnetBlock, Transformer, TransformerBlock, UpBlock
 from followyourpose.models.compiling import Compiling
 from followyourpose.models.group_norm import ClipGroupNorm
 from followyourpose.models.loading import StrictLoading, blocks_per_group
@@ -92,7 +85,9 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, Compiling, ModelM
         down_attention = _has_attention("down_block_types", down_block_types, levels)
         up_attention = _has_attention("up_block_types", up_block_types, levels)
         check_choice("pose_fusion", pose_fusion, ("add", "concat"))
-        _check_whole(layers_per_block=layers_per_block, cross_attention_dim=cross_attention_dim)
+        for key, value in (("layers_per_block", layers_per_block), ("cross_attention_dim", cross_attention_dim)):
+            if not isinstance(value, int):
+                raise ValueError(f"{key}: got {value!r}, expected one whole number for all blocks")
         time_channels = 4 * channels[0]
 
         def resnet(c_in: int, c_out: int) -> ResnetBlock:
@@ -128,9 +123,6 @@ class VideoUNet(StrictLoading, AttentionSettings, BlockScales, Compiling, ModelM
         self.conv_norm_out = ClipGroupNorm(norm_num_groups, c, norm_eps)
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
 
-        self._set_ablations(clip_norm, cross_frame_attention)
-
-    def _set_ablations(self, clip_norm: bool, cross_frame_attention: bool) -> None:
         for module in self.modules():
             if isinstance(module, ClipGroupNorm):
                 module.whole_clip = clip_norm
@@ -272,12 +264,6 @@ def _heads(attention_head_dim: int | Sequence[int], levels: int) -> list[int]:
     if len(heads) != levels:
         raise ValueError(f"attention_head_dim: got {heads}, expected one number or one per level ({levels})")
     return heads
-
-
-def _check_whole(**settings: Any) -> None:
-    for key, value in settings.items():
-        if not isinstance(value, int):
-            raise ValueError(f"{key}: got {value!r}, expected one whole number for all blocks")
 
 
 def _has_attention(key: str, block_types: Sequence[str], levels: int) -> list[bool]:

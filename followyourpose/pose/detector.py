@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from followyourpose.common.pictures import check_frames
 from followyourpose.pose.skeleton import NUM_JOINTS
 
 STRIDE = 2  # pixels per heatmap cell; cell i has its centre at pixel STRIDE * i + 0.5
@@ -67,8 +68,7 @@ class PuppetDetector(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the frames are not (n, H, W, 3) uint8.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"frames are {frames.shape} {frames.dtype}, expected (n, H, W, 3) uint8")
+        check_frames(frames)
         height, width = frames.shape[1:3]
         ratio = self.config.size / max(height, width)
         size = max(1, round(height * ratio)), max(1, round(width * ratio))

@@ -33,20 +33,14 @@ _EXAMPLE = '"set left_wrist 10:14 x=120 y=80"'
 
 @dataclass(frozen=True)
 class Move:
-    """A move of some joints of a person.
+    """A move of some joints of a person."""
 
-    Attributes:
-        text: as it was written; verb: set, shift, hide or copy.
-        joints: their indices; frames: numbers of the frames.
-        values: x, y, confidence, from; person: its number; None: the only one.
-    """
-
-    text: str
-    verb: str
-    joints: list[int]
-    frames: range
-    values: dict[str, float]
-    person: int | None
+    text: str  # as it was written
+    verb: str  # set, shift, hide or copy
+    joints: list[int]  # their indices
+    frames: range  # numbers of the frames
+    values: dict[str, float]  # x, y, confidence, from
+    person: int | None  # its number; None: the only one
 
 
 def edit(clip: ClipKeypoints, moves: Sequence[str]) -> tuple[ClipKeypoints, int]:
@@ -73,11 +67,7 @@ def edit(clip: ClipKeypoints, moves: Sequence[str]) -> tuple[ClipKeypoints, int]
 
 
 def parse_move(text: str, total: int) -> Move:
-    """Parse a move on a clip of `total` frames.
-
-    Raises:
-        ValueError: see `edit`.
-    """
+    """Parse a move on a clip of `total` frames, with the errors of `edit`."""
     verb, *rest = text.split()
     if verb not in VALUES:
         raise ValueError(f"{text}: got {verb!r}, expected one of {', '.join(VALUES)}, as in {_EXAMPLE}")

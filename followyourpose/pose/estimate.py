@@ -11,6 +11,7 @@ import numpy as np
 
 from followyourpose.common.checks import check_choice, check_installed
 from followyourpose.common.device import torch_device
+from followyourpose.common.pictures import check_frames
 from followyourpose.hub.places import locate
 from followyourpose.hub.registry import DOWNLOADS
 from followyourpose.hub.resolve import fetched, resolve
@@ -41,8 +42,7 @@ class PoseEstimator:
         Raises:
             ValueError: the frames are not (n, H, W, 3) uint8.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"frames are {frames.shape} {frames.dtype}, expected (n, H, W, 3) uint8")
+        check_frames(frames)
         found = [np.asarray(poses, np.float32).reshape(-1, NUM_JOINTS, 3).copy() for poses in self._find(frames)]
         for poses in found:
             poses[..., 2] = poses[..., 2].clip(0, 1)  # the peak of a heatmap may be a little outside
@@ -135,11 +135,7 @@ def open_estimator(
         from followyourpose.pose.estimate_mmpose import MMPose
 
         return PoseEstimator(MMPose(weights, config, boxes, device))
-    return PoseEstimator(_puppet(weights, device))
-
-
-def _puppet(weights: Path, device: str | None) -> Callable[[np.ndarray], np.ndarray]:
     from followyourpose.pose.detector import PuppetDetector
 
     detector = PuppetDetector.from_pretrained(weights).eval().to(torch_device(device))
-    return lambda frames: detector.detect(frames)[:, None]  # one person per frame
+    return PoseEstimator(lambda frames: detector.detect(frames)[:, None])  # one person per frame

@@ -25,18 +25,14 @@ _MOST_PIXELS = 100_000
 
 @dataclass(frozen=True)
 class ClipKeypoints:
-    """The people in every frame of a clip.
+    """The people in every frame of a clip."""
 
-    Attributes:
-        width, height: of the frames, in pixels; fps: frames per second.
-        frames: per frame one array (17, 3) per person: x, y in pixels, confidence in [0, 1]. A frame may be empty.
-        ids: per frame one number per person, the same from frame to frame; None: identities are unknown.
-    """
-
-    width: int
+    width: int  # of the frames, in pixels
     height: int
-    fps: float
+    fps: float  # frames per second
+    # per frame one array (17, 3) per person: x, y in pixels, confidence in [0, 1]. A frame may be empty.
     frames: list[list[np.ndarray]]
+    # per frame one number per person, the same from frame to frame; None: identities are unknown
     ids: list[list[int]] | None = None
 
 
@@ -110,13 +106,13 @@ def parse_keypoints(content: Any, place: str) -> ClipKeypoints:
         value = content[key]
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= most:
             raise ValueError(f"{place}: {key}: got {value!r:.80}, expected a number above 0, and at most {most:,}")
-    total = len(_list(content["frames"], f"{place}: frames"))
+    total = len(listed(content["frames"], f"{place}: frames"))
     if not 0 < total <= MOST_FRAMES:
         raise ValueError(f"{place}: frames: got {total or 'none'}, expected at least one, at most {MOST_FRAMES:,}")
     frames, ids = [], []
     for f, people in enumerate(content["frames"]):
         at = f"{place}: frames[{f}]"
-        frames.append([_person(person, f"{at}[{p}]") for p, person in enumerate(_list(people, at))])
+        frames.append([_person(person, f"{at}[{p}]") for p, person in enumerate(listed(people, at))])
         ids.append([person.get("id") for person in people])
     _check_pixels(frames, content["width"], content["height"], place)
     known = all(number is not None for people in ids for number in people)
@@ -159,7 +155,8 @@ def _keys(content: Any, expected: tuple[str, ...], place: str) -> None:
         raise ValueError(f"{place}: got {got}, expected a mapping with {', '.join(expected)}")
 
 
-def _list(value: Any, place: str) -> list[Any]:
+def listed(value: Any, place: str) -> list[Any]:
+    """Return a list, or raise a ValueError."""
     if not isinstance(value, list):
         raise ValueError(f"{place}: got {type(value).__name__}, expected a list")
     return value

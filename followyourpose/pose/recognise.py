@@ -42,7 +42,8 @@ def drawing_of(frames: np.ndarray) -> Drawing:
     if bright < 1e-4 * pixels:
         return "empty" if black >= 0.9 * pixels else "raw"
     hue = np.concatenate(hues)
-    mmpose = (np.abs((hue[:, None] - _hues(LEFT, RIGHT, MIDDLE) + 180) % 360 - 180) < 8).any(1).sum() / bright
+    own = cv2.cvtColor(np.float32([[LEFT, RIGHT, MIDDLE]]) / 255, cv2.COLOR_RGB2HSV)[0, :, 0]  # hues in degrees
+    mmpose = (np.abs((hue[:, None] - own + 180) % 360 - 180) < 8).any(1).sum() / bright
     kinds = (np.bincount(np.round(hue / 20).astype(int) % 18, minlength=18) > 0.03 * bright).sum()
     black, wide, between = black / pixels, wide / bright, (pixels - black - bright) / bright
     if mmpose >= 0.6 and black >= 0.1 and (wide < 0.3 or kinds >= 3):
@@ -51,8 +52,3 @@ def drawing_of(frames: np.ndarray) -> Drawing:
         return "wholebody" if white >= 0.02 * bright else "openpose"
     pure = len(hue) >= 0.9 * bright  # shapes in plain colours, which no camera sees
     return "other" if black >= 0.8 and (pure or wide < 0.2 and between < 0.5) else "raw"
-
-
-def _hues(*colors: tuple[int, int, int]) -> np.ndarray:
-    """Return the hues (c,) of RGB colours in degrees."""
-    return cv2.cvtColor(np.float32([colors]) / 255, cv2.COLOR_RGB2HSV)[0, :, 0]

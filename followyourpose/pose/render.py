@@ -1,15 +1,18 @@
-"""Keypoints -> skeleton frames: coloured limbs on black, the pose input of the network."""
+"""Keypoints -> skeleton frames: coloured limbs on black, the pose input of the network; and pictures to check them."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from followyourpose.common.checks import check_choice
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN, STYLES
 
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates: 1/16 pixel
 _CANVAS = 256  # pixels; smaller frames are drawn at about this size and reduced: limbs may be thinner than a pixel
+_FACE = slice(5)  # joints
+_COLORS = ("#ffd60a", "#4cc9f0", "#ff70a6", "#80ed99", "#ff9f1c", "#c77dff", "#ffffff", "#ff5c5c")  # of tracks, in turn
 
 
 def render_skeleton(
@@ -60,3 +63,29 @@ def overlay(frame: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
     """Lay a skeleton over the frame it was found in, both (H, W, 3) uint8: as opaque as it is bright."""
     transparency = cv2.merge([255 - skeleton.max(-1)] * 3)
     return cv2.add(cv2.multiply(frame, transparency, scale=1 / 255), skeleton)
+
+
+def numbered(
+    frame: np.ndarray, people: Sequence[np.ndarray], ids: Sequence[int], min_confidence: float = SEEN
+) -> np.ndarray:
+    """Write each person's track id beside the head, in the track's colour, into a copy of a frame (H, W, 3) uint8 RGB.
+
+    Args:
+        people: as for `render_skeleton`; ids: of their tracks.
+    """
+    picture = Image.fromarray(frame)
+    draw, size = ImageDraw.Draw(picture), max(10, min(frame.shape[:2]) // 12)
+    font, edge = ImageFont.load_default(size), max(1, size // 8)
+    for person, number in zip(people, ids, strict=True):
+        seen = person[person[:, 2] >= min_confidence, :2]
+        face = person[_FACE][person[_FACE, 2] >= min_confidence, :2]
+        head = face if len(face) else seen[seen[:, 1].argsort()[:1]]
+        if len(head) == 0:
+            continue
+        text, (left, top), (right, bottom) = str(number), head.min(0), head.max(0)
+        fits = right + size / 2 + draw.textlength(text, font) < picture.width
+        x = right + size / 2 if fits else left - size / 2
+        y = np.clip((top + bottom) / 2, size / 2 + edge, picture.height - size / 2 - edge)
+        color = _COLORS[number % len(_COLORS)]
+        draw.text((x, y), text, color, font, "lm" if fits else "rm", stroke_width=edge, stroke_fill="black")
+    return np.asarray(picture)

@@ -31,6 +31,15 @@ def object_keypoint_similarity(predicted: np.ndarray, target: np.ndarray) -> flo
     return float(np.exp(-squared / (2 * 0.53 * sides.prod() * (2 * OKS_SIGMAS[seen]) ** 2)).mean())
 
 
+def best_pairs(similarity: np.ndarray) -> dict[int, int]:
+    """Return row -> column of a table (p, q): the most similar pair first, then the next of what is left, and so on."""
+    pairs: dict[int, int] = {}
+    for row, column in sorted(np.ndindex(similarity.shape), key=lambda pair: -similarity[pair]):
+        if row not in pairs and column not in pairs.values():
+            pairs[row] = column
+    return pairs
+
+
 def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of the boxes around two sets of points (j, 2), in [0, 1]; a point covers one pixel."""
     low, high = (np.stack([reduce(points, 0) for points in (first, second)]) for reduce in (np.min, np.max))

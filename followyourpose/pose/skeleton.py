@@ -42,13 +42,13 @@ LIMBS = tuple(
     )
 )  # fmt: skip
 
-# OpenPose's 18 joints, each midway between two of COCO's: the neck between the shoulders, any other one COCO joint.
-_OPENPOSE = (
-    ("nose", "nose"), ("left_shoulder", "right_shoulder"),
-    *((f"{side}_{part}",) * 2 for side in ("right", "left") for part in ("shoulder", "elbow", "wrist")),
-    *((f"{side}_{part}",) * 2 for side in ("right", "left") for part in ("hip", "knee", "ankle")),
-    ("right_eye",) * 2, ("left_eye",) * 2, ("right_ear",) * 2, ("left_ear",) * 2,
+# OpenPose's 18 joints: COCO's, and a neck midway between the shoulders.
+BODY_18 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
+    "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
+_NECK = (JOINT["left_shoulder"], JOINT["right_shoulder"])
 _OPENPOSE_LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
@@ -58,20 +58,14 @@ _RAINBOW = tuple(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1.0, 
 
 @dataclass(frozen=True)
 class Style:
-    """Drawing style of a skeleton: limbs in their order, joints on top.
+    """Drawing style of a skeleton: limbs in their order, joints on top."""
 
-    Attributes:
-        between: (j, 2) indices of the two COCO joints that a drawn joint lies midway between; equal for a COCO joint.
-        joint_colors: (j, 3) RGB; limbs: (from, to, RGB), indices of drawn joints.
-        limb_widths: the frame's longer side, in widths of a limb.
-        radius: radius of a joint, in widths of a limb.
-    """
-
+    # (j, 2) indices of the two COCO joints that a drawn joint lies midway between; equal for a COCO joint
     between: np.ndarray
-    joint_colors: tuple[tuple[int, int, int], ...]
-    limbs: tuple[tuple[int, int, tuple[int, int, int]], ...]
-    limb_widths: int
-    radius: float
+    joint_colors: tuple[tuple[int, int, int], ...]  # (j, 3) RGB
+    limbs: tuple[tuple[int, int, tuple[int, int, int]], ...]  # (from, to, RGB), indices of drawn joints
+    limb_widths: int  # the frame's longer side, in widths of a limb
+    radius: float  # radius of a joint, in widths of a limb
 
 
 _OWN = np.stack([np.arange(NUM_JOINTS)] * 2, 1)
@@ -82,7 +76,7 @@ STYLES = {
     ),
     # The training data of ControlNet's OpenPose models: joints in rainbow colours, limbs at 0.6 of their brightness.
     "openpose": Style(
-        np.array([[JOINT[name] for name in pair] for pair in _OPENPOSE]),
+        np.array([_NECK if name == "neck" else (JOINT[name],) * 2 for name in BODY_18]),
         _RAINBOW,
         tuple((a, b, tuple(round(0.6 * c) for c in _RAINBOW[i])) for i, (a, b) in enumerate(_OPENPOSE_LIMBS)),
         64,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from followyourpose.common.checks import check_installed
-from followyourpose.pose.similarity import box_overlap, object_keypoint_similarity
+from followyourpose.pose.similarity import best_pairs, box_overlap, object_keypoint_similarity
 from followyourpose.pose.skeleton import NUM_JOINTS, SEEN
 
 _LEAST = 0.3  # of similarity and overlap together, for two poses of one person
@@ -18,15 +18,10 @@ _ORDER = 2  # of the smoothing polynomial: it keeps speed and acceleration
 
 @dataclass(frozen=True)
 class Track:
-    """One person in a clip.
+    """One person in a clip."""
 
-    Attributes:
-        start: first frame.
-        poses: (n, 17, 3), a pose for each frame from there on; confidence 0 where the person was not found.
-    """
-
-    start: int
-    poses: np.ndarray
+    start: int  # first frame
+    poses: np.ndarray  # (n, 17, 3), a pose for each frame from there on; confidence 0 where the person was not found
 
 
 def link(frames: Sequence[Sequence[np.ndarray]], max_gap: int = 5, min_confidence: float = SEEN) -> list[Track]:
@@ -42,15 +37,10 @@ def link(frames: Sequence[Sequence[np.ndarray]], max_gap: int = 5, min_confidenc
     last: dict[int, int] = {}  # track that may go on -> its last frame
     for number, people in enumerate(frames):
         last = {track: frame for track, frame in last.items() if number - frame <= max_gap + 1}
-        pairs = [
-            (_similarity(tracks[track][1][-1], person, min_confidence), track, index)
-            for track in last
-            for index, person in enumerate(people)
-        ]
-        owner: dict[int, int] = {}  # person -> track
-        for similarity, track, index in sorted(pairs, key=lambda pair: -pair[0]):
-            if similarity >= _LEAST and track not in owner.values() and index not in owner:
-                owner[index] = track
+        alive = list(last)
+        alike = np.array([[_similarity(tracks[t][1][-1], person, min_confidence) for person in people] for t in alive])
+        pairs = best_pairs(alike.reshape(len(alive), len(people)))
+        owner = {index: alive[i] for i, index in pairs.items() if alike[i, index] >= _LEAST}  # person -> track
         for index, person in enumerate(people):
             if index not in owner:
                 owner[index] = len(tracks)

@@ -32,21 +32,16 @@ QUESTIONS = {
     "consistency": "Which video is the steadiest from frame to frame?",
 }
 NEEDED = {"text": "prompt", "pose": "skeleton"}  # part of an item that a question is about
-_LETTERS = "bcdfghjklmnpqrstvwxz"  # of random names: without vowels none is a word
 _FPS = 8.0  # of frames without a rate
 _SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file of frames, or the skeletons of a keypoints .json.
-
-    Attributes:
-        half: take the left half of its frames: the skeleton in generate's `-with-skeleton.mp4`.
-    """
+    """A file of frames, or the skeletons of a keypoints .json."""
 
     path: Path
-    half: bool = False
+    half: bool = False  # take the left half of its frames: the skeleton in generate's `-with-skeleton.mp4`
 
     def open(self) -> tuple[VideoInfo, Iterator[np.ndarray]]:
         """Return the file's properties, and its frames in parts (f, H, W, 3) uint8 RGB."""
@@ -95,7 +90,7 @@ def make_study(config: StudyConfig) -> Path:
         if question in questions and bare:
             raise ConfigError(f"questions: {question} needs a {part}, and {_listed(bare)} has none; see manifest")
     folder = Path(config.output or f"outputs/study-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
-    names = _random_names(len(items) * (len(config.systems) + 2))
+    names = iter(lambda: f"v{secrets.token_hex(8)}", None)  # a letter first, as below
     clips: dict[str, Clip] = {}  # random name -> clip
     keys: dict[str, dict[str, Any]] = {}  # random name of an item -> its part of the key
     for item in items:
@@ -252,14 +247,6 @@ def _listed_item(row: Any, folder: Path, place: str) -> Item:
 
 
 # ---- small things ---------------------------------------------------------------------------------------------------
-
-
-def _random_names(count: int) -> Iterator[str]:
-    """Return different names that nobody can guess."""
-    names: set[str] = set()
-    while len(names) < count:
-        names.add("".join(secrets.choice(_LETTERS) for _ in range(8)))
-    return iter(names)
 
 
 def _uneven(keys: dict[str, dict[str, Any]], seconds: dict[str, float]) -> list[str]:

@@ -16,7 +16,7 @@ from statistics import NormalDist, median
 from typing import Any
 
 from followyourpose.common.checks import counted
-from followyourpose.common.files import atomic_write, read_json, read_text
+from followyourpose.common.files import atomic_write, errors_named, read_json, read_text
 from followyourpose.common.tables import markdown_table
 
 COLUMNS = ("study", "rater", "step", "item", "question", "position", "seconds", "choice")
@@ -67,10 +67,8 @@ def score_study(key: str | Path, answers: Sequence[str | Path], output: str | Pa
     content = read_key(key)
     result = score(content, read_answers(content, answers))
     if output is not None:
-        try:
+        with errors_named(Path(output)):
             atomic_write(Path(output), json.dumps(result, indent=2) + "\n")
-        except OSError as error:
-            raise ValueError(f"{output}: cannot be written ({error.strerror})") from error
     return format_score(result)
 
 

@@ -23,21 +23,21 @@ from followyourpose.common.tensors import read_tensors, write_tensors
 from followyourpose.config import TrainConfig, locate
 from followyourpose.data.batch import Source, place, to_pixels
 from followyourpose.data.latent_cache import (
-    CAPTIONS,
     CHECKSUMS,
     LABELS,
     PLAN,
+    TEXTS,
     LatentCache,
     Plan,
     checksums,
     label_checksum,
     missing_shards,
-    packed,
     read_plan,
 )
+from followyourpose.data.remote import missing_copies
 from followyourpose.training.checks import check_inputs
 from followyourpose.training.components import fingerprint, load_components, load_scheduler, load_tokenizer
-from followyourpose.training.feed import is_at_hand, open_source
+from followyourpose.training.feed import open_source
 from followyourpose.training.objectives import Denoise, Objective
 
 GEOMETRY = "center crop, no flip"
@@ -63,12 +63,9 @@ def make_cache(config: TrainConfig) -> Path:
 def cached_source(config: TrainConfig, objective: Denoise, state: PartialState) -> LatentCache:
     """Open the encoded data set of a run; its missing shards are encoded first, by all processes together.
 
-    Once it is whole the data need not be there; where they are, they must have as many samples as the cache.
-
-    Raises:
-        ValueError: as `make_cache`.
+    Once it is whole the data need not be there; where they are, they must have as many samples as the cache. Errors are
+    those of `make_cache`.
     """
-    check_cacheable(config)
     data, folder = config.data, locate(config.data.cache)
     identity = identity_of(config, objective)
     if (folder / PLAN).exists():
@@ -90,21 +87,18 @@ def source_at_hand(config: TrainConfig, objective: Objective, shapes: Path | Non
     """Open the data of a run without writing anything: its cache, where that is whole, else the data.
 
     None: the data are missing, or are remote shards that no run has copied yet. A cache is not compared with networks
-    that are `shapes` alone.
-
-    Raises:
-        ValueError: as `make_cache`.
+    that are `shapes` alone. Errors are those of `make_cache`.
     """
     data = config.data
     if data.cache:
-        check_cacheable(config)
         folder = locate(data.cache)
         if (folder / PLAN).exists() and shapes is None:
             _check_identity(folder, identity_of(config, objective))
         if not missing_shards(folder):
             return LatentCache(folder, data.limit)
-    local = "://" not in data.path and "{" not in data.path
-    return open_source(data) if is_at_hand(data) and (not local or locate(data.path).exists()) else None
+    if "://" in data.path:
+        return None if missing_copies(data.path, data.download) else open_source(data)
+    return open_source(data) if "{" in data.path or locate(data.path).exists() else None
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------
@@ -156,7 +150,7 @@ def _check_number(folder: Path, samples: int, limit: int | None) -> None:
 
 def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], objective: Denoise) -> None:
     """Write the labels of all samples, and then the plan of the shards."""
-    known = (CAPTIONS, LABELS, LOCK)
+    known = (TEXTS, LABELS, LOCK)
     if folder.exists() and any(p.name not in known and p.suffix != ".partial" for p in folder.iterdir()):
         raise ValueError(f"{folder}: is not empty and holds no encoded data set; choose another data.cache")
     captions: dict[str, int] = {}
@@ -172,12 +166,11 @@ def _write_plan(folder: Path, source: Source, identity: dict[str, str | int], ob
     one = _encode(torch.zeros(3, 1, data.height, data.width), objective)
     latents = _portions([one.nbytes * count for count in frames])
     text = _portions([_states([""], objective).nbytes] * len(captions))
-    names, name_ends = packed(source.name(index) for index in range(len(source)))
+    names = [source.name(index) for index in range(len(source))]
+    texts = json.dumps({"captions": list(captions), "names": names}, indent=0).encode()
     labels = {"captions": torch.tensor(caption_of), "frames": torch.tensor(frames)}
-    labels |= {"names": torch.from_numpy(names), "name_ends": torch.from_numpy(name_ends)}
-    texts = json.dumps(list(captions), indent=0).encode()
-    _write(folder / LABELS, labels, {CAPTIONS: sha256(texts).hexdigest()})
-    _write(folder / CAPTIONS, texts)
+    _write(folder / LABELS, labels, {TEXTS: sha256(texts).hexdigest()})
+    _write(folder / TEXTS, texts)
     _write(folder / PLAN, json.dumps(asdict(Plan(identity, latents, text)), indent=1).encode())
 
 
@@ -195,11 +188,11 @@ def _portions(sizes: Sequence[int]) -> list[int]:
 
 def _write_shards(folder: Path, source: Source, objective: Denoise, state: PartialState) -> None:
     """Write this process's part of the missing shards."""
-    captions = read_json(folder / CAPTIONS)
+    captions = read_json(folder / TEXTS)["captions"]
     counts = read_tensors(folder / LABELS)[0]["frames"].tolist()
     own = read_plan(folder).shards()[state.process_index :: state.num_processes]
     own = [(name, items) for name, items in own if not (folder / name).exists()]
-    for name, items in tqdm(own, "shards", disable=state.process_index > 0 or not own):
+    for name, items in tqdm(own, "shards", disable=True if state.process_index or not own else None):
         if name.startswith("text"):
             states = _states([captions[i] for i in items], objective)
             _write(folder / name, {"text": states, CHECKSUMS: checksums(states)})

@@ -6,6 +6,7 @@ They take less than a second: no network is read, and PyTorch is imported only t
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,18 +75,15 @@ def _check_data(config: TrainConfig, dry_run: bool) -> None:
 
 
 def _check_packages(config: TrainConfig) -> None:
-    if config.optim.name == "adamw8bit" and not (find_spec("bitsandbytes") and _has_cuda()):
-        raise ValueError('optim.name: got adamw8bit, which needs a CUDA GPU and `pip install -e ".[bnb]"`')
+    if config.optim.name == "adamw8bit":
+        import torch
+
+        if not (find_spec("bitsandbytes") and torch.cuda.is_available()):
+            raise ValueError('optim.name: got adamw8bit, which needs a CUDA GPU and `pip install -e ".[bnb]"`')
     for tracker in config.trackers:
         check_choice("trackers", tracker, TRACKERS)
         if tracker != "all" and find_spec(tracker) is None:
             raise ValueError(f"trackers: {tracker} is not installed; pip install {tracker}, or leave it out")
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 # ---- output and start ------------------------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ def changed_settings(config: TrainConfig) -> list[str]:
         if folder.exists() and any(p.suffix != ".partial" and p.name != LOCK for p in folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no run; choose another output")
         return []
-    before, now = flat(asdict(load_config(TrainConfig, folder / CONFIG))), flat(asdict(config))
+    before, now = flat(asdict(config_of(folder))), flat(asdict(config))
     changed = [key for key in now if before[key] != now[key] and key != "output"]
     if differ := [key for key in changed if not key.startswith(_FREE)]:
         changes = "; ".join(f"{key}: {before[key]}, got {now[key]}" for key in differ)
@@ -136,6 +134,24 @@ def is_run(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
+def config_of(run: str | Path) -> TrainConfig:
+    """Return the settings of a run, which are not to be changed: a file of the same content is parsed once.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    file = Path(run) / CONFIG
+    try:
+        return _config_of(file, read_text(file))
+    except ValueError:
+        return load_config(TrainConfig, file)
+
+
+@lru_cache(64)
+def _config_of(file: Path, content: str) -> TrainConfig:
+    return load_config(TrainConfig, file)
+
+
 def chain(folder: str | Path) -> Iterator[Path]:
     """Yield a folder, its `init`, the `init` of that, and so on: runs, the newest first, and then a pipeline folder.
 
@@ -149,7 +165,7 @@ def chain(folder: str | Path) -> Iterator[Path]:
             raise ValueError(f"{folder}: the run starts from itself, by `init` of its config.yaml")
         seen.append(folder.resolve())
         yield folder
-        folder = find_model(load_config(TrainConfig, folder / CONFIG).init, "init")
+        folder = find_model(config_of(folder).init, "init")
     yield folder
 
 

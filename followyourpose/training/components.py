@@ -18,7 +18,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from followyourpose.common.files import atomic_write, new_folder, read_json
-from followyourpose.config import TrainConfig, find_model, load_config
+from followyourpose.config import TrainConfig, find_model
 from followyourpose.models.inflate import NEW_LAYERS, inflate
 from followyourpose.models.loading import load_network, model_kind
 from followyourpose.models.pose_encoder import PoseEncoder
@@ -26,7 +26,7 @@ from followyourpose.models.unet import VideoUNet
 from followyourpose.pipeline import image_model
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
 from followyourpose.pose.detector import PuppetDetector
-from followyourpose.training.checks import CONFIG, WEIGHTS, chain, is_run, root_folder
+from followyourpose.training.checks import WEIGHTS, chain, config_of, is_run, root_folder
 from followyourpose.training.lora import add_lora, merge_lora, save_lora
 from followyourpose.training.run_dir import check_frozen, trained_weights
 
@@ -42,7 +42,7 @@ def load_component(folder: str | Path, name: str, scratch: bool = False) -> nn.M
     folder = find_model(folder, "init")
     if scratch or not is_run(folder):
         return _read(root_folder(folder), name, scratch)
-    run = load_config(TrainConfig, folder / CONFIG)
+    run = config_of(folder)
     if name == "text_encoder" and "clip" in run.scratch:
         return _text_tower(load_component(folder, "clip"))
     weights = trained_weights(folder)
@@ -181,7 +181,7 @@ def export(run: str | Path, output: str | Path, dtype: torch.dtype = torch.float
     run, output = Path(run), Path(output)
     if not is_run(run):
         raise ValueError(f"{run}: is no run (it has no config.yaml)")
-    config = load_config(TrainConfig, run / CONFIG)
+    config = config_of(run)
     with new_folder(output) as folder:
         if config.objective == "contrast":
             load_component(run, "clip").to(dtype).save_pretrained(folder)

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
+from followyourpose.common.files import errors_named
 from followyourpose.config import DataConfig, TrainConfig, locate
 from followyourpose.data.batch import Batch, Clips, EndlessBatches, Source, collate
 from followyourpose.data.labels import Rules
 from followyourpose.data.remote import is_pattern
-from followyourpose.data.sources import open_data, shards_at_hand
+from followyourpose.data.sources import open_data
 from followyourpose.pose.render import render_skeleton
 from followyourpose.pose.skeleton import flip_keypoints
 from followyourpose.training.checks import is_run
@@ -51,11 +53,6 @@ def open_source(config: DataConfig) -> Source:
     return open_data(path, config.kind, config.limit, rules, captions, config.download)
 
 
-def is_at_hand(config: DataConfig) -> bool:
-    """Whether `open_source` would copy no remote shard."""
-    return shards_at_hand(config.path, config.download)
-
-
 def _locate_pattern(pattern: str) -> str | Path:
     """Locate a pattern of local shards by the folder before its first brace."""
     if "://" in pattern:
@@ -65,45 +62,36 @@ def _locate_pattern(pattern: str) -> str | Path:
     return locate(head + slash) / (name + brace + rest)
 
 
+@dataclass(eq=False)
 class Feed(Iterator[Batch]):
     """Batches without end, in the order of `EndlessBatches`, read by worker processes.
 
     When a worker dies, or a batch takes longer than `timeout`, all workers are started anew at that batch. Samples that
     cannot be read are counted, and reported once each.
 
-    Args:
-        clips: the samples; its `seed` is the order's too.
-        batch: samples per process and batch.
-        start: samples that all processes together saw before.
-        rank, ranks: number of this process, and number of processes.
-        workers: processes that read; 0: this one reads, without a timeout.
-        timeout: seconds.
-        max_bad: largest share of bad samples among those tried, once there are 50.
-        name: name of the data in messages.
-        on_bad: called with a line per bad sample, and per restart of the workers; None: no reports.
-        bad_file: gets a line {"name", "reason"} per bad sample, once its folder is a run's: a run that cannot start
-            leaves none. Samples that it lists already are neither reported nor listed again.
-
-    Attributes:
-        position: samples that all processes together have seen, `start` included: the start of a resumed run.
-        bad: name -> reason, of the samples that could not be read.
-
     Raises:
         ValueError: on iteration, too many samples are bad.
         RuntimeError: on iteration, the workers failed three times on one batch; its samples are named.
     """
 
-    def __init__(
-        self, clips: Clips, batch: int, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0,
-        timeout: float = 120.0, max_bad: float = 0.1, name: str = "data",
-        on_bad: Callable[[str], None] | None = None, bad_file: Path | None = None,
-    ) -> None:  # fmt: skip
-        self.clips, self.batch, self.position, self.rank, self.ranks = clips, batch, start, rank, ranks
-        self.workers, self.timeout, self.max_bad, self.name = workers, timeout, max_bad, name
-        self.on_bad, self.bad_file = on_bad, bad_file
-        self.bad: dict[str, str] = {}
+    clips: Clips  # the samples; its `seed` is the order's too
+    batch: int  # samples per process and batch
+    position: int = 0  # samples that all processes together have seen: at first those of the command before
+    rank: int = 0  # number of this process
+    ranks: int = 1  # number of processes
+    workers: int = 0  # processes that read; 0: this one reads, without a timeout
+    timeout: float = 120.0  # seconds
+    max_bad: float = 0.1  # largest share of bad samples among those tried, once there are 50
+    name: str = "data"  # name of the data in messages
+    on_bad: Callable[[str], None] | None = None  # called with a line per bad sample and restart of the workers
+    # gets a line {"name", "reason"} per bad sample, once its folder is a run's: a run that cannot start leaves none;
+    # samples that it lists already are neither reported nor listed again
+    bad_file: Path | None = None
+    bad: dict[str, str] = field(default_factory=dict, init=False)  # name -> reason, of those that could not be read
+
+    def __post_init__(self) -> None:
         self._unwritten: list[str] = []
-        self._seen = np.zeros(len(clips), bool)  # samples that have had their turn in the order;
+        self._seen = np.zeros(len(self.clips), bool)  # samples that have had their turn in the order;
         self._tried = self._failed = 0  # their number, and that of the bad ones among them
         self._order = iter(self._batches())
         self._loader: Iterator[Batch] | None = None
@@ -202,13 +190,10 @@ class Feed(Iterator[Batch]):
     def _write(self) -> None:
         if self._unwritten and self.bad_file is not None and is_run(self.bad_file.parent):
             lines, self._unwritten = "".join(self._unwritten), []
-            try:
-                with open(self.bad_file, "ab+") as file:
-                    file.seek(max(0, file.tell() - 1))
-                    cut = file.read() not in (b"", b"\n")  # the last line, by a kill
-                    file.write(b"\n" * cut + lines.encode())
-            except OSError as error:
-                raise ValueError(f"{self.bad_file}: cannot be written ({error})") from error
+            with errors_named(self.bad_file), open(self.bad_file, "ab+") as file:
+                file.seek(max(0, file.tell() - 1))
+                cut = file.read() not in (b"", b"\n")  # the last line, by a kill
+                file.write(b"\n" * cut + lines.encode())
 
     def _judge(self, keys: list[tuple[int, int]]) -> None:
         """Stop the run when too many samples are bad; replacements of bad samples do not count as tried."""

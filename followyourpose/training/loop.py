@@ -115,7 +115,7 @@ def build_objective(config: TrainConfig, kind: type[Objective] | None = None, sh
 def _run_steps(config, run: RunDir, accelerator: Accelerator, model, state: TrainState, feed, reports, frozen) -> None:
     model.train()
     generator, main = torch.Generator(accelerator.device), accelerator.is_main_process
-    progress = tqdm(range(state.step, config.steps), "training", disable=not main, mininterval=5)
+    progress = tqdm(range(state.step, config.steps), "training", disable=None if main else True, mininterval=5)
     with StopSignal(accelerator) as stop, closing(feed):
         for _ in progress:
             batches = [reports.timed(feed) for _ in range(config.optim.gradient_accumulation_steps)]
@@ -124,7 +124,10 @@ def _run_steps(config, run: RunDir, accelerator: Accelerator, model, state: Trai
 
             # ---- logging and validation
             if row := reports.report(batches[0], norm):
-                progress.set_postfix({key: row[key] for key in ("loss", "lr", "clips_per_s", "skipped_in_all")})
+                shown = {key: row[key] for key in ("loss", "lr", "clips_per_s", "skipped_in_all")}
+                progress.set_postfix(shown)
+                if main and progress.disable:  # as where the output is no terminal
+                    print(f"step {state.step}/{config.steps}: {shown}")
 
             # ---- checkpoint
             stopping = stop.agreed()

@@ -3,7 +3,6 @@
 A layer W with a LoRA computes W x + alpha / rank * B A x, where A starts random and B at zero.
 """
 
-import re
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from followyourpose.config import LoraConfig
 from followyourpose.models.unet import VideoUNet
+from followyourpose.training.trainable import matched
 
 _ADAPTER = "default"  # peft's name of the LoRA
 
@@ -26,15 +26,7 @@ def add_lora(unet: UNet2DConditionModel | VideoUNet, config: LoraConfig) -> None
         ValueError: a pattern of `config.targets` matches no linear layer or convolution.
     """
     layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    chosen: set[str] = set()
-    for pattern in config.targets:
-        try:
-            matching = {name for name in layers if re.search(pattern, name)}
-        except re.error as error:
-            raise ValueError(f"lora.targets: {pattern!r} is not a regular expression ({error})") from error
-        if not matching:
-            raise ValueError(f"lora.targets: {pattern!r} matches none of the {len(layers)} layers, such as {layers[0]}")
-        chosen |= matching
+    chosen = matched("lora.targets", config.targets, layers, "layers")
     if not chosen:
         raise ValueError("lora.targets: got none, expected regular expressions on names of layers")
     alpha = config.rank if config.alpha is None else config.alpha

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from followyourpose.common.files import atomic_file, atomic_write, sync_file, sync_folder
 from followyourpose.common.tensors import read_facts, read_tensors, write_tensors
-from followyourpose.config import TrainConfig, load_config, save_config
-from followyourpose.training.checks import CONFIG, WEIGHTS, changed_settings
+from followyourpose.config import TrainConfig, save_config
+from followyourpose.training.checks import CONFIG, WEIGHTS, changed_settings, config_of
 
 # Raised by the loading of state.pt. Nothing else in a checkpoint is read without a check of its own.
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
@@ -49,17 +49,14 @@ class RunDir:
 
     Nothing is written before the first step's log or checkpoint: a command that could not start can be corrected.
 
-    Attributes:
-        main: whether this process writes, and not another of the run.
-        changes: "key: before -> now" for each setting that has changed, and may.
-
     Raises:
         ValueError: the folder holds a run of other settings (every key that differs is named), or other files.
     """
 
     def __init__(self, config: TrainConfig, main: bool = True) -> None:
-        self.path, self.main, self.config = Path(config.output), main, config
-        self.changes = changed_settings(config)
+        self.path, self.config = Path(config.output), config
+        self.main = main  # whether this process writes, and not another of the run
+        self.changes = changed_settings(config)  # "key: before -> now" for each that has changed, and may
         self._has_config = False  # of this command: settings that may change are those of the last one
         self._unreadable: dict[Path, ValueError] = {}
         self._newest: Stored | None = None  # read already
@@ -160,11 +157,7 @@ class RunDir:
             shutil.rmtree(old)
 
     def finish(self) -> None:
-        """Copy the newest checkpoint's weights to where those of a finished run lie.
-
-        Raises:
-            ValueError: they cannot be written.
-        """
+        """Copy the newest checkpoint's weights to where those of a finished run lie; errors as of `log`."""
         if self.main:
             # weights.safetensors comes last: where it is, the run has finished.
             for file in sorted(self.checkpoints()[-1].glob("*.safetensors"), reverse=True):
@@ -174,11 +167,7 @@ class RunDir:
     # ---- log
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Add a line to the log.
-
-        Raises:
-            ValueError: it cannot be written.
-        """
+        """Add a line to the log; a ValueError where it cannot be written."""
         if self.main:
             with self.writing(LOG):
                 self._write_config()
@@ -232,7 +221,7 @@ def trained_weights(run: Path) -> dict[str, Tensor]:
     """
     if not (run / WEIGHTS).exists():
         raise ValueError(f"{run}: the run has not finished (no {WEIGHTS}); run its train command again")
-    averaged = load_config(TrainConfig, run / CONFIG).optim.ema_decay
+    averaged = config_of(run).optim.ema_decay
     try:
         return read_tensors(run / AVERAGE if averaged else run / WEIGHTS)[0]
     except ValueError as error:

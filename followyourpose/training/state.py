@@ -19,22 +19,22 @@ from followyourpose.training.run_dir import Stored
 class TrainState:
     """Trained weights with their moving average, the optimiser with its schedule, and the counters of a run.
 
-    Attributes:
-        weights: trained parameters by name; average: their moving average, empty where the run keeps none.
+    Args:
+        weights: trained parameters by name; data: number of samples in the data set.
         scaler: of fp16's losses; None: there is none.
-        counters: step, samples (of all processes), skipped (steps in a row), skipped_in_all, losses (since the last
-            row of the log), and data, the number of samples in the data set.
     """
 
     def __init__(self, config: TrainConfig, weights: dict[str, Tensor], data: int, scaler: Any = None) -> None:
         optim = config.optim
         self.config, self.weights, self.scaler = config, weights, scaler
+        # moving average, empty where the run keeps none
         self.average = {name: p.detach().float().clone() for name, p in weights.items()} if optim.ema_decay else {}
         self.optimizer: Any = _optimizer(config, weights)
         self.schedule = get_scheduler(
             SCHEDULES[optim.schedule], self.optimizer, num_warmup_steps=optim.warmup_steps,
             num_training_steps=config.steps,
         )  # fmt: skip
+        # Samples are those of all processes, skipped are steps in a row, losses those since the last row of the log.
         self.counters = {"step": 0, "samples": 0, "skipped": 0, "skipped_in_all": 0, "losses": [], "data": data}
 
     @property
@@ -53,7 +53,7 @@ class TrainState:
             odd = [name for name in tensors.keys() | own.keys() if _shape(tensors, name) != _shape(own, name)]
             if odd:
                 raise ValueError(f"it and the run train different parameters, such as {min(odd)}")
-        if missing := {"samples", "optimizer", "scaler"} - rest.keys():  # earlier versions had not all counters
+        if missing := {"samples", "data", "optimizer", "scaler"} - rest.keys():
             raise ValueError(f"its state has no {min(missing)}")
         try:
             moments = rest["optimizer"]["state"]
@@ -71,7 +71,11 @@ class TrainState:
         Raises:
             ValueError: the data set has another number of samples, so that their order would be another.
         """
-        self._check_data(rest.get("data", self.counters["data"]))
+        if (samples := self.counters["data"]) != rest["data"]:
+            raise ValueError(
+                f"data.path: got {counted(samples, 'sample')} in {self.config.data.path}, expected {rest['data']}, "
+                f"with which {self.config.output} began; choose another output, or the data it was started with"
+            )
         _copy(weights, self.weights)
         _copy(average, self.average)
         rest = dict(rest)
@@ -84,13 +88,6 @@ class TrainState:
         schedule.last_epoch = step
         for group, rate, shape in zip(self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = rate * shape(step)
-
-    def _check_data(self, before: int) -> None:
-        if (samples := self.counters["data"]) != before:
-            raise ValueError(
-                f"data.path: got {counted(samples, 'sample')} in {self.config.data.path}, expected {before}, with "
-                f"which {self.config.output} began; choose another output, or the data it was started with"
-            )
 
     def advance(self, loss: float, norm: float, samples: int) -> None:
         """Count an optimiser step, move the schedule and, where its gradient was finite, the average.

@@ -15,18 +15,8 @@ from typing import Any
 import numpy as np
 
 from followyourpose.common.files import natural_order
-from followyourpose.pose.formats.layout import (
-    Layout,
-    Person,
-    as_coco,
-    joints_of,
-    listed,
-    mapped,
-    note_lost,
-    size_of,
-    track,
-)
-from followyourpose.pose.keypoints_file import ClipKeypoints
+from followyourpose.pose.formats.layout import Layout, Person, as_coco, joints_of, mapped, note_lost, size_of, track
+from followyourpose.pose.keypoints_file import ClipKeypoints, listed
 from followyourpose.pose.skeleton import JOINTS, LIMBS, SEEN
 
 _CONFIDENCES = np.array([0.0, 0.5, 1.0])  # of COCO's flags: not labelled, hidden, visible

@@ -20,22 +20,16 @@ _SIZES = (("canvas_width", "canvas_height"), ("image_width", "image_height"), ("
 
 @dataclass
 class Layout:
-    """Content of a file, in the tool's own units.
+    """Content of a file, in the tool's own units."""
 
-    Attributes:
-        tool: its name, for messages.
-        frames: per frame its people.
-        size: width and height of the frames in pixels, and `fps` their rate; None: the file has none.
-        pixels: all files of the tool are in pixels; or else the numbers show whether they are shares of the frame.
-        lost: parts that COCO-17 lacks, such as hands.
-    """
-
-    tool: str
-    frames: list[list[Person]]
+    tool: str  # its name, for messages
+    frames: list[list[Person]]  # per frame its people
+    # width and height of the frames in pixels, and `fps` their rate; None: the file has none
     size: tuple[int, int] | None = None
     fps: float | None = None
+    # all files of the tool are in pixels; or else the numbers show whether they are shares of the frame
     pixels: bool = False
-    lost: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # parts that COCO-17 lacks, such as hands
 
 
 def joints_of(values: Any, place: str) -> np.ndarray:
@@ -98,11 +92,7 @@ def size_of(content: Mapping[str, Any], place: str) -> tuple[int, int] | None:
 
 
 def whole(value: Any, place: str) -> int:
-    """Return a whole number, which may be written 3.0.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return a whole number, which may be written 3.0, or raise a ValueError."""
     if (number := track(value)) is None:
         raise ValueError(f"{place}: got {value!r:.80}, expected a whole number")
     return number
@@ -114,13 +104,6 @@ def track(value: Any) -> int | None:
         value = value[0]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if is_number and abs(value) < 1e15 and value == int(value) else None
-
-
-def listed(value: Any, place: str) -> list[Any]:
-    """Return a list, or raise a ValueError."""
-    if not isinstance(value, list):
-        raise ValueError(f"{place}: got {type(value).__name__}, expected a list")
-    return value
 
 
 def mapped(value: Any, place: str) -> Mapping[str, Any]:

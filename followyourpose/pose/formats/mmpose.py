@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from followyourpose.common.files import natural_order
-from followyourpose.pose.formats.layout import Layout, Person, as_coco, listed, mapped, table, whole
-from followyourpose.pose.keypoints_file import MOST_FRAMES
+from followyourpose.pose.formats.layout import Layout, Person, as_coco, mapped, table, whole
+from followyourpose.pose.keypoints_file import MOST_FRAMES, listed
 
 
 def read_video(content: Any, place: str, about: Any = None) -> Layout:

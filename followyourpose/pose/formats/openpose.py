@@ -11,25 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from followyourpose.pose.formats.layout import (
-    Layout,
-    Person,
-    as_coco,
-    joints_of,
-    listed,
-    mapped,
-    note_lost,
-    size_of,
-    track,
-)
-from followyourpose.pose.keypoints_file import ClipKeypoints
-from followyourpose.pose.skeleton import STYLES
+from followyourpose.pose.formats.layout import Layout, Person, as_coco, joints_of, mapped, note_lost, size_of, track
+from followyourpose.pose.keypoints_file import ClipKeypoints, listed
+from followyourpose.pose.skeleton import BODY_18, STYLES
 
-_LIMBS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
-_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
-BODY_18 = (
-    "nose", "neck", *(f"{side}_{part}" for limb in _LIMBS for side in ("right", "left") for part in limb), *_FACE
-)  # fmt: skip
 BODY_25 = (*BODY_18[:8], "middle_hip", *BODY_18[8:], *(f"foot_{number}" for number in range(6)))
 
 

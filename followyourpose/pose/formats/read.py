@@ -36,7 +36,10 @@ def read_any(path: str | Path, images: str | None = None) -> "Reading":
         ValueError: it cannot be read, is of no known tool, or damaged; the message names the file and the place in it.
     """
     path = Path(path)
-    files = _json_files(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() == ".json" and file.name[0] != "."]
+        files.sort(key=lambda file: natural_order(file.name))
     if not files:
         raise ValueError(f"{path}: holds no .json files, expected one of keypoints for each frame")
     if len(files) > 1:
@@ -62,16 +65,11 @@ def is_keypoints(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """Keypoints that were read, and whose size may be missing.
+    """Keypoints that were read, and whose size may be missing."""
 
-    Attributes:
-        path: the file or folder; layout: its content.
-        own: the clip, where the file is one of this package; None: it is another tool's.
-    """
-
-    path: Path
-    layout: Layout
-    own: ClipKeypoints | None = None
+    path: Path  # the file or folder
+    layout: Layout  # its content
+    own: ClipKeypoints | None = None  # the clip, where the file is one of this package; None: it is another tool's
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -195,8 +193,3 @@ def _seen(people: Sequence[np.ndarray]) -> np.ndarray:
     """Return x and y of all joints that are seen, (n, 2), of people (17, 3)."""
     joints = [person[person[:, 2] > 0, :2] for person in people]
     return np.concatenate(joints) if joints else np.zeros((0, 2), np.float32)
-
-
-def _json_files(folder: Path) -> list[Path]:
-    files = (file for file in folder.iterdir() if file.suffix.lower() == ".json" and file.name[0] != ".")
-    return sorted(files, key=lambda file: natural_order(file.name))
