@@ -1,12 +1,20 @@
-"""Processes as a launcher starts them, forked from the test's own, so that nothing is imported again."""
+"""Processes that are forked, so that nothing is imported again: by themselves, and as a launcher starts them."""
 
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
+
+
+def forks() -> BaseContext:
+    """Return the context of processes that are forks of this one or, where that may use a GPU, of a server."""
+    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
+    context.set_forkserver_preload(["followyourpose.pipeline.pipeline", "followyourpose.training.loop"])
+    return context
 
 
 def launch(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[int]:

@@ -8,12 +8,12 @@ from diffusers import AutoencoderKL, PNDMScheduler
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from followyourpose.models.pose_encoder import PoseEncoder, identity_start
+from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.models.weights import split, to_released
 from followyourpose.pipeline.convert import BASE
-from tests.conftest import randomise
-from tests.tiny import DDIM, image_unet, vae, write_image_model
+from tests.fixtures import randomise
+from tests.tiny import DDIM, identity_start, image_unet, vae, write_image_model
 
 STATE = "followyourpose_checkpoint-1000"
 _PICKLES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "pytorch_model"}

@@ -1,6 +1,8 @@
 """Other systems train by the loop on the image model, and draw a benchmark's videos."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,22 @@ from safetensors.torch import load_file
 
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.puppets.benchmark import write_benchmark
+from followyourpose.puppets.world import HELD_OUT_PAIRS
 from followyourpose.training.loop import train
 from followyourpose.training.run_dir import trained_weights
 from scripts import baselines
 from scripts.baseline_objectives import OBJECTIVES, export_network
-from scripts.baseline_systems import SYSTEMS, TUNING, MutualSelfAttention, Task
+from scripts.baseline_systems import (
+    SYSTEMS,
+    TUNING,
+    WITHOUT_NOISE,
+    MutualSelfAttention,
+    Sampling,
+    Task,
+    _noise,
+    _pose_in_conditional_half,
+)
+from scripts.baselines import FITTED
 from tests.runs import SIZE, settings
 
 IMAGES = {"data": {"skeleton": True}, "optim": {"learning_rate": 1e-2}}
@@ -45,7 +58,9 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def task(seed: int = 0, prompt: str = "a cat") -> Task:
     noise = np.random.default_rng(seed).integers(0, 256, (2, 3, SIZE, SIZE, 3), np.uint8)
-    return Task(prompt, noise[0], seed, (noise[1], "a dog"))
+    person = HELD_OUT_PAIRS[seed]
+    keypoints = np.random.default_rng(seed).uniform(0, SIZE, (3, 17, 3))
+    return Task(prompt, noise[0], seed, (noise[1], "a dog"), person, keypoints)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +96,8 @@ def test_an_export_holds_what_was_trained_and_nothing_else_is_taken_for_it(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "tune-a-video")) for name in SYSTEMS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "tune-a-video")) for name in SYSTEMS if name not in FITTED],
 )
 def test_a_system_draws_the_frames_of_its_skeleton_and_repeats_itself(
     name: str, world: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +131,8 @@ def test_a_benchmark_is_drawn_as_a_folder_that_evaluate_takes(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["noise=white"], "noise: .*white"),
+        (["guidance=2"], "guidance"),
         (["--count", "0"], "--count: got 0, expected at least 1"),
         (["--batch-size", "-1"], "--batch-size: got -1, expected at least 1"),
         (["--jobs", "0"], "--jobs: got 0, expected at least 1"),
@@ -134,6 +152,49 @@ def test_a_benchmark_that_cannot_be_drawn_is_one_error(
     with pytest.raises(SystemExit, match=message):
         baselines.main()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", WITHOUT_NOISE)
+def test_settings_of_noise_are_refused_where_there_is_none(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["x", "draw", name, str(tmp_path), str(tmp_path / "out"), "noise=shared"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match=f"{name}: got noise=shared, expected no settings"):
+        baselines.main()
+
+
+def test_noise_of_frames_is_one_or_each_its_own() -> None:
+    pipe = SimpleNamespace(vae_scale_factor=2, vae=SimpleNamespace(config=SimpleNamespace(latent_channels=4)))
+    shared = _noise(pipe, task())
+    own = _noise(pipe, replace(task(), sampling=Sampling(noise="independent")))
+    assert shared.shape == own.shape == (1, 4, 3, SIZE // 2, SIZE // 2)
+    assert torch.equal(shared[:, :, 0], shared[:, :, 1]) and not torch.equal(own[:, :, 0], own[:, :, 1])
+
+
+@pytest.mark.parametrize("name", ["controlnet", "t2i-adapter", "animatediff"])
+def test_the_unconditional_half_has_no_pose_where_settings_say_so(
+    name: str, world: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.baseline_systems.STEPS", 1)
+    monkeypatch.setattr("scripts.baseline_systems.GUIDANCE", 1e-6 + 1)  # both halves are run
+    given = []
+
+    def spied(unet: object, args: tuple, kwargs: dict) -> tuple:
+        args, kwargs = _pose_in_conditional_half(unet, args, kwargs)
+        for key, value in kwargs.items():
+            if "additional_residual" in key and value is not None:
+                given.extend([value] if isinstance(value, torch.Tensor) else value)  # the network empties the list
+        return args, kwargs
+
+    monkeypatch.setattr("scripts.baseline_systems._pose_in_conditional_half", spied)
+    draw = SYSTEMS[name](world / "image-model", weights)
+    draw([replace(task(), sampling=Sampling(pose_guidance="conditional"))])
+    assert given and all(not each[: len(each) // 2].any() for each in given)
+    assert any(each[len(each) // 2 :].any() for each in given)
+    count = len(given)
+    draw([task()])
+    assert len(given) == count  # the next call, with the pose in both halves, is as it was
 
 
 def test_mutual_attention_gathers_from_the_first_frame_after_its_step() -> None:

@@ -73,6 +73,7 @@ def run(
 
 def test_training_is_measured_by_variant(run: Callable[..., str], tmp_path: Path) -> None:
     small = ["--size", "tiny", "--steps", "2", "--warm-up", "1", "--batch-size", "1", "--frames", "2"]
+    small += ["--height", "64", "--width", "64"]
     table = run("train", *small, "--variants", "pixels", "cached", "--json", "out/train.json")
     result = json.loads((tmp_path / "out" / "train.json").read_text())
     assert result["size"] == "tiny" and result["steps"] == 2
@@ -140,7 +141,7 @@ def test_memory_is_counted_by_setting() -> None:
 @pytest.mark.slow
 def test_all_settings_together_need_less_memory_than_each() -> None:
     lower = {"bf16": "denoising", "int8-weights": "denoising", "float8-weights": "weights", "decode-1": "decoding"}
-    rows = counted((4, 128, 128), "ours", "low-memory", "attention-scores", "attention-chunk", *lower)
+    rows = counted((4, 256, 256), "ours", "low-memory", "attention-scores", "attention-chunk", *lower)
     for name, phase in lower.items():
         numbers = [getattr(rows[each], phase) for each in ("low-memory", name, "ours")]
         assert numbers == sorted(set(numbers)), name

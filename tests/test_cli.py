@@ -132,7 +132,8 @@ def test_configs_are_listed_shown_and_copied(capsys: pytest.CaptureFixture, tmp_
     out, _ = output_of(capsys, "configs")
     assert "| puppet/generate " in out and "| sd14/stage1 " in out
     text = (REPOSITORY / "configs/sd14/stage1.yaml").read_text()
-    assert output_of(capsys, "configs", "sd14/stage1")[0] == text
+    shown, path = output_of(capsys, "configs", "sd14/stage1")
+    assert shown == text and path == f"{REPOSITORY / 'configs/sd14/stage1.yaml'}:\n"
     output_of(capsys, "configs", "--to", str(tmp_path))
     assert (tmp_path / "sd14/stage1.yaml").read_text() == text
     assert "is there already" in refusal(capsys, "configs", "sd14/stage1", "--to", str(tmp_path))
@@ -145,6 +146,17 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
         ["bash", "-c", f"set -o pipefail; {command}"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert result.returncode == 0 and result.stderr == "" and result.stdout.count("\n") == 1
+
+
+def test_a_log_has_no_progress_bars_but_a_line_of_a_long_stage() -> None:
+    code = (
+        "import time\nfrom followyourpose.cli.main import main\nmain(['configs'])\n"
+        "from tqdm.auto import tqdm\nassert list(tqdm(range(3), 'short')) == [0, 1, 2]\n"
+        "for _ in tqdm(range(3), 'long', delay=0.01, mininterval=0.01): time.sleep(0.02)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "short" not in done.stderr and "long" in done.stderr and "3/3" in done.stderr
 
 
 def test_help_and_version_need_no_torch() -> None:
@@ -167,6 +179,11 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture) -> None:
         ([], "required: VERB"),
         (["genrate"], "invalid choice: 'genrate'"),
         (["generate", "none.yaml"], "none.yaml: cannot be read"),
+        (["generate", "puppet/peple"], "the nearest shipped config is puppet/people"),
+        (["generate", "configs/pupet/people.yaml"], "the nearest shipped config is puppet/people"),
+        (["generate", "a robot"], 'a prompt is written prompt="a robot"'),
+        (["generate", "--prompt", "a robot"], 'settings are written without dashes: prompt="a robot"'),
+        (["generate", "--num-frames=4"], 'settings are written without dashes: num_frames="4"'),
         (["generate", "promt=a cat"], "unknown key promt; the nearest is prompt"),
         (["generate", "seed=abc"], "seed: got 'abc', expected a whole number"),
         (["generate", "configs/puppet/generate.yaml", "other.yaml"], "got 'other.yaml', expected key=value"),
@@ -236,7 +253,7 @@ def test_a_torchvision_of_another_torch_is_one_line(
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr("followyourpose.generation.generate.generate", fail)
-    versions = {"torch": torch, "torchvision": "0.29.1"}
+    versions = {"followyourpose": "0.1.0", "torch": torch, "torchvision": "0.29.1"}
     monkeypatch.setattr("followyourpose.common.device.version", versions.__getitem__)
     monkeypatch.setattr("followyourpose.common.device.requires", lambda _: ["numpy", "torch==2.14.1"])
     if code is None:

@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from followyourpose.common.pictures import to_uint8
 from followyourpose.config import REPOSITORY, GenerateConfig, build_config
 from followyourpose.config.comments import help_texts
 from followyourpose.data.video_io import probe, read_frames, write_video
-from followyourpose.generation.generate import load_pipeline, sample
+from followyourpose.generation.generate import load_pipeline, sample, stream
+from followyourpose.generation.people import people_of
 from followyourpose.generation.skeletons import SAMPLE, open_skeleton
+from followyourpose.pipeline.denoise import StreamState
+from followyourpose.pose.formats.openpose import openpose_frames
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.puppets.world import render_scene, sample_scene
 from tests.poses import walking
@@ -33,6 +37,7 @@ HOST = (
 )  # fmt: skip
 PUPPET = {"num_inference_steps": 2, "guidance_scale": 2.0, "pose_guidance": "conditional", "noise": "shared"}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+TWO = openpose_frames(replace(read_keypoints(SAMPLE.with_name("two.json")), ids=None))  # whom a node has to follow
 MUTED = 2  # the mode of a node that does not run
 
 Execute = Callable[..., tuple[Any, ...]]
@@ -224,8 +229,8 @@ def test_the_skeleton_workflow_runs_as_it_is_and_with_a_video_of_ones_own(comfy:
     info = probe(path)
     assert (info.num_frames, info.height, info.width, info.fps) == (4, 256, 256, 8)
     write_video(comfy / "input" / "skeleton.mp4", read_frames(SAMPLE, range(4))[:, :, ::-1], fps=8)
-    (mirrored,) = run_workflow(workflow, model, changes, unmuted=True)["FollowYourPoseSkeleton"]
-    (skeleton,) = run_workflow(workflow, model, changes)["FollowYourPoseSkeleton"]
+    mirrored, _ = run_workflow(workflow, model, changes, unmuted=True)["FollowYourPoseSkeleton"]
+    skeleton, _ = run_workflow(workflow, model, changes)["FollowYourPoseSkeleton"]
     assert (mirrored - skeleton.flip(2)).abs().mean() < 0.02 < (mirrored - skeleton).abs().mean()
 
 
@@ -238,11 +243,11 @@ def test_the_workflow_of_a_raw_video_finds_its_people_and_draws_them(comfy: Path
         "FollowYourPoseGenerate": {"num_inference_steps": 1},
     }
     results = run_workflow(WORKFLOWS["video-to-skeleton-to-video"], model, changes)
-    (keypoints,), (skeleton,) = results["FollowYourPoseRetarget"], results["FollowYourPoseSkeleton"]
+    (keypoints,), (skeleton, _) = results["FollowYourPoseRetarget"], results["FollowYourPoseSkeleton"]
     assert len(keypoints) == 6 and keypoints[0]["canvas_width"] == 128
     nose = np.array(keypoints[0]["people"][0]["pose_keypoints_2d"][:2])
     assert np.linalg.norm(nose - people[0, 0, 0, :2]) < 6
-    assert skeleton.shape == (3, 64, 64, 3) and skeleton.amax() > 0.5
+    assert skeleton.shape == (3, 128, 128, 3) and skeleton.amax() > 0.5
     assert probe(results["SaveVideo"][0]).num_frames == 3
 
 
@@ -252,7 +257,37 @@ def test_the_long_workflow_joins_windows(model: Any) -> None:
         "FollowYourPoseGenerate": {"num_inference_steps": 1, "window": 8},
     }
     results = run_workflow(WORKFLOWS["long-video"], model, changes)
-    assert results["FollowYourPoseGenerate"][0].shape == (12, 64, 64, 3)
+    assert results["FollowYourPoseGenerate"][0].shape == (12, 128, 128, 3)
+
+
+def test_the_workflow_of_people_draws_them_as_the_command_line_does(model: Any) -> None:
+    changes = {
+        "FollowYourPoseGenerate": {"num_inference_steps": 2, "prompt": "0: two robots\n2: a panda"},
+        "FollowYourPoseSkeleton": {"num_frames": 4},
+        "FollowYourPosePerson": {"prompt": "0: a robot\n2: a panda"},
+        "FollowYourPoseAlong": {"guidance_scale": "0: 2\n1: 3", "pose_scale": "0.9", "transition": 1},
+    }
+    results = run_workflow(WORKFLOWS["people-and-prompts"], model, changes)
+    skeleton, people = results["FollowYourPoseSkeleton"]
+    assert [each["prompt"] for each in people] == [{0: "a robot", 2: "a panda"}] * 2
+    assert [each["skeleton"].shape for each in people] == [(4, 17, 3)] * 2
+    prompt = {0: "a robot", 2: "a panda"}
+    settings = PUPPET | {
+        "prompt": {0: "two robots", 2: "a panda"}, "people": {0: prompt, 1: prompt}, "num_frames": 4, "device": "cpu",
+        "skeleton": str(SAMPLE.with_name("two.json")), "guidance_scale": {0: 2, 1: 3}, "pose_scale": 0.9,
+        "transition": 1,
+    }  # fmt: skip
+    config = build_config(GenerateConfig, settings)
+    source = open_skeleton(config)
+    frames = source.frames(128, 128)
+    assert np.abs(to_uint8(skeleton.numpy()).astype(int) - frames).mean() < 1  # the neck of POSE_KEYPOINT is kept
+    pipe, own = load_pipeline(config), people_of(config, source, (128, 128))
+    parts = stream(pipe, config, config.prompt, lambda numbers: frames[list(numbers)], (128, 128), 0, StreamState(),
+                   people=own)  # fmt: skip
+    expected, images = np.concatenate(list(parts)), to_uint8(results["FollowYourPoseGenerate"][0].numpy())
+    assert np.abs(images.astype(int) - expected).mean() < 2
+    plain = sample(pipe, config, "two robots", frames, seed=0)
+    assert np.abs(images.astype(int) - plain).mean() > 10
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------
@@ -268,10 +303,10 @@ def test_widgets_are_the_settings_of_the_command_line(comfy: Path) -> None:
 
 
 def test_a_node_generates_what_the_command_line_does(execute: Execute, model: Any) -> None:
-    (skeleton,) = execute("Skeleton", model=model, num_frames=3, stride=2)
+    skeleton, _ = execute("Skeleton", model=model, num_frames=3, stride=2)
     (images,) = execute("Generate", model=model, skeleton=skeleton, prompt="a panda", seed=3, **PUPPET)
     config = build_config(GenerateConfig, PUPPET | {"prompt": "a panda", "num_frames": 3, "stride": 2, "device": "cpu"})
-    frames = open_skeleton(config).frames(64, 64)
+    frames = open_skeleton(config).frames(128, 128)
     assert np.array_equal(to_uint8(skeleton.numpy()), frames)
     expected = sample(load_pipeline(config), config, "a panda", frames, seed=3)
     assert np.array_equal(to_uint8(images.numpy()), expected)
@@ -293,7 +328,7 @@ def test_comfyui_places_the_networks_and_hears_of_every_step(
     execute("Generate", model=model, skeleton=execute("Skeleton", model=model, num_frames=6)[0], **settings)
     (((patcher,), memory),) = loads
     assert patcher.model["unet"] is model.pipe.unet and patcher.model["vae"] is model.pipe.vae
-    assert memory == 64 * 64 * 1100 * 6 * 4  # decoding, in float32
+    assert memory == 128 * 128 * 1100 * 6 * 4  # decoding, in float32
     assert reports[-1] == (4, 4)  # two windows of two steps
 
 
@@ -331,7 +366,7 @@ def test_keypoints_are_those_of_other_nodes_and_keep_their_places(tmp_path: Path
     write_keypoints(tmp_path / "walk.json", ClipKeypoints(128, 128, 8.0, people, [[0]] * 4))
     (keypoints,) = execute("LoadKeypoints", file=str(tmp_path / "walk.json"))
     assert keypoints[0]["canvas_height"] == 128 and len(keypoints[0]["people"][0]["pose_keypoints_2d"]) == 54
-    (drawn,) = execute("Skeleton", model=model, source=keypoints, num_frames=4, width=128, height=128)
+    drawn, _ = execute("Skeleton", model=model, source=keypoints, num_frames=4, width=128, height=128)
     config = build_config(GenerateConfig, {"prompt": "", "skeleton": str(tmp_path / "walk.json"), "num_frames": 4})
     assert np.array_equal(to_uint8(drawn.numpy()), open_skeleton(config).frames(128, 128))
     (sample_keypoints,) = execute("LoadKeypoints")
@@ -357,6 +392,9 @@ def test_keypoints_are_those_of_other_nodes_and_keep_their_places(tmp_path: Path
         ("VideoKeypoints", {"images": torch.full((1, 64, 64, 3), torch.nan), "backend": "puppet"}, "images: got NaN"),
         ("VideoKeypoints", {"images": {"samples": 1}, "backend": "puppet"}, "images: got dict, expected images"),
         ("VideoKeypoints", {"images": torch.zeros(2, 64, 64, 3), "smooth": 4}, "smooth: got 4, expected 0, or an odd"),
+        ("Person", {"keypoints": TWO, "person": 2}, "person: got 2, expected one of the keypoints' people: 0, 1"),
+        ("Person", {"keypoints": TWO, "prompt": "1: a\n1: b"}, "prompt: got 1: twice, expected each number once"),
+        ("Along", {"pose_scale": "0: 1\n0: 2"}, "pose_scale: got 0: twice, expected each number once"),
         ("Retarget", {"keypoints": []}, "keypoints: got .*, expected keypoints of at least one frame"),
         ("Retarget", {"keypoints": [{"people": []}]}, "keypoints without the size of their frames"),
         (
@@ -373,11 +411,13 @@ def test_bad_inputs_are_refused_in_one_line(execute: Execute, node: str, given: 
 def test_bad_skeletons_are_refused_in_one_line(execute: Execute, model: Any) -> None:
     one = torch.from_numpy(read_frames(SAMPLE, [0])).float() / 255
     assert "the clip has 1 frame, too short" in refusal(execute, "Skeleton", model=model, source=one, num_frames=2)
-    (held,) = execute("Skeleton", model=model, source=one, num_frames=2, skeleton_end="hold")
+    held, _ = execute("Skeleton", model=model, source=one, num_frames=2, skeleton_end="hold")
     assert torch.equal(held[0], held[1])
     noise = torch.rand(4, 64, 64, 3)
     assert "got a raw video" in refusal(execute, "Skeleton", model=model, source=noise, num_frames=4)
-    odd = "width: got 100 pixels, expected a multiple of 32; the nearest: 96 or 128"
+    with pytest.raises(RuntimeError, match=r"guidance_scale\.8: got 'high', expected a number"):
+        execute("Generate", model=model, skeleton=held, along=execute("Along", guidance_scale="0: 2\n8: high")[0])
+    odd = "width: got 100 pixels, expected a multiple of 64; the nearest: 64 or 128"
     assert odd in refusal(execute, "Skeleton", model=model, source=one, num_frames=1, width=100)
     assert odd in refusal(execute, "Generate", model=model, skeleton=torch.zeros(1, 64, 100, 3))
     empty = "source: shows nobody in the 1 frame chosen"
@@ -385,29 +425,29 @@ def test_bad_skeletons_are_refused_in_one_line(execute: Execute, model: Any) -> 
     nobody = [{"people": [], "canvas_width": 64, "canvas_height": 64}]
     assert empty in refusal(execute, "Skeleton", model=model, source=nobody, num_frames=1)
     with_alpha = torch.cat([one, torch.ones_like(one[..., :1])], -1)
-    (flat,) = execute("Skeleton", model=model, source=with_alpha, num_frames=1)
-    assert flat.shape == (1, 64, 64, 3)
+    flat, _ = execute("Skeleton", model=model, source=with_alpha, num_frames=1)
+    assert flat.shape == (1, 128, 128, 3)
 
 
 def test_another_shape_is_cut_or_padded_with_black_and_its_loss_is_reported(
     execute: Execute, model: Any, capsys: pytest.CaptureFixture
 ) -> None:
     (keypoints,) = execute("LoadKeypoints")
-    given = {"model": model, "source": keypoints, "num_frames": 4, "width": 128, "height": 32}
-    (cut,) = execute("Skeleton", **given)
+    given = {"model": model, "source": keypoints, "num_frames": 4, "width": 256, "height": 64}
+    cut, _ = execute("Skeleton", **given)
     assert "of the skeleton off; fit=pad keeps all" in capsys.readouterr().out
-    (padded,) = execute("Skeleton", **given, fit="pad")
-    assert cut.shape == padded.shape and not padded[:, :, :48].any() and cut[:, :, :48].any()
-    (drawn,) = execute(
+    padded, _ = execute("Skeleton", **given, fit="pad")
+    assert cut.shape == padded.shape and not padded[:, :, :96].any() and cut[:, :, :96].any()
+    drawn, _ = execute(
         "Skeleton", **given | {"source": torch.from_numpy(read_frames(SAMPLE, range(4))).float() / 255}, fit="pad"
     )
-    assert not drawn[:, :, :48].any() and (drawn - padded).abs().mean() < 0.05
+    assert not drawn[:, :, :96].any() and (drawn - padded).abs().mean() < 0.05
 
 
 def test_words_that_the_model_was_never_trained_on_are_named(
     execute: Execute, model: Any, capsys: pytest.CaptureFixture
 ) -> None:
-    (skeleton,) = execute("Skeleton", model=model, num_frames=1)
+    skeleton, _ = execute("Skeleton", model=model, num_frames=1)
     execute(
         "Generate",
         model=model,

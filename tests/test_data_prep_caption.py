@@ -163,6 +163,7 @@ def test_a_stopped_run_goes_on_and_new_files_alone_are_captioned(
         main([*arguments, "--frames", "2"])
 
 
+@pytest.mark.slow
 def test_tasks_of_an_array_write_what_one_process_writes(
     blip: Path, clips: Path, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from data_prep import scale
 from data_prep.command import start
@@ -247,6 +248,7 @@ def kill_at_random(command: list[str], out: Path, latest: float, moment: random.
         time.sleep(0.05)
 
 
+@pytest.mark.kills
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for left-over processes in /proc")
 def test_kills_lose_nothing_double_nothing_and_leave_no_process(downloads: tuple[Path, dict], tmp_path: Path) -> None:
     """With an estimator that finds the same person everywhere; killed runs take a tenth of a second for a shard."""
@@ -277,6 +279,7 @@ def test_kills_of_the_command_lose_nothing(downloads: tuple[Path, dict], annotat
 
 
 def test_the_workers_have_ended_when_the_error_of_one_is_raised() -> None:
+    tqdm([], disable=True)  # the first bar of a process starts a thread that watches all
     threads = threading.enumerate()
     with pytest.raises(ValueError, match="no unit"):
         scale.run(FailingJob(), [1, 2, 3], workers=2)

@@ -21,6 +21,11 @@ SCHEDULERS = [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler
 
 
 @pytest.fixture(scope="module")
+def acting(shallow: FollowYourPosePipeline) -> FollowYourPosePipeline:
+    return shallow
+
+
+@pytest.fixture(scope="module")
 def skeleton() -> np.ndarray:
     """A bar that moves to the right, bytes (7, 16, 16, 3)."""
     frames = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)

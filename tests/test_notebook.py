@@ -22,7 +22,7 @@ def test_the_quickstart_runs_and_shows_a_video(tmp_path: Path, monkeypatch: pyte
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [output["data"] for output in outputs if "data" in output]
     assert any("<video" in data.get("text/html", "") for data in shown)
-    assert any("(1, 8, 64, 64, 3)" in data.get("text/plain", "") for data in shown)
+    assert any("(1, 8, 128, 128, 3)" in data.get("text/plain", "") for data in shown)
     assert list(tmp_path.glob("outputs/quickstart/*.mp4"))
     printed = "".join(output.get("text", "") for output in outputs)
     assert "in all: 81,161,600 of " in printed, "the plan of stage 1"

@@ -1,10 +1,13 @@
-"""The denoising objective: targets, weights, noise and captions."""
+"""The denoising objective, targets, weights, noise and captions; and the decoder's, which builds on it."""
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
@@ -12,7 +15,7 @@ from followyourpose.data.batch import Batch
 from followyourpose.training.components import export, load_component, load_scheduler
 from followyourpose.training.loop import build_objective, train
 from followyourpose.training.objectives import Denoise
-from tests.runs import BASE, SIZE, STAGE1, STAGE2, settings
+from tests.runs import BASE, SIZE, STAGE1, STAGE2, all_weights, settings
 from tests.tiny import DDIM, TEXT_WIDTH
 
 
@@ -136,3 +139,45 @@ def test_the_target_is_the_prediction_type_of_the_schedulers_config(world: Path,
         objective.parts["unet"] = Oracle(objective.scheduler, clean, predicted)
         loss = objective(batch, torch.Generator().manual_seed(0)).item()
         assert (loss < 1e-6) == (predicted == kind) and (loss > 1e-2) == (predicted != kind)
+
+
+def test_a_decoder_is_trained_alone_beside_a_critic_that_is_not_exported(world: Path, tmp_path: Path) -> None:
+    patterns = [r"^vae\.(decoder|post_quant_conv)\.", r"^critic\."]
+    run = train(settings(world, tmp_path / "run", STAGE1 | {"objective": "decode", "trainable": patterns}))
+    before = all_weights(world / "video-model")
+    after = all_weights(export(run, tmp_path / "model", torch.float32))
+    assert before.keys() == after.keys()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if re.match(patterns[0], name)}
+
+
+def test_the_critic_learns_from_its_own_loss_and_only_the_decoder_from_its_verdict(world: Path, tmp_path: Path) -> None:
+    run = STAGE1 | {"objective": "decode", "trainable": [r"^vae\.decoder\.", r"^critic\."]}
+    objective = build_objective(settings(world, tmp_path / "run", run))
+    pixels = torch.rand(2, 3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = Batch(["a cat", "a dog"], pixels, skeleton=(pixels + 1) / 2, people=torch.full((2, 1, 17, 3), 4.0))
+    weights = [list(objective.parts[name].parameters()) for name in ("critic", "vae")]
+    gradients = []
+    for weight in (0.0, 7.0):
+        objective.adversarial = objective.features = weight
+        loss = objective(batch, torch.Generator().manual_seed(1))
+        gradients.append([torch.autograd.grad(loss, each, retain_graph=True, allow_unused=True) for each in weights])
+    of_critic, of_vae = zip(*gradients, strict=True)
+    assert all(torch.equal(a, b) for a, b in zip(*of_critic, strict=True))
+    assert any(a is not None and not torch.equal(a, b) for a, b in zip(*of_vae, strict=True))
+
+
+def test_a_decoder_leaks_where_a_place_changes_what_is_decoded_elsewhere(world: Path, tmp_path: Path) -> None:
+    objective = build_objective(settings(world, tmp_path / "run", STAGE1 | {"objective": "decode"}))
+    objective.tremor = 0.0
+    latents = torch.randn(4, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def leak(decode: Callable[[Tensor], Tensor]) -> float:
+        objective.decode = decode
+        return objective.leak(latents, decode(latents), torch.Generator().manual_seed(1)).item()
+
+    def local(latents: Tensor) -> Tensor:  # a pixel sees its latent and the neighbours
+        return F.interpolate(F.avg_pool2d(latents[:, :, 0], 3, 1, 1), scale_factor=2)
+
+    assert leak(local) < 1e-6
+    assert leak(lambda latents: local(latents) + latents.mean(dim=(3, 4))[..., None]) > 1e-3

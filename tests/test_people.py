@@ -10,7 +10,7 @@ import torch
 from followyourpose.pipeline.call import Call
 from followyourpose.pipeline.people import Person
 from followyourpose.pipeline.pipeline import FollowYourPosePipeline
-from followyourpose.pipeline.schedule import blends, check_schedule, numbers
+from followyourpose.pipeline.schedule import along, blends, check_schedule, lines_of, numbers, texts_by_number
 from followyourpose.pipeline.texts import slerp
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.pose.keypoints_file import ClipKeypoints, write_keypoints
@@ -114,6 +114,100 @@ def test_people_that_cannot_be_drawn_are_refused_in_one_line(pipe: FollowYourPos
         assert "\n" not in str(error.value)
 
 
+# ---- LoRAs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hero(pipe: FollowYourPosePipeline) -> FollowYourPosePipeline:
+    """The pipeline with a LoRA, "hero", in every layer that can have one, active."""
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for part, factor in (("unet", 0.3), ("text_encoder", 1.0)):
+        for name, layer in getattr(pipe, part).named_modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and not name.startswith("time_embedding"):
+                down = torch.randn(2, *layer.weight.shape[1:], generator=generator)
+                up = torch.randn(len(layer.weight), 2, *(1 for _ in layer.weight.shape[2:]), generator=generator)
+                down, up = factor * down / down[0].numel() ** 0.5, factor * up
+                weights |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
+    pipe.load_lora_weights(weights, adapter_name="hero")
+    return pipe
+
+
+def test_a_lora_by_frame_acts_in_each_frame_as_with_its_scale_there(hero: FollowYourPosePipeline) -> None:
+    alone = {"long_video": LongVideo("blend", 1, 0), "skeleton": np.zeros((F, SIDE, SIDE, 3), np.uint8)}
+    by_frame = latents(hero, "a cat", **alone, lora_scales={"hero": {0: 1.0, 2: 0.3}})
+    full = latents(hero, "a cat", **alone)
+    hero.set_adapters("hero", 0.3)
+    weak = latents(hero, "a cat", **alone)
+    assert torch.allclose(by_frame[:, :, :2], full[:, :, :2], atol=1e-4)
+    assert torch.allclose(by_frame[:, :, 2:], weak[:, :, 2:], atol=1e-4)
+    assert not torch.allclose(full, weak, atol=1e-1)
+
+
+def test_a_lora_of_somebody_who_fills_the_picture_is_one_of_the_video(
+    hero: FollowYourPosePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"negative_prompt": "a dog", "cache_interval": 2, "num_inference_steps": 3, "num_videos_per_prompt": 2}
+    everywhere = latents(hero, "a cat", people=[person("a cat")], **how)
+    alone = latents(hero, "a cat", people=[person("a cat", lora="hero")], **how)
+    assert not torch.allclose(alone, everywhere, atol=1e-1)
+    monkeypatch.setattr(
+        "followyourpose.pipeline.people.shares", lambda frames, h, w, *_: np.ones((1, len(frames), h, w))
+    )
+    alone = latents(hero, "a cat", people=[person("a cat", lora={"hero": {0: 1.0, 2: 1.0}})], **how)
+    assert torch.allclose(alone, everywhere, atol=1e-4)
+    hero.unload_lora_weights()
+    without = latents(hero, "a cat", people=[person("a cat")], **how)
+    assert not torch.allclose(without, everywhere, atol=1e-1)
+
+
+def test_a_persons_lora_acts_where_that_person_is(hero: FollowYourPosePipeline) -> None:
+    def drawn(left: Any, right: Any) -> torch.Tensor:
+        return latents(hero, "a cat", people=[person("a cat", lora=left), person("a cat", RIGHT, lora=right)])
+
+    none = drawn({"hero": 0.0}, None)
+    left, right = ((drawn(*loras) - none).abs().mean((0, 1, 2, 3)) for loras in (("hero", None), (None, "hero")))
+    assert left[:8].sum() > left[8:].sum() and right[8:].sum() > right[:8].sum()
+    hero.unload_lora_weights()
+    assert torch.allclose(latents(hero, "a cat", people=[person("a cat"), person("a cat", RIGHT)]), none, atol=1e-4)
+
+
+def test_loras_by_person_and_frame_are_drawn_in_windows_and_batches_as_in_one(hero: FollowYourPosePipeline) -> None:
+    people = [person("a dog", lora={"hero": {0: 1.0, 2: 0.3}}), person({0: "a cat", 2: "a dog"}, RIGHT)]
+    how = {"people": people, "num_videos_per_prompt": 2, "noise": "shared", "transition": 1, "guidance_end": 0.5}
+    one, batched = (
+        latents(hero, {0: "a cat", 2: "a dog"}, **how, long_video=LongVideo("blend", 2, 1, batch=n)) for n in (1, 2)
+    )
+    assert torch.allclose(one, batched, atol=1e-4)
+
+
+def test_loras_that_cannot_act_so_are_refused_in_one_line(hero: FollowYourPosePipeline) -> None:
+    for arguments, expected in (
+        ({"lora_scales": {"ink": 0.5}}, "lora: got 'ink', expected the name of a LoRA that is loaded and active: hero"),
+        ({"lora_scales": 0.5}, "lora_scales: got 0.5, expected scales by the names of LoRAs"),
+        ({"lora_scales": {"hero": {0: 1.0, 9: 0.5}}}, "lora_scales: hero: got frame 9, expected at most 3"),
+        ({"lora_scales": {"hero": {1: 1.0}}}, "lora_scales: hero: begins at frame 1, expected a value for frame 0"),
+        (
+            {"people": [person("a cat", lora={"hero": "much"})]},
+            r"people\[0\].lora: hero: got 'much', expected a number",
+        ),
+        ({"people": [person("a cat", lora=["hero"])]}, r"people\[0\].lora: got \['hero'\], expected scales by the"),
+        (
+            {"people": [person("a cat", lora="hero")], "lora_scales": {"hero": 1.0}},
+            "lora_scales: got 'hero', which is a person's, expected LoRAs of the whole video",
+        ),
+    ):
+        with pytest.raises(ValueError, match=expected) as error:
+            latents(hero, "a cat", **arguments)
+        assert "\n" not in str(error.value)
+    layer = hero.unet.time_embedding.linear_1.weight
+    weights = {"A": torch.ones(1, layer.shape[1]), "B": torch.ones(len(layer), 1)}
+    hero.load_lora_weights(
+        {f"unet.time_embedding.linear_1.lora_{key}.weight": weight for key, weight in weights.items()}, "time"
+    )
+    with pytest.raises(ValueError, match="time: got a LoRA of time_embedding.linear_1, which acts everywhere"):
+        latents(hero, "a cat", lora_scales={"time": {0: 1.0, 2: 0.5}})
+
+
 # ---- regions ---------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +242,20 @@ def test_a_schedule_holds_and_changes_in_even_steps() -> None:
     assert numbers({0: 1.0, 3: 4.0}, range(7), transition=2) == [1, 1, 1, 2, 3, 4, 4]
     assert numbers({3: 4.0, 0: 1.0}, [0, 2, 3]) == [1, 1, 4]
     assert blends("a cat", range(2)) == [(0, 0, 0.0)] * 2
+
+
+def test_texts_by_frame_are_lines_that_begin_with_numbers() -> None:
+    for text, expected in (
+        ("a cat: 3 of them, at 10:30", "a cat: 3 of them, at 10:30"),
+        ("0: a cat\n 16 : a dog,\nsitting\n", {0: "a cat", 16: "a dog,\nsitting"}),
+        ("a cat\n16: a dog", {0: "a cat", 16: "a dog"}),
+    ):
+        assert along("prompt", text) == expected
+    assert along("prompt", lines_of({8: "a dog", 0: "a cat"})) == {0: "a cat", 8: "a dog"}
+    assert texts_by_number("people", "3: a cat\n1:") == {3: "a cat", 1: ""} and texts_by_number("people", " ") == {}
+    for text in ("a cat\n0: a dog", "1: a cat\n1: a dog"):
+        with pytest.raises(ValueError, match="prompt: got [01]: twice, expected each number once"):
+            along("prompt", text)
 
 
 @pytest.mark.parametrize(

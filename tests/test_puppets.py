@@ -2,9 +2,11 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from transformers import CLIPTokenizer
 from followyourpose.config import REPOSITORY, TrainConfig
 from followyourpose.pose.skeleton import JOINT, body_height
 from followyourpose.puppets.backgrounds import BACKGROUNDS
-from followyourpose.puppets.characters import CHARACTERS
+from followyourpose.puppets.brush import FINE, Brush
+from followyourpose.puppets.characters import CHARACTERS, draw_character
 from followyourpose.puppets.dataset import write_dataset
 from followyourpose.puppets.motions import HELD_OUT_MOTIONS, LENGTH, MOTIONS, joints_in_space
 from followyourpose.puppets.objectives import Locate, rotate_and_scale
@@ -114,6 +117,63 @@ def test_the_background_stands_still():
         assert body_height(people[0, 0]) > 16
 
 
+# ---- fine frames -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_a_scene_is_the_same_at_every_size(background: str):
+    scene = replace(scenes(1)[0], background=background)
+    (small, near), (large, far) = (render_scene(scene, 1, side, side) for side in (64, 128))
+    halved = cv2.resize(large[0], (64, 64), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(halved - small[0]).mean() < 20  # other scenes of the place: 30 and more
+    np.testing.assert_allclose((far[..., :2] + 0.5) / 2, near[..., :2] + 0.5, atol=1e-4)
+
+
+def test_details_are_for_frames_that_are_large_enough():
+    """Small frames are what they were before there were details: the shipped networks know no others."""
+
+    def inked(side: int) -> float:
+        scene = replace(scenes(1, two=0)[0], character="a girl", background="yellow background")
+        frames, _ = render_scene(scene, 1, side, side)
+        return float((frames.max(-1) < 60).mean())
+
+    assert inked(FINE - 2) < 0.002 < 0.01 < inked(FINE)
+
+
+def test_every_face_and_costume_is_another():
+    scene = replace(scenes(1, two=0)[0], background="brown background")
+    drawn = [render_scene(replace(scene, character=name), 1, 128, 128)[0].astype(int) for name in CHARACTERS]
+    nearest = [min(np.abs(a - b).mean() for b in drawn if b is not a) for a in drawn]
+    assert min(nearest) > 2
+
+
+def test_a_fine_background_stands_still_while_capes_and_hair_move():
+    for character in ("superman", "a girl"):
+        scene = replace(scenes(1, two=0)[0], character=character)
+        still = replace(scene.actors[0], drift=0.0, speed=0.0)
+        standing, _ = render_scene(replace(scene, actors=(still,)), 2, 128, 128)
+        assert np.array_equal(standing[0], standing[1])
+        frames, _ = render_scene(scene, 6, 128, 128)
+        assert (frames == frames[:1]).all((0, 3)).mean() > 0.3
+    hems = []
+    for flutter in (-1.0, 1.0):
+        brush = Brush.blank(128, 128, 2)
+        joints, head = joints_in_space(MOTIONS["walk"](np.zeros(1), np.random.default_rng(0)), yaw=60)
+        for points in (joints, head):
+            points[..., :2] = points[..., :2] * 100 + (64, 120)
+        draw_character(brush, CHARACTERS["superman"], joints[0], head[0], 100, flutter)
+        hems.append(brush.frame())
+    assert (hems[0] != hems[1]).any()
+
+
+def test_a_shadow_lies_at_the_feet():
+    scene = replace(scenes(1, two=0)[0], background="yellow background")
+    frames, people = render_scene(scene, 1, 128, 128)
+    actor, feet = scene.actors[0], people[0, 0, [JOINT["left_ankle"], JOINT["right_ankle"]], 0].mean()
+    light = frames[0, round(128 * (actor.y + 0.055 * actor.height))].sum(-1)  # of the row below the soles
+    assert light[round(feet)] < 0.9 * min(light[2], light[-3])
+
+
 def test_a_data_set_is_the_same_for_the_same_seed_and_has_both_formats(tmp_path: Path):
     for name in ("a", "b"):
         write_dataset(tmp_path / name, images=3, clips=2, seed=5, clip_frames=4)
@@ -123,7 +183,7 @@ def test_a_data_set_is_the_same_for_the_same_seed_and_has_both_formats(tmp_path:
         names = tar.getnames()
         label = json.loads(tar.extractfile("00000000.json").read())
     assert names[:3] == ["00000000.jpg", "00000000.txt", "00000000.json"]
-    assert label["width"] == label["height"] == 64 and np.shape(label["people"][0]["keypoints"]) == (17, 3)
+    assert label["width"] == label["height"] == 128 and np.shape(label["people"][0]["keypoints"]) == (17, 3)
     rows = [json.loads(line) for line in (tmp_path / "a" / "clips" / "manifest.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and (tmp_path / "a" / "clips" / rows[0]["video"]).is_file() and rows[0]["caption"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from followyourpose.pose.render import overlay, render_skeleton
+from followyourpose.pose.render import numbered, overlay, render_skeleton
 from followyourpose.pose.skeleton import JOINT, LEFT, MIDDLE, RIGHT, STYLES
 from tests.poses import person
 
@@ -84,3 +84,17 @@ def test_an_overlay_shows_the_frame_where_nothing_is_drawn() -> None:
     laid = overlay(frame, skeleton)
     assert laid.dtype == np.uint8 and laid[0, 0].tolist() == [100, 100, 100]
     assert laid[10, 10].tolist() == [0, 255, 0] and laid[20, 20].tolist() == [80, 80, 131]
+
+
+def test_a_track_id_stands_beside_the_head_inside_of_the_frame_in_its_own_colour() -> None:
+    frame, people = np.full((120, 160, 3), 90, np.uint8), [person(30), person(150), np.zeros((17, 3))]
+    drawn = numbered(frame, people, [0, 11, 2])
+    assert (frame == 90).all() and (drawn != frame).any()
+    changed = (drawn != 90).any(-1)
+    for pose, columns in ((people[0], slice(33, 50)), (people[1], slice(115, 148))):
+        y = round(pose[:5, 1].mean())
+        assert changed[y - 8 : y + 8, columns].sum() > 40
+        changed[y - 8 : y + 8, columns] = False
+    assert not changed.any()  # nor a number of nobody
+    brightest = [drawn[:, side].reshape(-1, 3)[drawn[:, side].sum(-1).argmax()] for side in (slice(80), slice(80, 160))]
+    assert (brightest[0] != brightest[1]).any()

@@ -11,7 +11,7 @@ from followyourpose.config import TrainConfig, load_config
 from followyourpose.models.unet import VideoUNet
 from followyourpose.training.components import as_video, load_component
 from scripts import reproduce, results
-from scripts.reproduce import ABLATIONS, CONFIGS, DRAWN, OURS, OWN, STEPS, TRAINED, Reproduction, together
+from scripts.reproduce import ABLATIONS, CONFIGS, DRAWN, FITTED, OURS, OWN, STEPS, TRAINED, Reproduction, together
 
 NUMBERS = {key: 0.5 for key in results.METRICS} | {f"{key}_ci95": [0.25, 0.75] for key in results.METRICS}
 NUMBERS |= {f"{key}_real".replace("@0.1", ""): 1.0 for key in results.METRICS} | {"n": 64}
@@ -35,8 +35,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             Path(output).mkdir(parents=True)
             (Path(output) / "weights.safetensors").touch()
         else:
-            at = {"export": -1, "draw": command.index("draw") + 3 if "draw" in command else 0, "puppets": 3}
-            Path(command[next(index for verb, index in at.items() if verb in command)]).mkdir(parents=True)
+            at = {"export": -1, "draw": 5, "puppets": 3, "fit": -1}
+            Path(command[next(index for verb, index in at.items() if verb in command)]).mkdir(
+                parents=True, exist_ok=True
+            )
 
     monkeypatch.setattr(Reproduction, "call", call)
     return made
@@ -54,9 +56,15 @@ def test_without_training_every_system_is_drawn_and_judged_once(
     page = run(tmp_path / "out", monkeypatch)
     assert not any("train" in command for command in calls)
     drawn = [command for command in calls if "draw" in command]
-    assert [command[3] for command in drawn] == DRAWN and all("puppet-baselines" in str(command) for command in drawn)
+    assert [command[3] for command in drawn] == [system for system, *_ in DRAWN.values()]
+    for command, (system, *settings) in zip(drawn, DRAWN.values(), strict=True):
+        assert command[6 : 6 + len(settings)] == settings
+        assert ("puppet-baselines" in str(command)) == (system not in FITTED)
+    fitted = [command for command in calls if "fit" in command]
+    assert [command[3] for command in fitted] == list(FITTED) and calls.index(fitted[-1]) < calls.index(drawn[0])
     assert len([command for command in calls if "evaluate" in command]) == len(OWN) + len(DRAWN)
     assert all(label in page for label in results.SYSTEMS.values()) and "# Ablations" not in page
+    assert all(label in page for label in (*results.NOISE.values(), *results.HALF.values(), *results.PAPER))
     before = len(calls)
     assert run(tmp_path / "out", monkeypatch) == page and len(calls) == before
 
@@ -102,7 +110,7 @@ def test_an_ablation_trains_something_of_every_pattern_that_it_names(name: str) 
 
 def test_a_cell_has_its_interval_and_is_empty_for_an_undefined_number() -> None:
     page = results.results_page({OURS: {**NUMBERS, "pa": None, "pa_ci95": None}}, {}, STEPS)
-    (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose")]
+    (line,) = [line for line in page.splitlines() if line.startswith("| Follow Your Pose (ours)")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert cells[0] == "0.5 (0.2 to 0.8)" and cells[1] == "" and cells[2] == "50.0 (25.0 to 75.0)"
 

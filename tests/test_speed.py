@@ -13,7 +13,7 @@ from torch import Tensor
 from followyourpose import FollowYourPosePipeline, VideoUNet
 from followyourpose.models.int8_weights import keep_in_int8
 from followyourpose.pipeline.condition import Condition
-from tests.conftest import randomise
+from tests.fixtures import randomise
 
 Run = Callable[..., Tensor]
 

@@ -56,13 +56,17 @@ def browser_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
 
 @pytest.fixture
 def page(browser_page: "Page", study: Path) -> "Page":
-    """The page as a new rater sees it, begun."""
-    browser_page.goto((study / "index.html").as_uri())
-    browser_page.evaluate("localStorage.clear()")
-    browser_page.reload()
-    browser_page.keyboard.press("Enter")
-    expect(browser_page.get_by_text("Question 1 of 4")).to_be_visible()
+    begin(browser_page, study)
     return browser_page
+
+
+def begin(page: "Page", study: Path) -> None:
+    """Open the study's page as a new rater, whatever the browser kept, and start."""
+    page.goto((study / "index.html").as_uri())
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Question 1 of 4")).to_be_visible()
 
 
 def shown(page: "Page") -> list[str]:
@@ -147,7 +151,7 @@ def test_a_missing_video_is_reported_and_cannot_be_chosen(page: "Page", study: P
     shutil.copytree(study, tmp_path / "copy")
     for video in (tmp_path / "copy" / "videos").iterdir():
         video.unlink()
-    page.goto((tmp_path / "copy" / "index.html").as_uri())
+    begin(page, tmp_path / "copy")
     expect(page.get_by_role("alert")).to_contain_text("cannot be played. Is the folder videos beside this page?")
     press(page, "1")
     expect(page.get_by_text("Question 1 of 4")).to_be_visible()

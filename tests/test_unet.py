@@ -21,7 +21,7 @@ from followyourpose.models.inflate import inflate
 from followyourpose.models.pose_encoder import PoseEncoder
 from followyourpose.models.unet import VideoUNet
 from followyourpose.models.weights import from_released
-from tests.conftest import randomise
+from tests.fixtures import randomise
 
 CASES = ["a_cfg", "a2_pair", "b_train", "c_oneframe", "c2_twoframes", "d_nonsquare", "d2_nondivisible_train"]
 FP32_FLOOR = 2e-5  # the released network's own fp32 is 3e-6 away from its fp64

@@ -4,7 +4,6 @@ import builtins
 import errno
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -34,6 +33,7 @@ from followyourpose.pipeline.denoise import StreamState
 from followyourpose.pipeline.windows import LongVideo
 from followyourpose.puppets.world import render_scene, sample_scene
 from tests.poses import PUPPETS
+from tests.processes import forks
 
 PARTS = {"paper": 4, "blend": 3, "freenoise": 3, "full": 1}  # of a video, each of which is kept
 SIZE = (32, 32)  # of the frames in pixels
@@ -83,6 +83,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[GenerateConf
 
 def stop_at(file: Path, number: int, count: int, moment: str) -> None:
     """Run a config, and stop at the n-th time that a part is kept: before its state is written, or right after that."""
+    torch.set_num_threads(1)  # a fork has none of the threads that OpenMP counts on
     keep, write, left = UnfinishedVideo.keep, unfinished.atomic_file, iter(range(count - 1))
 
     def stop(*_: Any) -> None:
@@ -100,21 +101,11 @@ def stop_at(file: Path, number: int, count: int, moment: str) -> None:
     sys.exit(main(["generate", str(file)]))
 
 
-@pytest.fixture(scope="module")
-def forks() -> multiprocessing.context.ForkServerContext:
-    """Processes of a server that has the imports done already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["followyourpose.cli.main", "followyourpose.pipeline.pipeline", __name__])
-    return context
-
-
-def stopped(
-    forks: multiprocessing.context.ForkServerContext, run: GenerateConfig, *how: Any, file: str = "run.yaml"
-) -> tuple[int, str]:
+def stopped(run: GenerateConfig, *how: Any, file: str = "run.yaml") -> tuple[int, str]:
     """Exit code and last words of a run that a signal stops, see `stop_at`."""
     path = Path(run.output).with_name(file)
     save_config(run, path)
-    process = forks.Process(target=stop_at, args=(path, *how))
+    process = forks().Process(target=stop_at, args=(path, *how))
     process.start()
     process.join(300)
     return process.exitcode, path.with_suffix(".err").read_text(encoding="utf-8")
@@ -146,10 +137,10 @@ MATRIX = [
     [pytest.param(*each, marks=[] if each in EVERYDAY else pytest.mark.kills) for each in MATRIX],
 )
 def test_a_killed_generation_goes_on_to_the_same_files(
-    forks: Any, model: Path, unbroken: Callable, tmp_path: Path, mode: str, count: int, moment: str
+    model: Path, unbroken: Callable, tmp_path: Path, mode: str, count: int, moment: str
 ) -> None:
     run = config(model, tmp_path / "run", mode)
-    assert stopped(forks, run, int(signal.SIGKILL), count, moment)[0] == -signal.SIGKILL
+    assert stopped(run, int(signal.SIGKILL), count, moment)[0] == -signal.SIGKILL
     work, name = tmp_path / "run" / "unfinished", "00-a-cat" if count <= PARTS[mode] else "01-a-dog"
     if (work / name / "state.safetensors").exists():
         state = UnfinishedVideo(work, name).resume(SIZE)
@@ -159,9 +150,9 @@ def test_a_killed_generation_goes_on_to_the_same_files(
     assert content(generate(run)) == unbroken(run)
 
 
-def test_a_signal_reports_the_way_to_go_on(forks: Any, model: Path, unbroken: Callable, tmp_path: Path) -> None:
+def test_a_signal_reports_the_way_to_go_on(model: Path, unbroken: Callable, tmp_path: Path) -> None:
     run = config(model, tmp_path / "run")
-    code, errors = stopped(forks, run, int(signal.SIGTERM), 2, "after")
+    code, errors = stopped(run, int(signal.SIGTERM), 2, "after")
     assert code == 130
     assert f"to go on, run the same command again with output={run.output}" in errors
     assert "Traceback" not in errors

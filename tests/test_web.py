@@ -22,15 +22,15 @@ from followyourpose.config import REPOSITORY, GenerateConfig, PoseConfig, load_c
 from followyourpose.data.video_io import read_frames, write_gif, write_video
 from followyourpose.generation.outputs import FORMS
 from followyourpose.generation.skeletons import RawVideoError, open_skeleton
-from followyourpose.models.pose_encoder import identity_start
 from followyourpose.pipeline.windows import LongVideo
-from followyourpose.pose.keypoints_file import read_keypoints
+from followyourpose.pose.keypoints_file import ClipKeypoints, read_keypoints, write_keypoints
 from followyourpose.pose.skeleton import LEFT, RIGHT
 from followyourpose.web.controls import PRESETS, in_labels, preset, requested_config
 from followyourpose.web.jobs import OVER, Cancelled, Report, Studio
 from followyourpose.web.requests import Limits, check_upload, public, recipe
-from tests.conftest import randomise
-from tests.tiny import write_image_model
+from tests.fixtures import randomise
+from tests.poses import walking
+from tests.tiny import identity_start, write_image_model
 
 LIMITS = Limits(num_frames=24, upload_megabytes=2, upload_seconds=20, upload_frames=100, upload_side=640)
 DRIVING = {
@@ -179,6 +179,39 @@ def test_settings_without_a_control_keep_the_operators_values(studio: Studio) ->
     assert config.lora is None and config.skeleton is None and config.num_videos_per_prompt == 1
 
 
+def test_people_are_offered_for_sentences_where_there_are_several(studio: Studio, tmp_path: Path) -> None:
+    (crowd,) = studio.preview(config_of(studio, sample="two")).crowds
+    assert crowd.number == 0 and list(crowd.boxes) == [0, 1] and crowd.picture.shape == (480, 480, 3)
+    assert crowd.boxes[0][2] < crowd.boxes[1][2] and all(0 <= side <= 1 for box in crowd.boxes.values() for side in box)
+    assert not np.array_equal(
+        crowd.picture[:, :240].max(-1) > 99,
+        open_skeleton(config_of(studio, sample="two")).frames(480, 480)[0, :, :240].max(-1) > 99,
+    )
+    for sample in ("dance", "left"):
+        assert not studio.preview(config_of(studio, sample=sample)).crowds
+    left, right = (walking(3, x, 0.0) for x in (20, 70))
+    frames = [[left[0]], [], [right[2]]]  # nobody shares a frame
+    write_keypoints(tmp_path / "turns.json", ClipKeypoints(100, 100, 8, frames, [[4], [], [9]]))
+    crowds = studio.preview(config_of(studio, upload=str(tmp_path / "turns.json"))).crowds
+    assert [(each.number, list(each.boxes)) for each in crowds] == [(0, [4]), (2, [9])]
+
+
+def test_people_and_prompts_by_frame_are_lines_that_make_the_same_video_by_the_command(
+    studio: Studio, known: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {"prompt": "a cat\n 2: a dog", "people": "1: a dog\n0:", "transition": 1}
+    config = config_of(studio, sample="two", **lines)
+    assert (config.prompt, config.people, config.transition) == ({0: "a cat", 2: "a dog"}, {1: "a dog"}, 1)
+    assert config_of(studio, sample="two", people="0:").people is None
+    video = result_of(studio, config)
+    for fewer in ({"prompt": "a cat"}, {"people": ""}):
+        assert not np.array_equal(known(config_of(studio, sample="two", **lines | fewer)), video)
+    monkeypatch.chdir(tmp_path)
+    Path("video.yaml").write_text(recipe(config, config.skeleton), encoding="utf-8")
+    assert main(["generate", "video.yaml", "output=again"]) == 0
+    np.testing.assert_array_equal(read_frames(next(Path("again").glob("*[0-9a-z].mp4"))), video)
+
+
 # ---- the same video by the command -----------------------------------------------------------------------------------
 
 
@@ -223,6 +256,12 @@ def test_the_recipe_has_the_prompt_and_no_defaults(studio: Studio) -> None:
         ({"guidance_scale": float("nan")}, "guidance_scale: got nan"),
         ({"crop_top": "all"}, "crop.top: got 'all', expected a whole number"),
         ({"lora": "ink", "lora_weight": None}, "lora.*weight"),
+        ({"people": "0: " + "x" * 1000}, "people: got 1003 characters, expected at most 1000"),
+        ({"people": "0: a cat\n0: a dog"}, "people: got 0: twice, expected each number once"),
+        ({"people": "0: half of \ud83d"}, "people: got half of a character"),
+        ({"prompt": "2: a cat"}, "prompt: begins at frame 2, expected a value for frame 0"),
+        ({"prompt": "a cat\n3: a dog"}, "prompt: got frame 3, expected at most 2, the video's last"),
+        ({"transition": -1}, "transition: got -1"),
     ],
     ids=lambda value: list(value)[-1] if isinstance(value, dict) else "",
 )
@@ -415,8 +454,8 @@ def test_the_time_of_a_job_is_known_after_a_trial_and_grows_with_its_work(base: 
 
 def test_a_word_that_an_unchosen_lora_teaches_is_named_with_it(base: GenerateConfig, tmp_path: Path) -> None:
     studio = Studio(base, LIMITS, tmp_path)
-    assert studio.read("a cat of ink", "none")[1] == {"ink": "ink"}
-    assert "ink" not in studio.read("a cat of ink", "ink")[0].unknown
+    assert studio.read(["a cat of ink"], "none")[1] == {"ink": "ink"}
+    assert "ink" not in studio.read(["a cat of ink"], "ink")[0].unknown
 
 
 def test_a_cancelled_job_ends_at_its_next_step_and_leaves_nothing(studio: Studio) -> None:
@@ -467,7 +506,7 @@ def test_a_raw_video_is_extracted_and_drives(base: GenerateConfig, tmp_path: Pat
         else:
             assert report.total == 3
     raw = config_of(studio, upload=str(tmp_path / "raw.mp4"), pose_source="raw")
-    picture, numbers, _ = studio.preview(raw)
+    picture, numbers, *_ = studio.preview(raw)
     assert numbers == [0, 1, 2]
     assert (np.abs(picture.astype(int) - RIGHT).max(-1) < 80).any()  # a skeleton over the frames
     assert not np.array_equal(result_of(studio, raw), result_of(studio, config_of(studio)))

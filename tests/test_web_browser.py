@@ -220,6 +220,36 @@ def test_an_upload_that_is_no_video_gets_a_clear_message(page: "Page", tmp_path:
     expect(status(page)).to_contain_text("holiday.mp4: cannot be read")
 
 
+def test_a_click_on_one_of_several_people_begins_the_line_of_that_person(page: "Page") -> None:
+    sentences = page.get_by_label("Sentence of each person")
+    expect(sentences).to_be_hidden()
+    page.get_by_label("two", exact=True).check()
+    first, second = (page.get_by_role("button", name=f"Write the sentence of person {track}") for track in (0, 1))
+    expect(page.get_by_role("img", name="Frame 0, with the numbers of its people")).to_be_visible(timeout=60_000)
+    second.click()
+    page.keyboard.type("a dog")
+    first.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("a fox")
+    second.click()
+    page.keyboard.type(" in <b>")
+    expect(sentences).to_have_value("1: a dog in <b>\n0: a fox")
+    assert not violations(page)
+    sentences.fill("5: a dog")
+    page.get_by_label("Prompt", exact=True).fill("0: a cat\n2: a fox")
+    slide(page, "Denoising steps", 1)
+    button(page, "Generate").click()
+    reason = "Sentence of each person: two.json: got track 5, expected one of 0, 1 in the frames used"
+    expect(status(page)).to_contain_text(reason, timeout=60_000)
+    sentences.fill("1: a dog")
+    generate(page, "a cat then a fox, seed 0")
+    page.get_by_label("dance", exact=True).check()
+    expect(sentences).to_be_hidden()
+    button(page, "Use a cat then a fox, seed 0 again").click()
+    expect(sentences).to_have_value("1: a dog")
+    expect(first).to_be_visible()
+
+
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +328,7 @@ def test_the_second_tab_extracts_a_skeleton_that_drives_the_first(page: "Page", 
     expect(status(page)).to_contain_text("got no file, expected a video of people")
     for name, text in (("black.mp4", "puppet found nobody, so the skeleton is black."), ("raw.mp4", "1 person found")):
         page.locator("input[type=file]").last.set_input_files(tmp_path / name)
-        expect(page.get_by_text(name)).to_be_visible()
+        expect(page.get_by_text(name)).to_be_visible(timeout=30_000)
         button(page, "Extract").click()
         expect(status(page)).to_contain_text(text, timeout=60_000)
         page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
@@ -327,7 +357,7 @@ def test_some_of_several_people_are_kept(page: "Page", tmp_path: Path, monkeypat
     assert not violations(page)
     video = page.locator(".stage video:visible")
     before = video.get_attribute("src")
-    page.get_by_label("2: in 4 frames").uncheck()
+    page.get_by_label("1: in 4 frames").uncheck()
     expect(video).not_to_have_attribute("src", before, timeout=30_000)
     with page.expect_download() as file:
         button(page, "Keypoints").click()

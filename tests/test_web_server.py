@@ -142,12 +142,19 @@ def test_every_parameter_of_the_api_sets_the_key_of_its_name(server: Server, tmp
     driving = {"temporal_offset": 1, "stride": 2, "num_frames": 3, "skeleton_end": "loop", "fit": "pad"}
     crop = {"left": 5, "right": 6, "top": 7, "bottom": 8}
     drawing = {
-        "prompt": "a dog", "negative_prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 2.5,
+        "negative_prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 2.5,
         "pose_scale": 0.7, "scheduler": "euler", "seed": 9,
     }  # fmt: skip
+    drawing["prompt"], drawing["transition"] = {0: "a dog", 2: "a cat"}, 1
     given = driving | drawing | {f"crop_{edge}": value for edge, value in crop.items()} | {"long_video_mode": "paper"}
-    settings = yaml.safe_load(client_of(server.url).predict(**given, sample="left", api_name="/generate")[7])
-    assert Path(settings.pop("skeleton")).name == "left.json" and settings.pop("model") and settings.pop("device")
+    given |= {"prompt": "0: a dog\n2: a cat", "people": "1: a cat"}
+    settings = yaml.safe_load(client_of(server.url).predict(**given, sample="two", api_name="/generate")[7])
+    assert (
+        settings.pop("skeleton") == "followyourpose/assets/two.json"
+        and settings.pop("people") == {1: "a cat"}
+        and settings.pop("model")
+        and settings.pop("device")
+    )
     assert settings.pop("pose") == {"backend": "puppet"}
     assert settings == driving | drawing | {"crop": crop, "long_video": {"mode": "paper"}}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from followyourpose.models.pose_encoder import PoseEncoder, identity_start, zero_start
+from followyourpose.models.pose_encoder import PoseEncoder, zero_start
 from followyourpose.models.unet import VideoUNet
 from followyourpose.models.weights import (
     PREFIX,
@@ -17,6 +17,7 @@ from followyourpose.models.weights import (
     read_state_dict,
     to_released,
 )
+from tests.tiny import identity_start
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from followyourpose.models.pose_encoder import PoseEncoder
+
 TEXT_WIDTH = 24
 TOKENS = 12
 DDIM = {
@@ -23,14 +25,21 @@ DDIM = {
 }
 
 
-def image_unet() -> UNet2DConditionModel:
-    """Stable Diffusion 1.x's UNet, small: latents of 16 x 16, two levels."""
+def identity_start(pose_encoder: PoseEncoder) -> None:
+    """Set the last convolution of every level to the identity, in place: the same as the released encoder's none."""
+    for zero_conv in pose_encoder.zero_convs:
+        torch.nn.init.dirac_(zero_conv.weight)
+        torch.nn.init.zeros_(zero_conv.bias)
+
+
+def image_unet(layers: int = 2) -> UNet2DConditionModel:
+    """Stable Diffusion 1.x's UNet, small: latents of 16 x 16, two levels of `layers` layers on the way down."""
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=2,
+        layers_per_block=layers,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=2,
         norm_num_groups=4,
@@ -88,11 +97,11 @@ def write_tokenizer(folder: Path) -> int:
     return len(tokens)
 
 
-def write_image_model(folder: Path) -> Path:
+def write_image_model(folder: Path, layers: int = 2) -> Path:
     """Writes a whole Stable Diffusion 1.x folder with random weights; its VAE has factor 2, its images 32 pixels."""
     torch.manual_seed(0)
     vocabulary = write_tokenizer(folder / "tokenizer")
-    image_unet().save_pretrained(folder / "unet")
+    image_unet(layers).save_pretrained(folder / "unet")
     vae().save_pretrained(folder / "vae")
     text_encoder(vocabulary).save_pretrained(folder / "text_encoder")
     DDIMScheduler(**DDIM).save_pretrained(folder / "scheduler")
