@@ -451,6 +451,13 @@ def test_damaged_labels_are_named(world: Path, tmp_path: Path, file: str, cut: b
         LatentCache(path.parent)
 
 
+def test_a_cache_of_an_earlier_version_is_refused(world: Path, tmp_path: Path) -> None:
+    folder = make_cache(settings(world, tmp_path))
+    (folder / "texts.json").rename(folder / "captions.json")
+    with pytest.raises(ValueError, match=r"cache: no texts.json: .* of an earlier version; remove it"):
+        make_cache(settings(world, tmp_path))
+
+
 def test_two_commands_do_not_encode_one_cache_at_once(world: Path, tmp_path: Path) -> None:
     config = settings(world, tmp_path)
     with locked(tmp_path / "cache"), pytest.raises(ValueError, match="cache: another command is writing there"):

@@ -51,11 +51,14 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Read cache.json; a ValueError where it is missing, or is no such file."""
+    """Read cache.json; a ValueError where it or the texts beside it are missing, or it is no such file."""
     try:
-        return Plan(**read_json(folder / PLAN))
+        plan = Plan(**read_json(folder / PLAN))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / PLAN}: cannot be read as an encoded data set's ({error})") from error
+    if not (folder / TEXTS).is_file():
+        raise ValueError(f"{folder}: no {TEXTS}: damaged, or of an earlier version; remove it, and encode it again")
+    return plan
 
 
 def missing_shards(folder: Path) -> list[str]:
