@@ -119,9 +119,12 @@ def load_fitted(file: Path, parts: nn.ModuleDict) -> nn.ModuleDict:
     """Load what `fit` wrote.
 
     Raises:
-        ValueError: there is no such file, or it is damaged.
+        ValueError: there is no such file, it is damaged, or its networks were fitted to frames of another size.
     """
     if not file.is_file():
         raise ValueError(f"{file}: no such file, expected the output of `scripts.baselines fit`")
-    parts.load_state_dict(read_tensors(file)[0])
+    try:
+        parts.load_state_dict(read_tensors(file)[0])
+    except RuntimeError as error:
+        raise ValueError(f"{file}: was fitted to frames of another size ({error})") from error
     return parts.eval()

@@ -74,8 +74,8 @@ def main(out: Path) -> None:
         if name in EXPORTS and state.is_main_process and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             export(out / name, target)
-            if name == "decoder":  # one for all that stands on the base
-                shutil.copytree(target / "vae", target.with_name("puppet-base") / "vae", dirs_exist_ok=True)
+        if name == "decoder" and state.is_main_process:  # one for all that stands on the base
+            shutil.copytree(target / "vae", target.with_name("puppet-base") / "vae", dirs_exist_ok=True)
         state.wait_for_everyone()
 
 

@@ -1,5 +1,6 @@
 """First Order Motion Model and Everybody Dance Now: their footage, motions, training and drawing, at 16 pixels."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ PERSON = HELD_OUT_PAIRS[0]
 
 
 @pytest.fixture(autouse=True)
-def short_footage(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_footage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(baseline_people, "CLIPS", 3)
+    reference_footage.cache_clear()
+    yield
     reference_footage.cache_clear()
 
 
@@ -67,6 +70,8 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: 
     assert all(torch.equal(whole[key], loaded[key]) for key in whole)
     with pytest.raises(ValueError, match="none: no such file, expected the output of `scripts.baselines fit`"):
         load_fitted(tmp_path / "none", nn.ModuleDict())
+    with pytest.raises(ValueError, match="whole.safetensors: was fitted to frames of another size"):
+        load_fitted(tmp_path / "whole.safetensors", nn.ModuleDict({"layer": nn.Linear(2, 3)}))
 
 
 def test_a_bone_takes_its_ends_to_the_source_and_stands_still_for_equal_poses() -> None:

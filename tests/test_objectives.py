@@ -141,6 +141,24 @@ def test_the_target_is_the_prediction_type_of_the_schedulers_config(world: Path,
         assert (loss < 1e-6) == (predicted == kind) and (loss > 1e-2) == (predicted != kind)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_what_a_network_denoises_again_is_clean_where_it_knows_the_answer(
+    world: Path, tmp_path: Path, kind: str
+) -> None:
+    objective = build_objective(settings(world, tmp_path / "run", STAGE1 | {"objective": "decode"}))
+    objective.scheduler.register_to_config(prediction_type=kind)
+    clean, noise = torch.randn(2, 2, 4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    objective.parts["unet"] = Oracle(objective.scheduler, clean, kind)
+    again = objective.sample_again(Batch(["a cat", "a dog"]), clean, noise, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(again, clean, rtol=0, atol=1e-3)
+
+
+def test_a_decoder_needs_the_poses_that_it_draws_again(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.skeleton: got False, expected True"):
+        train(settings(world, tmp_path / "run", STAGE1 | {"objective": "decode"}, "data.skeleton=false"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_decoder_is_trained_alone_beside_a_critic_that_is_not_exported(world: Path, tmp_path: Path) -> None:
     patterns = [r"^vae\.(decoder|post_quant_conv)\.", r"^critic\."]
     run = train(settings(world, tmp_path / "run", STAGE1 | {"objective": "decode", "trainable": patterns}))

@@ -48,6 +48,8 @@ class Decode(Denoise):
 
     @classmethod
     def load(cls, config: TrainConfig, shapes: Path | None = None) -> nn.ModuleDict:
+        if not config.data.skeleton:
+            raise ValueError("data.skeleton: got False, expected True: objective decode draws poses again")
         parts = super().load(config, shapes)
         parts["critic"] = Critic()
         return parts
@@ -103,7 +105,7 @@ class Decode(Denoise):
 
     @torch.no_grad()
     def sample_again(self, batch: Batch, latents: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise latents (b, c, 1, h, w) to a time from 0.1 to 1, and denoise them by DDIM, from velocities."""
+        """Noise latents (b, c, 1, h, w) to a time from 0.1 to 1, and denoise them by DDIM."""
         last = self.scheduler.config.num_train_timesteps - 1
         start = (0.1 + 0.9 * torch.rand((), generator=generator, device=latents.device)).item()
         times = torch.linspace(start * last, 0, self.steps + 1)[:-1].long().tolist()
@@ -115,9 +117,12 @@ class Decode(Denoise):
             noisy = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise
             at = torch.full((len(latents),), time, device=latents.device)
             free = self.predict(noisy, at, empty, None)
-            velocity = free + self.guidance * (self.predict(noisy, at, text[1:], batch.skeleton) - free)
-            clean = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * velocity
-            noise = alpha**0.5 * velocity + (1 - alpha) ** 0.5 * noisy
+            guided = free + self.guidance * (self.predict(noisy, at, text[1:], batch.skeleton) - free)
+            if self.scheduler.config.prediction_type == "epsilon":
+                clean, noise = (noisy - (1 - alpha) ** 0.5 * guided) / alpha**0.5, guided
+            else:
+                clean = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * guided
+                noise = alpha**0.5 * guided + (1 - alpha) ** 0.5 * noisy
         return clean
 
 

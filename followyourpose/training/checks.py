@@ -55,7 +55,7 @@ def check_inputs(config: TrainConfig, dry_run: bool = False) -> None:
 
 def _check_sizes(config: TrainConfig, root: Path) -> None:
     vae = root / "vae" / "config.json"
-    if config.objective == "denoise" and vae.is_file():
+    if config.objective in ("denoise", "decode") and vae.is_file():
         factor = 2 ** (len(read_json(vae)["block_out_channels"]) - 1)
         for key in ("height", "width"):
             check_multiple(f"data.{key}", getattr(config.data, key), factor, "pixels")
