@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def remove_orphans(out: Path) -> None:
     """Remove the folders that killed processes of this machine left in `out`; those of other machines may be alive."""
     for folder in out.glob(".*.partial"):
         pid = folder.name.split(".")[-2]
-        if folder.name.endswith(_owner(pid)) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+        if re.fullmatch(r"\d{1,9}", pid) and folder.name.endswith(_owner(pid)) and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from followyourpose.config import (
+    REPOSITORY,
     ConfigError,
     CropConfig,
     GenerateConfig,
@@ -176,7 +177,7 @@ def test_words_that_a_small_vocabulary_lacks_are_told(settings: dict[str, Any], 
 
 
 def test_learned_words_are_whole_ones() -> None:
-    words = learned_words(load_tokenizer(Path("checkpoints/puppet")))
+    words = learned_words(load_tokenizer(REPOSITORY / "checkpoints" / "puppet"))
     assert {"astronaut", "panda", "moon", "street", "purple"} <= set(words)
     assert not {"ach", "reet", "rple", "x"} & set(words), "pieces of words"
 

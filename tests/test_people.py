@@ -206,6 +206,15 @@ def test_loras_that_cannot_act_so_are_refused_in_one_line(hero: FollowYourPosePi
     )
     with pytest.raises(ValueError, match="time: got a LoRA of time_embedding.linear_1, which acts everywhere"):
         latents(hero, "a cat", lora_scales={"time": {0: 1.0, 2: 0.5}})
+    latents(hero, "a cat", lora_scales={"time": {0: 0.5, 2: 0.5}})  # one number needs no map
+
+
+def test_given_embeddings_of_any_length_need_no_encoder_for_loras_by_frame(hero: FollowYourPosePipeline) -> None:
+    embeds = [hero.encode_prompt(text)[0].repeat(1, 2, 1) for text in ("a cat", "a dog")]
+    how = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1], "lora_scales": {"hero": {0: 1.0, 2: 0.3}}}
+    encoded = latents(hero, None, **how)
+    hero.register_modules(text_encoder=None)
+    assert torch.equal(latents(hero, None, **how), encoded)
 
 
 # ---- regions ---------------------------------------------------------------------------------------------------------
@@ -248,7 +257,8 @@ def test_texts_by_frame_are_lines_that_begin_with_numbers() -> None:
     for text, expected in (
         ("a cat: 3 of them, at 10:30", "a cat: 3 of them, at 10:30"),
         ("0: a cat\n 16 : a dog,\nsitting\n", {0: "a cat", 16: "a dog,\nsitting"}),
-        ("a cat\n16: a dog", {0: "a cat", 16: "a dog"}),
+        ("a cat\n16:a dog", {0: "a cat", 16: "a dog"}),
+        ("a clock\n10:30 in the morning", "a clock\n10:30 in the morning"),
     ):
         assert along("prompt", text) == expected
     assert along("prompt", lines_of({8: "a dog", 0: "a cat"})) == {0: "a cat", 8: "a dog"}

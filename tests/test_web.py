@@ -279,6 +279,7 @@ def test_settings_beyond_the_limits_or_of_another_type_are_refused(
         ("crop.top: got 'all'", "Crop top, pixels: got 'all'"),
         ("a.mp4: too short for temporal_offset 3", "a.mp4: too short for “First frame” 3"),
         ("skeleton: a, with pose.source=raw its people are found first", "Driving video: a, press “Find its people”"),
+        ("a.mp4: or a raw video with pose.source=raw", "a.mp4: or a video of people and “Find its people”"),
     ],
 )  # fmt: skip
 def test_messages_use_the_words_of_the_labels(message: str, shown: str) -> None:
@@ -450,6 +451,9 @@ def test_the_time_of_a_job_is_known_after_a_trial_and_grows_with_its_work(base: 
     assert seconds > 0
     for change, factor in (({"num_inference_steps": 20}, 10), ({"guidance_scale": 1.0}, 0.5), ({"num_frames": 6}, 3)):
         assert studio.estimate(replace(base, **change)) == pytest.approx(factor * seconds), change
+    along = Studio(replace(base, num_frames=9, prompt={0: "a cat", 8: "a dog"}, transition=0), LIMITS, tmp_path)
+    along.measure()
+    assert along.estimate(base) > 0
 
 
 def test_a_word_that_an_unchosen_lora_teaches_is_named_with_it(base: GenerateConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import ProgressBar
 from comfy_api.latest import ComfyExtension, io
 
-from followyourpose.comfyui.nodes_people import ALONG, PEOPLE, AddPerson, Along, placed
+from followyourpose.comfyui.nodes_people import ALONG, PEOPLE, PLACED, AddPerson, Along, placed
 from followyourpose.comfyui.nodes_pose import (
     KEYPOINTS,
     LoadKeypoints,
@@ -160,7 +160,7 @@ class Skeleton(io.ComfyNode):
                 widget(GenerateConfig, "height", high=LARGEST_SIDE, step=8),
                 PEOPLE.Input("people", optional=True),
             ],
-            [io.Image.Output(display_name="skeleton"), PEOPLE.Output(display_name="people")],
+            [io.Image.Output(display_name="skeleton"), PLACED.Output(display_name="people")],
         )
 
     @classmethod
@@ -218,7 +218,7 @@ class Generate(io.ComfyNode):
                 widget(LongVideo, "mode", name="long_video"),
                 widget(LongVideo, "window"),
                 widget(GenerateConfig, "decode_chunk_size", 1, 64),
-                PEOPLE.Input("people", optional=True, tooltip="From Skeleton for Follow Your Pose."),
+                PLACED.Input("people", optional=True, tooltip="From Skeleton for Follow Your Pose."),
                 ALONG.Input("along", optional=True),
             ],
             [io.Image.Output(display_name="images")],

@@ -19,6 +19,7 @@ from followyourpose.pose.regions import only_person
 from followyourpose.pose.track import link, per_frame
 
 PEOPLE, ALONG = io.Custom("FOLLOWYOURPOSE_PEOPLE"), io.Custom("FOLLOWYOURPOSE_ALONG")
+PLACED = io.Custom("FOLLOWYOURPOSE_PLACED")  # people on the frames of a skeleton
 
 
 class AddPerson(io.ComfyNode):

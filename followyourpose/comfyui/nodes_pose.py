@@ -155,6 +155,7 @@ def to_images(frames: np.ndarray) -> torch.Tensor:
 
 def _keypoints_file(name: str) -> Path:
     """Return a file or folder of ComfyUI's input folder, a sample, or a file or folder by its path."""
-    name = name.strip() or SAMPLE.with_suffix(".json").name
+    if not (name := name.strip()):
+        return SAMPLE.with_suffix(".json")
     places = Path(folder_paths.get_input_directory()) / name, SAMPLE.parent / name
     return next((place for place in places if place.exists()), locate(name))

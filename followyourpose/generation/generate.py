@@ -147,7 +147,7 @@ class Drawing:
         from followyourpose.pipeline.denoise import StreamState
 
         finish, todo = self.open(), processes.agree([not self.is_done(shot) for shot in shots])
-        taught = re.findall("[a-z]+", str(loras_of(self.config)).lower())
+        taught = re.findall("[a-z]+", str(list(loras_of(self.config).values())).lower())
         print_unknown_words(texts_of(self.config), self.pipe, taught)
         numbered = [each for each, missing in zip(enumerate(shots, 1), todo, strict=True) if missing]
         together = 1 <= len(numbered) < processes.count and self.config.long_video.together

@@ -97,12 +97,18 @@ def add_loras(pipe: "FollowYourPosePipeline", config: GenerateConfig) -> None:
     """Add the LoRAs of a run to a pipeline, in place: in its weights or, where calls scale them, beside these.
 
     Raises:
-        ValueError: as `apply_loras`.
+        ValueError: as `apply_loras`; or one can act neither by frame nor by person.
     """
+    from followyourpose.models.adapters import check_mapped  # late: settings are checked without PyTorch
+
     apply_loras(pipe, [lora for lora in open_loras(config.lora) if not isinstance(lora.weight, Mapping)])
     kept = kept_loras(config)
     for name, lora in kept.items():
         pipe.load_lora_weights(lora.path, adapter_name=name)
+        try:
+            check_mapped(pipe.unet, [name])
+        except ValueError as error:
+            raise ValueError(str(error).replace(name, lora.path, 1)) from error
     if kept:
         pipe.set_adapters(list(kept))
 

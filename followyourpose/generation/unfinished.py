@@ -64,6 +64,8 @@ class UnfinishedVideo:
                 if (got := self._read(number).shape) != (*size, 3):
                     raise ValueError(f"{self._frame(number).name}: got {got}, expected {(*size, 3)}")
             return state
+        except MemoryError:
+            raise
         except UNREADABLE as error:
             why = " ".join(str(error).split())[:200]
             print(printable(f"{self.folder}: damaged ({why}), so this video begins anew"))

@@ -108,7 +108,7 @@ def _level(layer: str, levels: int) -> int:
 def _tuned(model: Any) -> Iterator[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer  # late: a second that a model without LoRAs need not wait
 
-    for name, module in model.named_modules():
+    for name, module in [] if model is None else model.named_modules():  # a pipeline may lack its text encoder
         if isinstance(module, BaseTunerLayer):
             yield name, module
 

@@ -96,8 +96,7 @@ def open_lora_scales(
     if both:
         raise ValueError(f"lora_scales: got {both[0]!r}, which is a person's, expected LoRAs of the whole video")
     if scales.names:
-        models = [model for model in (pipe.unet, pipe.text_encoder) if model is not None]
-        active = sorted({name for model in models for name in active_loras(model)})
+        active = sorted(active_loras(pipe.unet) | active_loras(pipe.text_encoder))
         for name in scales.names:
             if name not in active:
                 there = ", ".join(active) or "none"
@@ -106,5 +105,6 @@ def open_lora_scales(
             raise ValueError(
                 "lora: blocks are offloaded as a whole, expected other offload for LoRAs by frame or person"
             )
-        check_mapped(pipe.unet, scales.names)
+        constant = {name for name, scale in scales.everywhere.items() if len(set(values_of(scale))) == 1}
+        check_mapped(pipe.unet, [name for name in scales.names if name not in constant])
     return scales

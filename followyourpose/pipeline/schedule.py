@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from followyourpose.common.checks import check_at_least
 
 Value = TypeVar("Value")
-_NUMBER = re.compile(r"^[ \t]*(\d{1,9})[ \t]*:(?=\s|$)", re.MULTILINE)
+_NUMBER = re.compile(r"^[ \t]*(\d{1,9})[ \t]*:(?!\d)", re.MULTILINE)
 Numbers = float | Mapping[int, float]  # one for the whole video, or one from each of these frames on
 Blend = tuple[int, int, float]  # indices of two of a schedule's values, and the share of the second
 

@@ -156,7 +156,11 @@ def requested_config(base: GenerateConfig, limits: Limits, values: Mapping[str, 
 
 def in_labels(message: str) -> str:
     """Return a message in the words of the labels, in place of the config's keys."""
-    message = message.replace("with pose.source=raw its people are found first", f"press “{FIND}”")
+    for key, label in (
+        ("with pose.source=raw its people are found first", f"press “{FIND}”"),
+        ("or a raw video with pose.source=raw", f"or a video of people and “{FIND}”"),
+    ):
+        message = message.replace(key, label)
     key, colon, rest = message.partition(": ")
     if colon and (label := LABELS.get(key.replace(".", "_"))):
         message = f"{label}: {rest}"

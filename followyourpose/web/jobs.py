@@ -91,11 +91,11 @@ class Studio:
     def measure(self) -> None:
         """Learn the speed by a short job, for `estimate`; every later job corrects it."""
         with self._turn:
-            config = replace(self.config, num_frames=TRIAL_FRAMES, num_inference_steps=TRIAL_STEPS)
+            short = {"num_frames": TRIAL_FRAMES, "num_inference_steps": TRIAL_STEPS}
+            config = replace(self.config, prompt="", people=None, lora=None, **short)
             with self._timed(config):
-                self._loaded(replace(config, lora=None))(
-                    "", num_frames=TRIAL_FRAMES, height=self.height, width=self.width,
-                    num_inference_steps=TRIAL_STEPS, guidance_scale=config.guidance_scale,
+                self._loaded(config)(
+                    "", height=self.height, width=self.width, guidance_scale=config.guidance_scale, **short
                 )  # fmt: skip
 
     def estimate(self, config: GenerateConfig) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from followyourpose.common.pictures import contact_sheet, to_uint8
 from followyourpose.config import GenerateConfig
+from followyourpose.data.images import WHITE
 from followyourpose.data.transforms import cover
 from followyourpose.data.video_io import stream_frames
 from followyourpose.generation.extract_pose import FPS, find_people
@@ -79,7 +80,7 @@ class Previews:
         key = (str(source.path), source.span)
         with self._finding:
             if key not in self._found:
-                chunks = stream_frames(source.path, source.span)
+                chunks = stream_frames(source.path, source.span, ground=WHITE)
                 self._found[key] = find_people(chunks, source.config.pose, source.size, FPS, lambda count: None)
                 if len(self._found) > FOUND:
                     self._found.pop(next(iter(self._found)))
