@@ -377,6 +377,7 @@ def test_files_are_checked_before_pytorch_is_imported(tmp_path: Path):
         f"model={tmp_path / 'image'}": "an image model, expected the folder of a FollowYourPosePipeline",
         "image_model=nowhere": "image_model: nowhere: no such file or folder",
         "videos=nowhere": "videos: nowhere: no such file or folder",
+        "seed=1000": "benchmark: puppet-bench-1 has 64 x 64 pixels, the model draws 128",
         "num_videos=1025": "num_videos: got 1025, expected at most 1024",
         "num_videos=100001": "num_videos: got 100001, expected at most 100000",
     }

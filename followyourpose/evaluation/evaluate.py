@@ -116,3 +116,7 @@ def _check_models(config: EvaluateConfig) -> None:
             raise ConfigError(f"{key}: {error}") from error
         if key == "model" and kind != "pipeline":
             raise ConfigError(f"model: {config.model}: an image model, expected the folder of a FollowYourPosePipeline")
+    sizes = model_size(find_model(config.model, "model"))  # None: loading the model reports it
+    if config.benchmark is not None and config.videos is None and sizes is not None:
+        if (size := BENCHMARKS[config.benchmark].size) != sizes[0]:
+            raise ConfigError(f"benchmark: {config.benchmark} has {size} x {size} pixels, the model draws {sizes[0]}")
