@@ -130,9 +130,9 @@ def encode_video_text(pipe: DenoisingPipeline, call: Call, count: int, size: tup
     negative = call.negative_prompt if call.guided else None
 
     def encode(texts: list[str], scales: TextScales, embeds: Tensor | None = None) -> Tensor:
-        texts, negatives = (texts, None) if embeds is None else (None, call.negative_prompt_embeds)
+        inputs = (texts, None, None, None) if embeds is None else (None, None, embeds, call.negative_prompt_embeds)
         with scaled_loras(pipe.text_encoder, own=dict(scales)):
-            return pipe.encode_prompt(texts, None, embeds, negatives, *how)[0]
+            return pipe.encode_prompt(*inputs, *how)[0]
 
     def negatives(texts: Texts, prompts: Tensor, person: int = 0) -> Tensor:
         """Return the negative prompts (n, [s,] t, d) beside prompts (n, t, d), for the states of texts."""
