@@ -141,6 +141,24 @@ def test_the_target_is_the_prediction_type_of_the_schedulers_config(world: Path,
         assert (loss < 1e-6) == (predicted == kind) and (loss > 1e-2) == (predicted != kind)
 
 
+def test_what_an_error_has_beyond_its_mean_over_the_frames_counts_as_much_more(world: Path, tmp_path: Path) -> None:
+    mean = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    batch = Batch(["a cat"] * 2, moments=torch.cat([mean, torch.full_like(mean, -30)], 1))  # no variance
+    steady, changing = torch.full((1, 1, 3, 1, 1), 2.0), torch.tensor([1.0, -2.0, 1.0]).view(1, 1, 3, 1, 1)
+
+    def loss(weight: float, error: Tensor) -> float:
+        objective = build_objective(settings(world, tmp_path / "run", STAGE2, f"change_weight={weight}"))
+        clean = mean * objective.parts["vae"].config.scaling_factor
+        oracle = Oracle(objective.scheduler, clean, "epsilon")
+        objective.predict = lambda *inputs: oracle(*inputs) + error
+        return objective(batch, torch.Generator().manual_seed(0)).item()
+
+    for weight in (1.0, 5.0):
+        assert loss(weight, steady) == pytest.approx(4, rel=1e-4)
+        assert loss(weight, changing) == pytest.approx(2 * weight, rel=1e-4)
+        assert loss(weight, steady + changing) == pytest.approx(4 + 2 * weight, rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_what_a_network_denoises_again_is_clean_where_it_knows_the_answer(
     world: Path, tmp_path: Path, kind: str

@@ -152,6 +152,7 @@ class TrainConfig(ThreadsConfig):
     min_snr_gamma: float | None = None  # timestep weights min(SNR, gamma) (arXiv 2303.09556), 5 is usual; None: even
     noise_offset: float = 0.0  # weight of noise that is one number per channel and clip, for darker and lighter videos
     shared_noise: float = 0.0  # share of clips whose frames all get the same noise, as `noise: shared` generates
+    change_weight: float = 1.0  # weight of what an error has beyond its mean over the frames; above 1 steadies clips
     person_weight: float = 1.0  # weight of errors in a person's box; above 1 needs images with keypoints
 
     def __post_init__(self) -> None:
@@ -159,7 +160,7 @@ class TrainConfig(ThreadsConfig):
         check_bounds(self, steps=1, save_every=1, keep_checkpoints=1, log_every=1, seed=(0, LARGEST_SEED))
         for key in ("prompt_dropout", "prefix_shuffle", "noise_bias", "shared_noise"):
             check_share(key, getattr(self, key))
-        for key in ("kl", "noise_offset", "person_weight"):
+        for key in ("kl", "noise_offset", "change_weight", "person_weight"):
             check_scale(key, getattr(self, key))
         if self.min_snr_gamma is not None:
             check_above_zero("min_snr_gamma", self.min_snr_gamma)

@@ -66,6 +66,8 @@ class Objective(nn.Module):
 class Denoise(Objective):
     """Latent diffusion loss: mean squared error of the predicted noise or velocity, as the scheduler's config has it.
 
+    With `change_weight` the part of an error that differs from its mean over the frames weighs so much more than the
+    mean: what should stand still moves least of all, and a mean squared error hardly sees it.
     Used by the base model and by both stages (paper, eq. 1 to 3). One frame and no skeleton make it the image model's.
     """
 
@@ -80,7 +82,11 @@ class Denoise(Objective):
         prediction = self.predict(noisy, timestep, self.text(batch, generator, device), batch.skeleton)
         kind = self.scheduler.config.prediction_type
         target = noise if kind == "epsilon" else self.scheduler.get_velocity(latents, noise, timestep)
-        error = (prediction.float() - target.float()).square()
+        difference = prediction.float() - target.float()
+        error = difference.square()
+        if self.config.change_weight != 1:
+            changes = difference - difference.mean(2, keepdim=True)
+            error = error + (self.config.change_weight - 1) * changes.square()
         if self.config.min_snr_gamma is not None:
             error = error * self._snr_weight(timestep, self.config.min_snr_gamma)
         if self.config.person_weight != 1:
