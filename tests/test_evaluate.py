@@ -377,7 +377,6 @@ def test_files_are_checked_before_pytorch_is_imported(tmp_path: Path):
         f"model={tmp_path / 'image'}": "an image model, expected the folder of a FollowYourPosePipeline",
         "image_model=nowhere": "image_model: nowhere: no such file or folder",
         "videos=nowhere": "videos: nowhere: no such file or folder",
-        "seed=1000": "benchmark: puppet-bench-1 has 64 x 64 pixels, the model draws 128",
         "num_videos=1025": "num_videos: got 1025, expected at most 1024",
         "num_videos=100001": "num_videos: got 100001, expected at most 100000",
     }
@@ -563,7 +562,9 @@ def test_a_run_of_generate_is_evaluated_as_it_is(models: dict[str, str], tmp_pat
     assert "cs_real" not in content and "pck_ratio" not in content
 
 
-def test_a_model_draws_the_samples_of_a_manifest_as_it_draws_the_benchmark(models: dict[str, str], tmp_path: Path):
+def test_a_model_draws_the_samples_of_a_manifest_as_it_draws_the_benchmark(
+    models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+):
     """The benchmark on disk, without videos, gives the numbers of the benchmark."""
     write_benchmark(tmp_path / "bench", "puppet-bench-1", 2, size=32)
     settings = {"num_videos": 2, "num_inference_steps": 1, "device": "cpu", **models, "image_model": None}
@@ -572,6 +573,8 @@ def test_a_model_draws_the_samples_of_a_manifest_as_it_draws_the_benchmark(model
     for name, source in (("a", benchmark), ("b", videos), ("c", benchmark | videos)):
         output = evaluate(EvaluateConfig(**settings, **source, output=str(tmp_path / name)))
         results.append(json.loads((output / "metrics.json").read_text(encoding="utf-8")))
+    told = capsys.readouterr().out
+    assert told.count("puppet-bench-1 has frames of 64 pixels, the model draws 32: compare no other size") == 1
     for name in ("cs", "pa", "pck@0.1", "fc", "cs_real", "pck_real", "pck_no_pose", "fc_no_pose"):
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-4), name
     assert "flicker_before" not in results[0]
