@@ -61,10 +61,9 @@ def page(browser_page: "Page", study: Path) -> "Page":
 
 
 def begin(page: "Page", study: Path) -> None:
-    """Open the study's page as a new rater, whatever the browser kept, and start."""
+    """Open the study's page as a new rater, whatever the browser kept, and start by a key."""
     page.goto((study / "index.html").as_uri())
-    page.evaluate("localStorage.clear()")
-    page.reload()
+    page.evaluate("rater = newRater(); steps = planned(rater.seed); show(); $('begin').focus()")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Question 1 of 4")).to_be_visible()
 
