@@ -73,7 +73,7 @@ def check(config: EvaluateConfig) -> Collection | None:
         _check_models(config)
         if collection is not None:
             check_lengths(collection, config.num_frames)
-        _check_memory(config, config.num_videos if collection is None else len(collection.samples))
+        _check_size(config, config.num_videos if collection is None else len(collection.samples))
     for package, part in {} if config.modes else PACKAGES.items():
         if find_spec(package) is None:
             print(f'{part} is left out: it needs {package}; pip install -e ".[eval]"')
@@ -93,10 +93,17 @@ def _check_benchmark(config: EvaluateConfig) -> None:
         )
 
 
-def _check_memory(config: EvaluateConfig, videos: int) -> None:
-    """Raise a ConfigError where the drawn videos and the real frames alone, as bytes, exceed the memory."""
+def _check_size(config: EvaluateConfig, videos: int) -> None:
+    """Print where the benchmark has frames of another size than the model's.
+
+    Raises:
+        ConfigError: the drawn videos and the real frames alone, as bytes, exceed the memory.
+    """
     if (sizes := model_size(find_model(config.model, "model"))) is None:
         return  # loading the model reports it
+    if config.benchmark is not None and config.videos is None:
+        if (size := BENCHMARKS[config.benchmark].size) != sizes[0]:
+            print(f"{config.benchmark} has frames of {size} pixels, the model draws {sizes[0]}: compare no other size")
     sets = 2 + config.without_skeleton
     needed = 3 * sets * videos * config.num_frames * sizes[0] ** 2
     if needed > (memory := machine_memory()):
@@ -116,7 +123,3 @@ def _check_models(config: EvaluateConfig) -> None:
             raise ConfigError(f"{key}: {error}") from error
         if key == "model" and kind != "pipeline":
             raise ConfigError(f"model: {config.model}: an image model, expected the folder of a FollowYourPosePipeline")
-    sizes = model_size(find_model(config.model, "model"))  # None: loading the model reports it
-    if config.benchmark is not None and config.videos is None and sizes is not None:
-        if (size := BENCHMARKS[config.benchmark].size) != sizes[0]:
-            print(f"{config.benchmark} has frames of {size} pixels, the model draws {sizes[0]}: compare no other size")

@@ -39,6 +39,11 @@ class LoraScales:
         """The named LoRAs."""
         return list(dict.fromkeys([*self.everywhere, *(name for own in self.people for name in own)]))
 
+    def constant(self, name: str) -> float | None:
+        """Return the one number of a LoRA that acts in all places; None: it has several, or is a person's."""
+        values = values_of(self.everywhere[name]) if name in self.everywhere else []
+        return float(values[0]) if len(set(values)) == 1 else None
+
     def of_text(self, num_frames: int, person: int | None = None) -> list[TextScales]:
         """Return the LoRAs of the scene's text, or of a person's, in each frame of a video."""
         used = {**self.everywhere, **({} if person is None else self.people[person])}
@@ -63,10 +68,10 @@ class LoraScales:
         for name in self.names:
             if name not in self.everywhere:
                 scales[name] = [of_people(name, level) for level in places]
-            elif len(set(values_of(scale := self.everywhere[name]))) == 1:
-                scales[name] = float(values_of(scale)[0])
+            elif (constant := self.constant(name)) is not None:
+                scales[name] = constant
             else:
-                scales[name] = [along(scale)[..., None]] * len(places)
+                scales[name] = [along(self.everywhere[name])[..., None]] * len(places)
         return scales
 
 
@@ -105,6 +110,5 @@ def open_lora_scales(
             raise ValueError(
                 "lora: blocks are offloaded as a whole, expected other offload for LoRAs by frame or person"
             )
-        constant = {name for name, scale in scales.everywhere.items() if len(set(values_of(scale))) == 1}
-        check_mapped(pipe.unet, [name for name in scales.names if name not in constant])
+        check_mapped(pipe.unet, [name for name in scales.names if scales.constant(name) is None])
     return scales
