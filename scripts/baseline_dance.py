@@ -27,6 +27,7 @@ from scripts.baseline_people import (
     fit,
     load_fitted,
     reference_footage,
+    step,
     to_tensor,
 )
 
@@ -90,17 +91,11 @@ def fit_person(file: Path, person: Person, steps: int, size: int) -> None:
         made = torch.cat(_rollout(generator, [poses[:, :3], poses[:, 3:]]), 1)
         # least squares (Mao et al. 2017): 1 is real, 0 is made
         judged = discriminator(poses, real), discriminator(poses, made.detach())
-        _step(optimisers["discriminator"], (judged[0] - 1).square().mean() + judged[1].square().mean())
+        step(optimisers["discriminator"], (judged[0] - 1).square().mean() + judged[1].square().mean())
         fooled = (discriminator(poses, made) - 1).square().mean()
-        _step(optimisers["generator"], F.l1_loss(made, real) + ADVERSARIAL * fooled)
+        step(optimisers["generator"], F.l1_loss(made, real) + ADVERSARIAL * fooled)
 
     fit(file, parts, update, steps)
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
 
 
 def _rollout(generator: Generator, skeletons: Sequence[Tensor]) -> list[Tensor]:

@@ -115,6 +115,13 @@ def fit(file: Path, parts: nn.ModuleDict, update: Update, steps: int) -> nn.Modu
     return parts
 
 
+def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Move an optimiser's weights against the gradient of a loss."""
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
 def load_fitted(file: Path, parts: nn.ModuleDict) -> nn.ModuleDict:
     """Load what `fit` wrote.
 

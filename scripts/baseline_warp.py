@@ -24,6 +24,7 @@ from scripts.baseline_people import (
     fit,
     load_fitted,
     reference_footage,
+    step,
     to_tensor,
     training_footage,
 )
@@ -125,10 +126,8 @@ def fit_warp(folder: Path, steps: int = STEPS, size: int = 128, people: int = PE
         source, driving = torch.randint(PICTURES, (2, BATCH), generator=rng)
         made = parts["warp"](frames[person, source], bones[person, source], bones[person, driving])
         real = frames[person, driving]
-        loss = sum(F.l1_loss(F.avg_pool2d(made, side), F.avg_pool2d(real, side)) for side in (1, 2, 4))
-        optimisers["warp"].zero_grad()
-        loss.backward()
-        optimisers["warp"].step()
+        sides = (1, 2, 4)
+        step(optimisers["warp"], sum(F.l1_loss(F.avg_pool2d(made, side), F.avg_pool2d(real, side)) for side in sides))
 
     fit(weights_of(folder), parts, update, steps)
 
